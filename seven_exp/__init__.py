@@ -1,0 +1,17 @@
+"""Compare pruning methods, and use them in your own training loop."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seven_exp.pruning import Criterion, Pruner, create_pruner, register
+
+__version__ = "0.1.0"
+__all__ = ["Criterion", "Pruner", "__version__", "create_pruner", "register"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the core at first use: ``train.py --help`` must not wait for torch."""
+    if name in __all__:
+        return getattr(importlib.import_module("seven_exp.pruning"), name)
+    raise AttributeError(f"module 'seven_exp' has no attribute '{name}'")

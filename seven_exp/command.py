@@ -1,0 +1,105 @@
+"""The command line: Hydra composes, the config is checked, the run starts. Errors are for people.
+
+Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from seven_exp.config import ConfigError, check, parse
+from seven_exp.registry import nearest
+
+
+def main(config_dir: Path) -> None:
+    """Compose from ``config_dir`` and the command line, run, and exit."""
+    wants_trace = "HYDRA_FULL_ERROR" in os.environ
+    # Hydra would print its own pages of explanation and exit with 1; this makes it raise.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    started = _Started()
+
+    def task(values: DictConfig) -> float | None:
+        started.yes = True
+        return run(values)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(task)()
+    except (HydraException, OmegaConfBaseException, ConfigError) as error:
+        _stop(explain(error), 2, wants_trace)
+    except OSError as error:
+        if started.yes:
+            raise
+        _stop(f"output_root: can't write the run's folder: {error}", 2, wants_trace)
+    except KeyboardInterrupt:
+        _stop("interrupted; what was done is in the run's folder", 1, wants_trace)
+    except Exception as error:
+        from seven_exp.training.loop import DivergedError
+
+        if not isinstance(error, DivergedError):
+            raise
+        _stop(str(error), 1, wants_trace)
+
+
+def run(values: DictConfig) -> float | None:
+    """One job of Hydra's: check the config, then run it.
+
+    Returns:
+        The final accuracy, which Hydra's sweepers may maximise.
+
+    Raises:
+        ConfigError: The config is not valid.
+    """
+    try:
+        plain = OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(plain, dict)
+    config = parse({str(key): value for key, value in plain.items()})
+    check(config)
+
+    from seven_exp.console import show_record
+    from seven_exp.experiment import run_experiment
+    from seven_exp.tracking import build_tracker
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    record = run_experiment(config, folder, build_tracker(config.tracker, folder))
+    show_record(record, folder)
+    accuracy: float | None = record["metrics"].get("accuracy")
+    return accuracy
+
+
+def explain(error: BaseException) -> str:
+    """An error of the config's composition in one line, with the nearest valid choice."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, ConfigError):
+            return str(cause)
+        if isinstance(cause, MissingConfigException) and cause.options and cause.missing_cfg_file:
+            group, _, name = cause.missing_cfg_file.rpartition("/")
+            return f"unknown {group or 'config'} '{name}': {nearest(name, cause.options)}"
+        if "not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
+            siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
+            hint = nearest(str(cause.key), map(str, siblings))
+            return f"{cause.full_key}: no such key: {hint}"
+    return " ".join(str(error).split())
+
+
+class _Started:
+    """Whether Hydra got as far as the run itself."""
+
+    yes = False
+
+
+def _stop(line: str, code: int, wants_trace: bool) -> None:
+    if wants_trace:
+        raise
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)

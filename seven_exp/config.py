@@ -1,0 +1,274 @@
+"""The schema of ``conf/``: every key and range, checked before data or a model is touched.
+
+Groups hold their own keys plus the keyword arguments of what they name (a criterion, a model, a
+data set, an optimizer), checked against its signature: a new one brings its own schema.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from seven_exp.registry import nearest
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=0, strict=True)] | Annotated[Fraction, Field(strict=True)]
+"""An integer counts steps; a decimal is a fraction of the training."""
+
+
+class ConfigError(ValueError):
+    """The user's mistake, in one line."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class _Named(_Section):
+    """A section that also holds the keyword arguments of what it names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What is passed on to the thing of this name."""
+        return dict(self.model_extra or {})
+
+
+class Pretrain(_Section):
+    """Dense training that the run starts from."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    lr: Annotated[float, Field(gt=0)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Model(_Named):
+    """conf/model."""
+
+    pretrain: Pretrain
+    checkpoint: str | None
+
+
+class Dataset(_Named):
+    """conf/dataset."""
+
+
+class Pruner(_Named):
+    """conf/pruner."""
+
+    when: Literal["before", "during", "after"] | None
+    scope: str
+    include: list[str] | None
+    exclude: list[str] | None
+    rounds: Annotated[int, Field(ge=1)] | None
+    batches_per_round: Annotated[int, Field(ge=1)] | None
+    finetune_steps: Steps
+
+
+class Schedule(_Section):
+    """conf/schedule."""
+
+    name: str
+    begin_step: Steps
+    end_step: Steps
+    interval: Annotated[int, Field(ge=1)]
+
+
+class Optimizer(_Named):
+    """conf/optimizer."""
+
+    lr: Annotated[float, Field(gt=0)]
+    lr_schedule: Literal["constant", "linear", "cosine"]
+    warmup_steps: Steps
+
+
+class Trainer(_Section):
+    """conf/trainer."""
+
+    epochs: Annotated[int, Field(ge=1)] | None
+    max_steps: Annotated[int, Field(ge=1)] | None
+    batch_size: Annotated[int, Field(ge=1)]
+    grad_clip: Annotated[float, Field(gt=0)] | None
+    precision: Literal["fp32", "bf16"]
+    compile: bool
+    log_interval: Annotated[int, Field(ge=1)]
+    eval_interval: Annotated[int, Field(ge=1)] | None
+    save_model: bool
+
+
+class Tracker(_Section):
+    """conf/tracker."""
+
+    mode: Literal["online", "offline", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+
+
+class RunConfig(_Section):
+    """One run, as Hydra composed it."""
+
+    sparsity: Annotated[float, Field(ge=0, lt=1)]
+    seed: Annotated[int, Field(ge=0)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    output_root: str
+    cache_dir: str
+    plugins: list[str]
+    model: Model
+    dataset: Dataset
+    pruner: Pruner
+    schedule: Schedule
+    optimizer: Optimizer
+    trainer: Trainer
+    tracker: Tracker
+
+
+def parse(values: Mapping[str, Any]) -> RunConfig:
+    """The composed config, resolved, as typed values.
+
+    Raises:
+        ConfigError: A key or value is not valid; the message names it and the nearest valid choice.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, RunConfig)) from None
+
+
+def check(config: RunConfig) -> None:
+    """Check all that can be checked without data and model: names, arguments, windows, folders.
+
+    Raises:
+        ConfigError: The first fault found.
+    """
+    from seven_exp.datasets import DATASETS, check_data
+    from seven_exp.models import MODELS
+    from seven_exp.pruning import PRUNERS, build_criterion
+    from seven_exp.pruning.allocation import SCOPES
+    from seven_exp.pruning.schedules import SCHEDULES
+    from seven_exp.training.optimizers import OPTIMIZERS
+
+    load_plugins(config.plugins)
+    with faults_of_the_user():
+        spec = PRUNERS[config.pruner.name]
+        SCHEDULES[config.schedule.name]
+        SCOPES[config.pruner.scope]
+        check_arguments("pruner", config.pruner.name, spec.criterion, config.pruner.arguments)
+        build_criterion(config.pruner.name, config.pruner.arguments)
+        check_arguments(
+            "model", config.model.name, MODELS[config.model.name], config.model.arguments
+        )
+        check_arguments(
+            "dataset", config.dataset.name, DATASETS[config.dataset.name], config.dataset.arguments
+        )
+        optimizer = OPTIMIZERS[config.optimizer.name]
+        check_arguments("optimizer", config.optimizer.name, optimizer, config.optimizer.arguments)
+        check_data(config.dataset.name, **config.dataset.arguments)
+
+
+def load_plugins(plugins: Sequence[str]) -> None:
+    """Import Python files or modules, which register what they define.
+
+    Raises:
+        ConfigError: One can't be found or imported.
+    """
+    for plugin in plugins:
+        try:
+            if plugin.endswith(".py"):
+                name = f"seven_exp_plugin_{Path(plugin).stem}"
+                if name in sys.modules:
+                    continue
+                spec = importlib.util.spec_from_file_location(name, plugin)
+                assert spec is not None
+                assert spec.loader is not None
+                module = importlib.util.module_from_spec(spec)
+                sys.modules[name] = module
+                spec.loader.exec_module(module)
+            else:
+                importlib.import_module(plugin)
+        except Exception as error:
+            sys.modules.pop(f"seven_exp_plugin_{Path(plugin).stem}", None)
+            raise ConfigError(f"plugins: can't import '{plugin}': {error}") from error
+
+
+def check_arguments(
+    group: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]
+) -> None:
+    """Check keyword arguments against a signature's names and annotations.
+
+    Raises:
+        ConfigError: An argument is unknown or of the wrong type.
+    """
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    parameters = inspect.signature(function).parameters
+    for key in arguments:
+        if key not in parameters:
+            known = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
+            hint = nearest(key, known) if known else "it takes none"
+            raise ConfigError(f"{group}.{key}: {name} has no such key: {hint}")
+    fields: dict[str, Any] = {key: (hints.get(key, Any), ...) for key in arguments}
+    model = create_model(name, __config__=ConfigDict(protected_namespaces=()), **fields)
+    try:
+        model.model_validate(dict(arguments))
+    except ValidationError as error:
+        raise ConfigError(f"{group}.{_explain(error, model)}") from None
+
+
+class faults_of_the_user:  # noqa: N801
+    """Turns a ValueError raised inside into a ConfigError with the same words."""
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Re-raise as the user's mistake."""
+        if isinstance(error, ValueError | OSError) and not isinstance(error, ConfigError):
+            raise ConfigError(" ".join(str(error).split())) from error
+
+
+def _explain(error: ValidationError, schema: type[BaseModel]) -> str:
+    """The first fault in one line: key, value, and what would be valid."""
+    fault = error.errors()[0]
+    path = [part for part in fault["loc"] if isinstance(part, str) and _is_key(part)]
+    key = ".".join(path)
+    value = fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: no such key: {nearest(path[-1], _keys(schema, path[:-1]))}"
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    limits = fault.get("ctx", {})
+    words = fault["msg"].replace("Input should be", "it should be")
+    if fault["type"] == "literal_error" and isinstance(value, str):
+        choices = [c.strip("'") for c in limits["expected"].replace(" or ", ", ").split(", ")]
+        words = nearest(value, choices)
+    elif key == "sparsity":
+        words = "choose a fraction of zeros from 0 up to, not including, 1, such as 0.9"
+    elif key == "device":
+        words = "choose auto, cpu, mps, cuda or cuda:N"
+    elif "ge" in limits or "gt" in limits:
+        least = limits.get("ge", limits.get("gt"))
+        words += f"; the nearest valid choice is {least}" if "ge" in limits else ""
+    return f"{key} is {value!r}: {words[0].lower() + words[1:]}"
+
+
+def _is_key(part: str) -> bool:
+    """Whether a piece of pydantic's location is a key, not the name of a union's branch."""
+    return part.isidentifier() and part not in {"int", "float", "constrained"}
+
+
+def _keys(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        annotation = schema.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        schema = annotation
+    return list(schema.model_fields)

@@ -1,0 +1,309 @@
+"""One run: a config in, a masked model and a record out."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp import runs
+from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
+from seven_exp.console import progress_bar
+from seven_exp.datasets import Data, build_data
+from seven_exp.models import build_model
+from seven_exp.pruning import Pruner, create_pruner
+from seven_exp.pruning.pruner import PATTERN
+from seven_exp.tracking import RunInfo, Tracker
+from seven_exp.training import loop
+from seven_exp.training.flops import forward_flops
+from seven_exp.training.optimizers import build_optimizer, lr_factor
+from seven_exp.training.plan import Plan
+from seven_exp.training.pretrain import cached_start
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """What a run has come to so far."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+    seconds_pruning: float = 0.0
+
+    def add(self, step: int, metrics: dict[str, float], *, settled: bool) -> None:
+        """Take in an evaluation; once the masks are final, it may be the best."""
+        self.metrics = metrics
+        if settled and metrics["accuracy"] > self.best.get("accuracy", -1.0):
+            self.best = {**metrics, "step": step}
+
+
+def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
+    """Train and prune as the config says, and leave a record in ``folder`` whatever happens.
+
+    Args:
+        config: Checked already.
+        folder: The run's own.
+        tracker: Where figures go.
+
+    Returns:
+        The record, as in ``results.json``.
+
+    Raises:
+        ConfigError: A fault that only data and model could show.
+        DivergedError: The loss is not finite any more; the record says so.
+    """
+    device = _device(config.device)
+    with faults_of_the_user():
+        data = _data(config, config.seed)
+        plan = Plan.of(config, len(data.train))
+        model = _start(config, data, device)
+        pruner = _pruner(config, plan, model)
+        optimizer = _optimizer(config, model, config.optimizer.lr)
+    _announce(pruner)
+    facts = _facts(config, pruner, model, device)
+    tracker.start(
+        RunInfo(
+            name=f"{pruner.name}-{pruner.target:g}-seed{config.seed}",
+            group=config.tracker.group or f"{config.model.name}-{config.dataset.name}",
+            tags=[pruner.name, *config.tracker.tags],
+            config=config.model_dump(),
+            folder=folder,
+        )
+    )
+    outcome = Outcome()
+    try:
+        _train(config, plan, data, model, pruner, optimizer, tracker, outcome)
+        sample = next(iter(data.test.epoch(0)))[0][:1].to(device)
+        dense, sparse = forward_flops(model, sample, pruner.layers, pruner.layer_counts)
+        facts |= {"flops_dense": dense, "flops_sparse": sparse}
+        runs.save_masks(folder / "masks.safetensors", pruner.masks)
+        if config.trainer.save_model:
+            runs.save_model(folder / "checkpoints" / "final.safetensors", model)
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        tracker.finish({"status": "failed", "error": reason, **_record(facts, pruner, outcome)})
+        raise
+    record = {"status": "finished", **_record(facts, pruner, outcome)}
+    tracker.finish(record)
+    return record
+
+
+def _train(
+    config: RunConfig,
+    plan: Plan,
+    data: Data,
+    model: nn.Module,
+    pruner: Pruner,
+    optimizer: torch.optim.Optimizer,
+    tracker: Tracker,
+    outcome: Outcome,
+) -> None:
+    # A start that had to be built has drawn numbers which a cached one has not.
+    torch.manual_seed(config.seed)
+    compute = loop.Compute(next(model.parameters()).device, config.trainer.precision)
+    started = time.perf_counter()
+
+    @contextmanager
+    def on_the_clock() -> Iterator[None]:
+        since = time.perf_counter()
+        yield
+        outcome.seconds_pruning += time.perf_counter() - since
+
+    def prune() -> None:
+        with on_the_clock():
+            pruner.prune(
+                loop.endless(data.train),
+                lambda model, batch: compute.loss(model, *compute.place(batch))[0],
+                batches_per_round=config.pruner.batches_per_round or 1,
+            )
+
+    def after_step(done: int) -> None:
+        with on_the_clock():
+            pruner.step()
+        if done == plan.prune_at:
+            prune()
+
+    if plan.prune_at == 0:
+        prune()
+    trained = torch.compile(model) if config.trainer.compile else model
+    training = loop.train(
+        trained,
+        data.train,
+        optimizer,
+        compute,
+        steps=plan.steps,
+        lr_factor=lambda t: lr_factor(config.optimizer.lr_schedule, t, plan.steps, plan.warmup),
+        after_step=after_step,
+        grad_clip=config.trainer.grad_clip,
+        report=plan.reports,
+    )
+    with progress_bar(f"{pruner.name} {pruner.target:g}", plan.steps) as advance:
+        for now in training:
+            values = {
+                "loss": now.loss,
+                "accuracy": now.accuracy,
+                "sparsity": pruner.sparsity,
+                "lr": now.lr,
+            }
+            if plan.evaluates(now.step):
+                metrics = loop.evaluate(trained, data.test, compute)
+                outcome.add(now.step, metrics, settled=now.step >= plan.settled)
+                values |= {f"test/{name}": value for name, value in metrics.items()}
+                values |= {
+                    f"layer_sparsity/{name}": 1 - kept / size
+                    for name, (size, kept) in pruner.layer_counts.items()
+                }
+            outcome.steps, outcome.seconds = now.step, time.perf_counter() - started
+            tracker.log(now.step, values)
+            advance(now.step, f"loss {now.loss:.3f}  sparsity {pruner.sparsity:.1%}")
+
+
+def _start(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
+    """The model that pruning and training start from: fresh, from a checkpoint, or pretrained."""
+    torch.manual_seed(config.seed)
+    model = _model(config, data).to(device)
+    pretrain = config.model.pretrain
+    if pretrain.epochs == 0:
+        return model
+    identity = {
+        "version": 1,
+        "model": config.model.model_dump(),
+        "dataset": config.dataset.model_dump(exclude=runs.PLACES),
+        "optimizer": config.optimizer.model_dump(exclude={"lr"}),
+        "trainer": config.trainer.model_dump(include={"batch_size", "grad_clip", "precision"}),
+    }
+
+    def build() -> dict[str, Tensor]:
+        torch.manual_seed(pretrain.seed)
+        start = _model(config, data).to(device)
+        batches = _data(config, pretrain.seed).train
+        steps = pretrain.epochs * len(batches)
+        warmup = Plan.warmup_steps(config, steps)
+        training = loop.train(
+            start,
+            batches,
+            _optimizer(config, start, pretrain.lr),
+            loop.Compute(device, config.trainer.precision),
+            steps=steps,
+            lr_factor=lambda t: lr_factor(config.optimizer.lr_schedule, t, steps, warmup),
+            grad_clip=config.trainer.grad_clip,
+        )
+        with progress_bar("pretraining", steps) as advance:
+            for now in training:
+                advance(now.step, f"loss {now.loss:.3f}")
+        return start.state_dict()
+
+    folder = Path(config.cache_dir).expanduser() / "pretrained"
+    model.load_state_dict(cached_start(folder, runs.digest(identity), build, identity))
+    return model
+
+
+def _data(config: RunConfig, seed: int) -> Data:
+    return build_data(
+        config.dataset.name,
+        batch_size=config.trainer.batch_size,
+        seed=seed,
+        **config.dataset.arguments,
+    )
+
+
+def _model(config: RunConfig, data: Data) -> nn.Module:
+    return build_model(
+        config.model.name,
+        num_classes=data.num_classes,
+        image_size=data.image_size,
+        channels=data.channels,
+        checkpoint=config.model.checkpoint,
+        **config.model.arguments,
+    )
+
+
+def _optimizer(config: RunConfig, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    return build_optimizer(config.optimizer.name, model, lr=lr, **config.optimizer.arguments)
+
+
+def _pruner(config: RunConfig, plan: Plan, model: nn.Module) -> Pruner:
+    window = (
+        {"begin_step": plan.begin, "end_step": plan.end, "interval": config.schedule.interval}
+        if plan.when == "during"
+        else {"rounds": config.pruner.rounds}
+    )
+    return create_pruner(
+        config.pruner.name,
+        model,
+        sparsity=config.sparsity,
+        when=plan.when,
+        schedule=config.schedule.name,
+        scope=config.pruner.scope,
+        include=config.pruner.include,
+        exclude=config.pruner.exclude,
+        **window,
+        **config.pruner.arguments,
+    )
+
+
+def _announce(pruner: Pruner) -> None:
+    names = list(pruner.masks)
+    shown = names if len(names) <= 6 else [*names[:3], "...", *names[-2:]]
+    weights = sum(size for size, _ in pruner.layer_counts.values())
+    log.info("prunable: %s weights in %d layers: %s", f"{weights:,}", len(names), ", ".join(shown))
+
+
+def _facts(
+    config: RunConfig, pruner: Pruner, model: nn.Module, device: torch.device
+) -> dict[str, Any]:
+    """What a record says of the run before it starts."""
+    return {
+        "schema": runs.SCHEMA,
+        "run_hash": runs.run_hash(config, prunes=pruner.target > 0),
+        "pruner": pruner.name,
+        "criterion": type(pruner.criterion).__name__.lower(),
+        "when": pruner.when,
+        "schedule": pruner.curve,
+        "scope": pruner.scope,
+        "pattern": PATTERN,
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "seed": config.seed,
+        "sparsity_target": pruner.target,
+        "params_total": sum(p.numel() for p in model.parameters()),
+        "params_prunable": sum(size for size, _ in pruner.layer_counts.values()),
+        "flops_dense": None,
+        "flops_sparse": None,
+        "versions": runs.versions(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "git": runs.git_state(Path(__file__).parent),
+    }
+
+
+def _record(facts: Mapping[str, Any], pruner: Pruner, outcome: Outcome) -> dict[str, Any]:
+    counts = pruner.layer_counts
+    return {
+        **facts,
+        "sparsity": pruner.sparsity,
+        "layers": [
+            {"name": name, "numel": size, "nonzero": kept} for name, (size, kept) in counts.items()
+        ],
+        "params_nonzero": sum(kept for _, kept in counts.values()),
+        **vars(outcome),
+    }
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else mps)
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device is '{name}': no CUDA device here: choose cpu or auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device is 'mps': none here: choose cpu or auto")
+    return device

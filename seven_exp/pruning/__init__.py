@@ -1,0 +1,27 @@
+"""The core: pruners for anybody's training loop. Tensors in, masks out; no files, no config."""
+
+from seven_exp.pruning import criteria
+from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.layers import DEFAULT_EXCLUDE, prunable_layers
+from seven_exp.pruning.masks import pack_bits, unpack_bits
+from seven_exp.pruning.pruner import Pruner, build_criterion, check_sparsity, create_pruner
+from seven_exp.pruning.registry import PRUNERS, PrunerSpec, register
+from seven_exp.pruning.schedules import SCHEDULES, Schedule
+
+__all__ = [
+    "DEFAULT_EXCLUDE",
+    "PRUNERS",
+    "SCHEDULES",
+    "Criterion",
+    "Pruner",
+    "PrunerSpec",
+    "Schedule",
+    "build_criterion",
+    "check_sparsity",
+    "create_pruner",
+    "criteria",
+    "pack_bits",
+    "prunable_layers",
+    "register",
+    "unpack_bits",
+]

@@ -1,0 +1,72 @@
+"""What a criterion is: evidence gathered from weights and gradients, and scores made of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+"""``loss_fn(model, batch)``: a scalar to be minimised."""
+
+
+class Criterion:
+    """Ranks weights: the higher a score, the longer its weight is kept.
+
+    Subclasses implement `scores` and, if they gather evidence step by step, `update`. Tensors that
+    must survive a restart go into ``self.state``, as one list a name with one tensor a layer;
+    numbers go into ``self.numbers``.
+    """
+
+    uses_gradients: ClassVar[bool] = False
+    """Whether `update` needs gradients, and pruning before training therefore needs batches."""
+
+    revives: ClassVar[bool] = False
+    """Whether a pruned weight may come back."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, list[Tensor]] = {}
+        self.numbers: dict[str, float] = {}
+
+    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Take in the evidence of one step.
+
+        Args:
+            weights: One tensor a layer, any shape.
+            grads: The loss's gradients, same shapes, float32 or wider, finite. They belong to the
+                criterion, which may overwrite them.
+        """
+
+    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """One tensor of finite scores a layer, shaped like its weight, float32 or wider.
+
+        Args:
+            weights: The weights as they are now.
+        """
+        raise NotImplementedError
+
+    def gradients(
+        self, model: nn.Module, weights: Sequence[Tensor], batch: Any, loss_fn: LossFunction
+    ) -> list[Tensor]:
+        """What `update` is given for a batch before training: dL/dw, zero where w is unused."""
+        grads = torch.autograd.grad(loss_fn(model, batch), list(weights), allow_unused=True)
+        return [
+            torch.zeros_like(weight) if grad is None else grad
+            for weight, grad in zip(weights, grads, strict=True)
+        ]
+
+    def zeros(self, name: str, weights: Sequence[Tensor]) -> list[Tensor]:
+        """The state tensors called ``name``, zero at first use, in the scores' precision."""
+        if name not in self.state:
+            self.state[name] = [torch.zeros_like(w, dtype=precision(w)) for w in weights]
+        return self.state[name]
+
+
+def precision(weight: Tensor) -> torch.dtype:
+    """The dtype scores are kept in: float32, or float64 for float64 weights."""
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+def magnitudes(weights: Sequence[Tensor]) -> list[Tensor]:
+    """|w| of each layer, in the scores' precision."""
+    return [weight.detach().abs().to(precision(weight)) for weight in weights]

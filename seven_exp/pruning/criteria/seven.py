@@ -1,0 +1,80 @@
+"""SEVEN: reserve the sentinels, the weights whose gradient noise is small."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.registry import register
+
+
+@register("seven_pre", when="before", schedule="cubic", rounds=100)
+@register("seven_dyn", when="during", schedule="cubic")
+class Seven(Criterion):
+    """Sum over the steps of |w g| times the gradient's signal-to-noise factor.
+
+    With a = |g / u| at step t = 0, 1, ... (Xiao et al., "SEVEN: Pruning Transformer Model by
+    Reserving Sentinels", IJCNN 2024, arXiv 2403.12688)::
+
+        m = alpha_1 m + (1 - alpha_1) a        m^ = m / (1 - alpha_1^(t+1))
+        v = alpha_2 v + (1 - alpha_2) a^2      v^ = v / (1 - alpha_2^(t+1))
+        S = S + |w a m^ / (sqrt(v^) + 1e-9)|
+
+    m^ / sqrt(v^) is near 1 where the gradient's size is steady and small where it is noisy.
+
+    The unit u makes the scores independent of the loss's scale, which the constant 1e-9 alone
+    would not: it is the power of two that brings the first gradient's root mean square nearest to
+    2^-8. Dividing by a power of two is exact, and u is 1 at the gradients that the authors'
+    implementation was recorded on.
+
+    Args:
+        alpha_1: Decay of the mean of |g|, in [0, 1).
+        alpha_2: Decay of the mean of g^2, in [0, 1).
+    """
+
+    uses_gradients = True
+
+    def __init__(self, *, alpha_1: float = 0.8, alpha_2: float = 0.9) -> None:
+        super().__init__()
+        for name, value in (("alpha_1", alpha_1), ("alpha_2", alpha_2)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is {value}: choose a number in [0, 1)")
+        self.alpha_1, self.alpha_2 = alpha_1, alpha_2
+
+    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """One step of the recurrence above."""
+        unit = self.numbers.get("unit") or _unit(grads)
+        if unit == 0:
+            return
+        t = self.numbers.get("t", 0)
+        self.numbers.update(unit=unit, t=t + 1)
+        m, v, score = (self.zeros(name, weights) for name in ("m", "v", "score"))
+
+        a = list(grads)
+        torch._foreach_abs_(a)
+        torch._foreach_mul_(a, 1 / unit)
+        torch._foreach_lerp_(m, a, 1 - self.alpha_1)
+        torch._foreach_mul_(v, self.alpha_2)
+        torch._foreach_addcmul_(v, a, a, 1 - self.alpha_2)
+
+        noise = torch._foreach_sqrt(v)
+        torch._foreach_mul_(noise, (1 - self.alpha_2 ** (t + 1)) ** -0.5)
+        torch._foreach_add_(noise, 1e-9)
+        torch._foreach_mul_(a, [weight.detach() for weight in weights])
+        torch._foreach_mul_(a, m)
+        torch._foreach_div_(a, noise)
+        torch._foreach_abs_(a)
+        torch._foreach_add_(score, a, alpha=1 / (1 - self.alpha_1 ** (t + 1)))
+
+    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """S."""
+        return self.zeros("score", weights)
+
+
+def _unit(grads: Sequence[Tensor]) -> float:
+    """Power of two nearest to 2^8 times the gradients' root mean square; 0 if they all vanish."""
+    squares = sum(float(norm) ** 2 for norm in torch._foreach_norm(list(grads)))
+    rms = math.sqrt(squares / sum(grad.numel() for grad in grads))
+    return 2.0 ** round(math.log2(rms) + 8) if rms > 0 else 0.0

@@ -1,0 +1,346 @@
+"""The pruner: ties a criterion, a schedule and a scope to a model's weights."""
+
+import inspect
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.pruning.allocation import SCOPES
+from seven_exp.pruning.criteria.base import Criterion, LossFunction, precision
+from seven_exp.pruning.layers import Layer, prunable_layers, unwrap
+from seven_exp.pruning.masks import apply_masks, pack_bits, unpack_bits
+from seven_exp.pruning.registry import PRUNERS, When, check_when
+from seven_exp.pruning.schedules import SCHEDULES, Schedule
+from seven_exp.pruning.select import top_k_masks
+from seven_exp.registry import nearest
+
+PATTERN = "unstructured"
+"""Any set of weights may go together."""
+
+
+class Pruner:
+    """Chooses masks on a schedule and keeps pruned weights at exactly zero.
+
+    Made by `create_pruner`. A pruner that prunes *during* training acts in `step`; the others act
+    in `prune`, after which `step` only keeps the masks applied.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        criterion: Criterion,
+        *,
+        model: nn.Module,
+        name: str,
+        when: When,
+        sparsity: float,
+        schedule: str,
+        window: Schedule | None,
+        rounds: int,
+        scope: str,
+    ) -> None:
+        self.layers = list(layers)
+        self.criterion = criterion
+        self.name, self.when, self.scope = name, when, scope
+        self.target = sparsity
+        self.curve, self.window, self.rounds = schedule, window, rounds
+        self._model = model
+        self._t = 0
+        self._masks = [torch.ones_like(w, dtype=torch.bool) for w in self._weights()]
+        self._sizes = [mask.numel() for mask in self._masks]
+        self._kept = list(self._sizes)
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Bool tensors keyed by parameter name, shaped like the weights; True = kept."""
+        return {layer.name: mask for layer, mask in zip(self.layers, self._masks, strict=True)}
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """The criterion's scores now, by parameter name; 0 where a weight is gone for good."""
+        scores = self.criterion.scores(self._weights())
+        if not self.criterion.revives:
+            scores = [s * mask for s, mask in zip(scores, self._masks, strict=True)]
+        return {layer.name: score for layer, score in zip(self.layers, scores, strict=True)}
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros among the prunable weights, now."""
+        return 1 - sum(self._kept) / sum(self._sizes)
+
+    @property
+    def layer_counts(self) -> dict[str, tuple[int, int]]:
+        """Parameter name -> (number of weights, number kept)."""
+        counts = zip(self._sizes, self._kept, strict=True)
+        return {layer.name: count for layer, count in zip(self.layers, counts, strict=True)}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Call after ``optimizer.step()`` and before ``zero_grad()``, like an LR scheduler.
+
+        Inside the window it takes in the gradients and, where the schedule says so, chooses the
+        masks anew; always it sets pruned weights back to zero. Outside `prune`, a step of a
+        "before" pruner that has not finished its rounds counts as one of them.
+        """
+        if self.window is not None and self.window.covers(self._t):
+            self._observe([layer.weight.grad for layer in self.layers])
+        if self.window is not None:
+            self._t += 1
+        self.apply()
+
+    def prune(
+        self,
+        batches: Iterable[Any] | None = None,
+        loss_fn: LossFunction | None = None,
+        *,
+        batches_per_round: int | None = None,
+    ) -> None:
+        """Choose the masks outside training; the surviving weights keep their values.
+
+        Every round takes gradients on the next batches at the weights as masked so far, then
+        raises the sparsity along the schedule. Parameters' ``.grad`` and the training mode are
+        left as they are.
+
+        Args:
+            batches: What ``loss_fn`` takes, one each; begun again when they run out. Not needed
+                by criteria that look at the weights alone.
+            loss_fn: ``loss_fn(model, batch)`` -> scalar.
+            batches_per_round: Default: all batches where there is one round, else one.
+
+        Raises:
+            RuntimeError: This pruner acts during training.
+            ValueError: The criterion needs batches and has none.
+        """
+        if self.when == "during":
+            raise RuntimeError(f"{self.name} prunes during training: call step() after each step")
+        if not self.criterion.uses_gradients:
+            batches, per_round = [None], 1
+        elif batches is None or loss_fn is None:
+            raise ValueError(f"{self.name} needs batches and a loss: prune(batches, loss_fn)")
+        elif batches_per_round is None and self.rounds == 1:
+            batches = list(batches)
+            per_round = len(batches)
+        else:
+            per_round = batches_per_round or 1
+        steps = self.rounds * max(1, per_round)
+        self.window, self._t = Schedule(self.curve, 0, steps, interval=max(1, per_round)), 0
+        for batch in itertools.islice(_endless(batches), steps):
+            grads: Sequence[Tensor | None] = [None] * len(self.layers)
+            if self.criterion.uses_gradients and loss_fn is not None:
+                grads = self.criterion.gradients(self._model, self._weights(), batch, loss_fn)
+            with torch.no_grad():
+                self._observe(grads)
+                self._t += 1
+                self.apply()
+
+    def apply(self) -> None:
+        """Set every pruned weight to exactly zero."""
+        if sum(self._kept) < sum(self._sizes):
+            apply_masks(self._weights(), self._masks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, as tensors, numbers and strings; masks are packed to bits."""
+        return {
+            "name": self.name,
+            "target": self.target,
+            "step": self._t,
+            "window": None if self.window is None else vars(self.window) | {},
+            "masks": {name: pack_bits(mask) for name, mask in self.masks.items()},
+            "state": {
+                name: dict(zip(self.masks, tensors, strict=True))
+                for name, tensors in self.criterion.state.items()
+            },
+            "numbers": dict(self.criterion.numbers),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`, on a model with the same prunable weights.
+
+        Raises:
+            ValueError: It was saved by another pruner or for other weights.
+        """
+        if state["name"] != self.name or list(state["masks"]) != list(self.masks):
+            raise ValueError(f"the state of '{state['name']}' does not fit {self.name}'s weights")
+        weights = self._weights()
+        self.target, self._t = state["target"], state["step"]
+        self.window = None if state["window"] is None else Schedule(**state["window"])
+        self._choose(
+            [
+                unpack_bits(packed.to(weight.device), weight.shape)
+                for packed, weight in zip(state["masks"].values(), weights, strict=True)
+            ]
+        )
+        self.criterion.state = {
+            name: [tensors[layer.name].to(layer.weight.device).clone() for layer in self.layers]
+            for name, tensors in state["state"].items()
+        }
+        self.criterion.numbers = dict(state["numbers"])
+        self.apply()
+
+    def _observe(self, grads: Sequence[Tensor | None]) -> None:
+        """One step inside the window: evidence, then new masks if the schedule says so."""
+        assert self.window is not None
+        weights = self._weights()
+        if self.criterion.uses_gradients:
+            self.criterion.update(weights, _cleaned(grads, weights))
+        if self.window.updates(self._t):
+            density = 1 - self.window.sparsity(self._t, self.target)
+            self._select(self.criterion.scores(weights), density)
+
+    def _select(self, scores: Sequence[Tensor], density: float) -> None:
+        masks = list(self._masks)
+        for pool in SCOPES[self.scope](density, self._sizes):
+            chosen = [scores[i] for i in pool.layers]
+            if self.criterion.revives:
+                kept = top_k_masks(chosen, pool.kept)
+            else:
+                alive = sum(self._kept[i] for i in pool.layers)
+                standing = [self._masks[i] for i in pool.layers]
+                kept = top_k_masks(chosen, min(pool.kept, alive), standing)
+            for i, mask in zip(pool.layers, kept, strict=True):
+                masks[i] = mask
+        self._choose(masks)
+
+    def _choose(self, masks: list[Tensor]) -> None:
+        self._masks = masks
+        self._kept = torch.stack([mask.sum().cpu() for mask in masks]).tolist()
+
+    def _weights(self) -> list[nn.Parameter]:
+        return [layer.weight for layer in self.layers]
+
+
+def create_pruner(
+    name: str,
+    model: nn.Module,
+    *,
+    sparsity: float,
+    begin_step: int = 0,
+    end_step: int | None = None,
+    interval: int = 1,
+    rounds: int | None = None,
+    when: When | None = None,
+    schedule: str | None = None,
+    scope: str = "global",
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    **hyperparameters: Any,
+) -> Pruner:
+    """A registered pruner for a model.
+
+    Args:
+        name: A registered name, such as "seven_dyn", "seven_pre" or "magnitude".
+        model: Prunable weights are found in it; nothing in it is wrapped or renamed.
+        sparsity: Final fraction of zeros among the prunable weights, in [0, 1).
+        begin_step: First call of `Pruner.step` at which it acts ("during" only).
+        end_step: The masks are final after ``end_step`` calls of `Pruner.step`. For a "before"
+            pruner the same as ``rounds``.
+        interval: Steps from one choice of masks to the next.
+        rounds: Mask updates of a "before" or "after" pruner.
+        when: "before", "during" or "after"; default: what the name stands for.
+        schedule: Name of a curve; default: what the name stands for.
+        scope: "global": all weights compete; "per_layer": each layer reaches the sparsity.
+        include: Name patterns; see `prunable_layers`.
+        exclude: Name patterns; see `prunable_layers`.
+        **hyperparameters: The criterion's own, such as ``alpha_1``.
+
+    Raises:
+        ValueError: A name, a number or a combination of them is not valid; the message says which
+            and names the nearest valid choice.
+    """
+    spec = PRUNERS[name]
+    when = when or spec.when
+    check_when(when)
+    check_sparsity(sparsity)
+    SCOPES[scope]
+    curve = schedule or spec.schedule
+    SCHEDULES[curve]
+    criterion = build_criterion(name, hyperparameters)
+    rounds = _rounds(rounds, spec.rounds, end_step if when == "before" else None)
+    window = None
+    if when == "during":
+        if end_step is None:
+            raise ValueError(f"{name} prunes during training: give end_step")
+        window = Schedule(curve, begin_step, end_step, interval)
+    elif when == "before":
+        window = Schedule(curve, begin_step, begin_step + rounds)
+
+    layers = prunable_layers(model, include, exclude)
+    if criterion.uses_gradients:
+        for layer in layers:
+            if not layer.weight.requires_grad:
+                raise ValueError(
+                    f"{layer.name} is frozen and {name} needs its gradient: "
+                    "exclude it, or let it require gradients"
+                )
+    return Pruner(
+        layers,
+        criterion,
+        model=unwrap(model),
+        name=name,
+        when=when,
+        sparsity=float(sparsity) if spec.prunes else 0.0,
+        schedule=curve,
+        window=window,
+        rounds=rounds,
+        scope=scope,
+    )
+
+
+def build_criterion(name: str, hyperparameters: dict[str, Any]) -> Criterion:
+    """The criterion that a pruner's name stands for.
+
+    Raises:
+        ValueError: Unknown pruner, or a hyper-parameter that it does not take.
+    """
+    criterion = PRUNERS[name].criterion
+    known = list(inspect.signature(criterion).parameters)
+    for key in hyperparameters:
+        if key not in known:
+            hint = nearest(key, known) if known else "it takes none"
+            raise ValueError(f"{name} has no hyper-parameter '{key}': {hint}")
+    return criterion(**hyperparameters)
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise ValueError unless the sparsity is a number in [0, 1)."""
+    if not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
+        near = 0.0 if isinstance(sparsity, int | float) and sparsity < 0 else 0.99
+        raise ValueError(
+            f"sparsity is {sparsity}: choose a fraction of zeros from 0 up to, not including, 1, "
+            f"such as {near}"
+        )
+
+
+def _rounds(given: int | None, default: int, window: int | None) -> int:
+    rounds = next(r for r in (given, window, default) if r is not None)
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}: choose 1 or more")
+    return rounds
+
+
+def _cleaned(grads: Sequence[Tensor | None], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Copies in the scores' precision; a missing or broken gradient says nothing, so it is 0."""
+    return [
+        torch.zeros_like(weight, dtype=precision(weight))
+        if grad is None
+        else torch.nan_to_num(grad.detach().to(precision(weight)), nan=0.0, posinf=0.0, neginf=0.0)
+        for grad, weight in zip(grads, weights, strict=True)
+    ]
+
+
+def _endless(batches: Iterable[Any]) -> Iterable[Any]:
+    """The batches again and again.
+
+    Raises:
+        ValueError: There are none, or they can't be gone through again.
+    """
+    while True:
+        exhausted = True
+        for batch in batches:
+            exhausted = False
+            yield batch
+        if exhausted:
+            raise ValueError("no batches left to prune on: give more, or a list of them")

@@ -1,0 +1,69 @@
+"""Things found by name: pruners, models, data sets, schedules."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Words for an error message: the closest valid choice, or all of them.
+
+    Args:
+        name: What the user wrote.
+        choices: The valid names.
+
+    Returns:
+        ``did you mean 'x'?`` or ``choose from a, b, c``.
+    """
+    names = sorted(choices)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}"
+
+
+class Registry(Generic[T]):
+    """A mapping from names to things of one kind, with errors for people."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that files a thing under ``name``; the thing is returned unchanged.
+
+        Raises:
+            ValueError: The name is taken by something else.
+        """
+
+        def add(entry: T) -> T:
+            self.add(name, entry)
+            return entry
+
+        return add
+
+    def add(self, name: str, entry: T) -> None:
+        """File ``entry`` under ``name``.
+
+        Raises:
+            ValueError: The name is taken by something else.
+        """
+        if self._entries.get(name, entry) is not entry:
+            raise ValueError(f"{self.kind} '{name}' is registered already")
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> T:
+        """The thing filed under ``name``.
+
+        Raises:
+            ValueError: Nothing is; the message names the nearest valid choice.
+        """
+        if name not in self._entries:
+            raise ValueError(f"unknown {self.kind} '{name}': {nearest(name, self._entries)}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))

@@ -1,0 +1,73 @@
+"""Floating-point operations of one forward pass, dense and with pruned weights skipped."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from seven_exp.pruning.layers import Layer, unwrap
+
+
+def forward_flops(
+    model: nn.Module,
+    sample: Tensor,
+    layers: Sequence[Layer],
+    counts: Mapping[str, tuple[int, int]],
+) -> tuple[int, int]:
+    """Operations for one sample: (dense, sparse). A multiplication and its addition count as two.
+
+    The sparse figure is theory: it takes off, for every pruned weight, two operations for each
+    place the weight is used at. Hardware gains it only where sparse kernels exist.
+
+    Args:
+        model: Any module.
+        sample: One batch's inputs, first dimension the batch.
+        layers: The prunable weights.
+        counts: Weight name -> (number of weights, number kept).
+    """
+    model = unwrap(model)
+    uses = dict.fromkeys((layer.name for layer in layers), 0)
+
+    def counter(layer: Layer) -> torch.utils.hooks.RemovableHandle:
+        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+            result = output[0] if isinstance(output, tuple) else output
+            assert isinstance(result, Tensor)
+            uses[layer.name] += _uses(module, inputs[0], result)
+
+        return layer.module.register_forward_hook(count)
+
+    handles = [counter(layer) for layer in layers]
+    training = model.training
+    try:
+        # Evaluation would take attention's fused path, which the counter can't see into.
+        model.train()
+        with torch.random.fork_rng(), FlopCounterMode(display=False) as flops:
+            _without_side_effects(model, sample)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    dense = flops.get_total_flops()
+    skipped = 0
+    for name, (size, kept) in counts.items():
+        skipped += 2 * (size - kept) * uses[name]
+    return dense // len(sample), (dense - skipped) // len(sample)
+
+
+def _uses(module: nn.Module, inputs: Tensor, output: Tensor) -> int:
+    """At how many places of a batch each weight of a module is used."""
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return inputs.numel() // inputs.shape[1]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return output.numel() // output.shape[1]
+    return output.numel() // output.shape[-1]
+
+
+@torch.no_grad()
+def _without_side_effects(model: nn.Module, sample: Tensor) -> None:
+    """A forward pass in training mode that leaves running statistics as they were."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model(sample)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])

@@ -1,0 +1,77 @@
+"""Schedules: ends, shapes and windows."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seven_exp.pruning.schedules import SCHEDULES, Schedule
+
+sparsities = st.floats(0, 0.99)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+@given(sparsity=sparsities, steps=st.integers(1, 200), begin=st.integers(0, 50))
+def test_never_falls_and_ends_exactly_at_the_target(name, sparsity, steps, begin):
+    schedule = Schedule(name, begin, begin + steps)
+    path = [schedule.sparsity(t, sparsity) for t in range(begin + steps + 3)]
+    assert all(s == 0 for s in path[:begin])
+    assert all(a <= b + 1e-12 for a, b in itertools.pairwise(path))
+    assert path[begin + steps - 1 :] == [sparsity] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "halfway"),
+    [
+        ("one_shot", 0.8),
+        ("linear", 0.4),
+        ("cubic", 0.7),  # 1 - (0.2 + 0.8 / 8)
+        ("exponential", 1 - math.sqrt(0.2)),
+        ("cosine", 0.4),
+    ],
+)
+def test_values_worked_out_by_hand(name, halfway):
+    assert Schedule(name, 10, 20).sparsity(14, 0.8) == pytest.approx(halfway, abs=1e-12)
+
+
+def test_cubic_is_the_published_density():
+    schedule, k, n = Schedule("cubic", 5, 35), 0.3, 30
+    for j in range(n):
+        density = k + (1 - k) * (1 - (j + 1) / n) ** 3
+        assert 1 - schedule.sparsity(5 + j, 1 - k) == pytest.approx(density, abs=1e-12)
+
+
+def test_updates_fall_on_interval_ends_and_on_the_last_step():
+    schedule = Schedule("linear", 3, 13, interval=4)
+    assert [t for t in range(20) if schedule.updates(t)] == [6, 10, 12]
+
+
+@pytest.mark.parametrize(
+    ("window", "words"),
+    [
+        ((-1, 5, 1), "begin_step is -1"),
+        ((5, 5, 1), "never reach its target"),
+        ((6, 5, 1), "never reach its target"),
+        ((0, 5, 6), "interval 6"),
+        ((0, 5, 0), "interval 0"),
+    ],
+)
+def test_impossible_windows_are_refused(window, words):
+    with pytest.raises(ValueError, match=words):
+        Schedule("cubic", *window)
+
+
+def test_a_curve_that_stops_short_is_refused():
+    SCHEDULES.add("halfway_only", lambda progress, sparsity: sparsity * progress / 2)
+    try:
+        with pytest.raises(ValueError, match="never reaches its target"):
+            Schedule("halfway_only", 0, 5)
+    finally:
+        del SCHEDULES._entries["halfway_only"]
+
+
+def test_unknown_curve_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'cubic'"):
+        Schedule("qubic", 0, 5)

@@ -1,0 +1,96 @@
+"""Selection is exact to the count, and ties fall in a known order."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from seven_exp.pruning.select import kept_count, top_k_masks
+
+# Few distinct values make many ties; the wide ones cover every exponent and sign.
+VALUES = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, float("inf"), -float("inf"), float("nan")]),
+    st.floats(width=32, allow_nan=False),
+)
+
+
+@st.composite
+def problems(draw, dtype=np.float32):
+    sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
+    scores = [draw(hnp.arrays(dtype, n, elements=VALUES)) for n in sizes]
+    candidates = [draw(hnp.arrays(bool, n)) for n in sizes]
+    k = draw(st.integers(0, int(sum(c.sum() for c in candidates))))
+    return scores, candidates, k
+
+
+def by_sorting(scores, candidates, k):
+    flat = np.concatenate(scores).astype(np.float64)
+    allowed = np.concatenate(candidates)
+    ranked = sorted(
+        (i for i in range(flat.size) if allowed[i]),
+        key=lambda i: (np.isnan(flat[i]), -flat[i] if not np.isnan(flat[i]) else 0.0, i),
+    )
+    mask = np.zeros(flat.size, bool)
+    mask[ranked[:k]] = True
+    return mask
+
+
+@given(problems())
+def test_same_as_a_stable_sort(problem):
+    scores, candidates, k = problem
+    masks = top_k_masks(
+        [torch.from_numpy(s) for s in scores], k, [torch.from_numpy(c) for c in candidates]
+    )
+    np.testing.assert_array_equal(torch.cat(masks).numpy(), by_sorting(scores, candidates, k))
+
+
+@given(problems(np.float64))
+def test_same_in_float64(problem):
+    scores, candidates, k = problem
+    masks = top_k_masks(
+        [torch.from_numpy(s) for s in scores], k, [torch.from_numpy(c) for c in candidates]
+    )
+    np.testing.assert_array_equal(torch.cat(masks).numpy(), by_sorting(scores, candidates, k))
+
+
+def test_close_float64_scores_are_told_apart():
+    scores = torch.tensor([1.0, 1.0 + 2**-52, 1.0], dtype=torch.float64)
+    assert top_k_masks([scores], 1)[0].tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("k", [1, 777, 5000, 9999])
+def test_many_scores_of_all_layouts(k):
+    torch.manual_seed(0)
+    scores = [
+        torch.randn(50, 100).t(),
+        torch.randn(25, 4, 5, 10).to(memory_format=torch.channels_last),
+    ]
+    masks = top_k_masks(scores, k)
+    kept = torch.cat([s[m] for s, m in zip(scores, masks, strict=True)])
+    gone = torch.cat([s[~m] for s, m in zip(scores, masks, strict=True)])
+    assert kept.numel() == k
+    assert kept.min() > gone.max()
+
+
+def test_bf16_scores():
+    scores = torch.arange(10).bfloat16()
+    assert top_k_masks([scores], 3)[0].nonzero().flatten().tolist() == [7, 8, 9]
+
+
+@pytest.mark.parametrize("k", [-1, 4])
+def test_impossible_counts_are_refused(k):
+    with pytest.raises(ValueError, match="can't keep"):
+        top_k_masks([torch.zeros(3)], k)
+
+
+def test_kept_count_is_not_fooled_by_binary_fractions():
+    assert kept_count(1 - 0.9, 240) == 24
+    assert kept_count(1 - 0.7, 10) == 3
+    assert kept_count(0.1, 239) == 23
+    assert kept_count(1.0, 7) == 7
+    # every percent of every size up to 2,000, against exact integer arithmetic
+    for n in range(1, 2000, 7):
+        for percent in range(100):
+            assert kept_count(1 - percent / 100, n) == n * (100 - percent) // 100
