@@ -81,6 +81,7 @@ class Schedule(_Section):
     begin_step: Steps
     end_step: Steps
     interval: Annotated[int, Field(ge=1)]
+    levels: Annotated[int, Field(ge=1)] | None
 
 
 class Optimizer(_Named):

@@ -231,11 +231,14 @@ def _optimizer(config: RunConfig, model: nn.Module, lr: float) -> torch.optim.Op
 
 
 def _pruner(config: RunConfig, plan: Plan, model: nn.Module) -> Pruner:
-    window = (
-        {"begin_step": plan.begin, "end_step": plan.end, "interval": config.schedule.interval}
-        if plan.when == "during"
-        else {"rounds": config.pruner.rounds}
-    )
+    window: dict[str, int | None] = {"rounds": config.pruner.rounds}
+    if plan.when == "during":
+        window = {
+            "begin_step": plan.begin,
+            "end_step": plan.end,
+            "interval": config.schedule.interval,
+            "levels": config.schedule.levels,
+        }
     return create_pruner(
         config.pruner.name,
         model,

@@ -220,6 +220,7 @@ def create_pruner(
     begin_step: int = 0,
     end_step: int | None = None,
     interval: int = 1,
+    levels: int | None = None,
     rounds: int | None = None,
     when: When | None = None,
     schedule: str | None = None,
@@ -237,7 +238,8 @@ def create_pruner(
         begin_step: First call of `Pruner.step` at which it acts ("during" only).
         end_step: The masks are final after ``end_step`` calls of `Pruner.step`. For a "before"
             pruner the same as ``rounds``.
-        interval: Steps from one choice of masks to the next.
+        interval: Steps from one choice of masks to the next ("during" only).
+        levels: Stairs of the schedule ("during" only); default: as fine as the steps.
         rounds: Mask updates of a "before" or "after" pruner.
         when: "before", "during" or "after"; default: what the name stands for.
         schedule: Name of a curve; default: what the name stands for.
@@ -263,7 +265,7 @@ def create_pruner(
     if when == "during":
         if end_step is None:
             raise ValueError(f"{name} prunes during training: give end_step")
-        window = Schedule(curve, begin_step, end_step, interval)
+        window = Schedule(curve, begin_step, end_step, interval, levels)
     elif when == "before":
         window = Schedule(curve, begin_step, begin_step + rounds)
 

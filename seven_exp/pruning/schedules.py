@@ -51,17 +51,19 @@ class Schedule:
 
     The window's steps are numbered j = 0 .. N-1 with N = end - begin. Masks are updated at the
     last step of each interval and at j = N-1, to the curve's value at ``(j + 1) / N``; so the last
-    update reaches the final sparsity exactly.
+    update reaches the final sparsity exactly. With ``levels``, the way there is a staircase of so
+    many equal treads, each as high as the curve at its end.
 
     Raises:
-        ValueError: The window is empty or negative, the interval does not fit into it, or the
-            curve does not end at the final sparsity.
+        ValueError: The window is empty or negative, the interval or the levels do not fit into it,
+            or the curve does not end at the final sparsity.
     """
 
     curve: str
     begin: int
     end: int
     interval: int = 1
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         if self.begin < 0:
@@ -74,6 +76,11 @@ class Schedule:
         if not 1 <= self.interval <= self.end - self.begin:
             raise ValueError(
                 f"interval {self.interval} does not fit into the window of "
+                f"{self.end - self.begin} steps: choose 1 to {self.end - self.begin}"
+            )
+        if self.levels is not None and not 1 <= self.levels <= self.end - self.begin:
+            raise ValueError(
+                f"levels {self.levels} do not fit into the window of "
                 f"{self.end - self.begin} steps: choose 1 to {self.end - self.begin}"
             )
         reached = SCHEDULES[self.curve](1.0, 0.5)
@@ -97,4 +104,7 @@ class Schedule:
         if step < self.begin:
             return 0.0
         progress = min(1.0, (step - self.begin + 1) / (self.end - self.begin))
+        if self.levels is not None:
+            # Nudged, so that a tread's last step is not lifted by rounding.
+            progress = math.ceil(progress * self.levels - 1e-9) / self.levels
         return target if progress == 1 else SCHEDULES[self.curve](progress, target)

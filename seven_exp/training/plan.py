@@ -107,6 +107,6 @@ def _check_window(config: RunConfig, begin: int, end: int, steps: int) -> None:
                 f"steps; the nearest valid choice is {steps}"
             )
     try:
-        Schedule(config.schedule.name, begin, end, config.schedule.interval)
+        Schedule(config.schedule.name, begin, end, config.schedule.interval, config.schedule.levels)
     except ValueError as error:
         raise ConfigError(f"schedule.{error}") from None

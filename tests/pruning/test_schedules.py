@@ -48,6 +48,13 @@ def test_updates_fall_on_interval_ends_and_on_the_last_step():
     assert [t for t in range(20) if schedule.updates(t)] == [6, 10, 12]
 
 
+def test_levels_make_a_staircase():
+    """A level that grows as target * epoch / epochs, epochs counted from 1."""
+    schedule, epochs, per_epoch = Schedule("linear", 0, 35, levels=5), 5, 7
+    for t in range(35):
+        assert schedule.sparsity(t, 0.6) == pytest.approx(0.6 * (t // per_epoch + 1) / epochs)
+
+
 @pytest.mark.parametrize(
     ("window", "words"),
     [
@@ -56,6 +63,8 @@ def test_updates_fall_on_interval_ends_and_on_the_last_step():
         ((6, 5, 1), "never reach its target"),
         ((0, 5, 6), "interval 6"),
         ((0, 5, 0), "interval 0"),
+        ((0, 5, 1, 6), "levels 6"),
+        ((0, 5, 1, 0), "levels 0"),
     ],
 )
 def test_impossible_windows_are_refused(window, words):

@@ -1,0 +1,169 @@
+"""The command line as a user meets it: in a process of its own, from another folder."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMOKE = [
+    *("tracker.mode=disabled", "trainer.max_steps=20", "model.depth=1"),
+    *("trainer.log_interval=5", "trainer.eval_interval=10"),
+]
+
+
+def train(tmp_path, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SEVEN_EXP_CACHE": str(tmp_path / "cache"), **environment},
+        timeout=300,
+    )
+
+
+def record_of(tmp_path) -> dict:
+    (path,) = tmp_path.rglob("results.json")
+    return json.loads(path.read_text())
+
+
+def test_a_run_leaves_its_record(tmp_path):
+    done = train(tmp_path, "pruner=seven_dyn", "sparsity=0.7", *SMOKE)
+    assert done.returncode == 0, done.stderr
+    record = record_of(tmp_path)
+    assert record["status"] == "finished"
+    prunable = record["params_prunable"]
+    assert record["params_nonzero"] == int(0.3 * prunable + 1e-6)
+    assert sum(layer["nonzero"] for layer in record["layers"]) == record["params_nonzero"]
+    assert record["sparsity"] == pytest.approx(0.7, abs=1 / prunable)
+    for words in ("seven_dyn", "70.00%", f"{record['params_nonzero']:,}", "results.json"):
+        assert words in done.stdout
+    assert "prunable:" in done.stderr
+    folder = next(tmp_path.rglob("results.json")).parent
+    assert {p.name for p in folder.iterdir()} >= {
+        *(".hydra", "results.json", "metrics.jsonl", "masks.safetensors"),
+        *("checkpoints", "train.log"),
+    }
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    assert lines[-1]["test/accuracy"] == record["metrics"]["accuracy"]
+    assert lines[-1]["sparsity"] == record["sparsity"]
+
+
+def test_a_sweep_is_many_runs_and_a_comparison(tmp_path):
+    done = train(
+        tmp_path,
+        "-m",
+        "pruner=seven_pre,magnitude",
+        "sparsity=0.5",
+        "seed=0,1",
+        *SMOKE,
+        "pruner.rounds=3",
+    )
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(p.read_text()) for p in tmp_path.rglob("results.json")]
+    assert sorted((r["pruner"], r["seed"]) for r in records) == [
+        *(("magnitude", 0), ("magnitude", 1)),
+        *(("seven_pre", 0), ("seven_pre", 1)),
+    ]
+    assert len({r["run_hash"] for r in records}) == 4
+    (sheet,) = tmp_path.rglob("comparison.csv")
+    assert sheet.read_text().count("seven_pre") >= 1
+
+
+def test_help_is_useful_and_quick(tmp_path):
+    started = time.perf_counter()
+    done = train(tmp_path, "--help")
+    assert time.perf_counter() - started < 4
+    assert done.returncode == 0
+    for words in ("pruner: ", "seven_dyn", "sparsity", "trainer.max_steps", "tracker.mode"):
+        assert words in done.stdout
+
+
+MISTAKES = {
+    "pruner=seven_dym": "did you mean 'seven_dyn'",
+    "model=vit_tny": "did you mean 'vit_tiny'",
+    "dataset=digit": "did you mean 'digits'",
+    "schedule=cubik": "did you mean 'cubic'",
+    "sparsity=-0.1": "sparsity is -0.1",
+    "sparsity=1.0": "sparsity is 1.0",
+    "sparsity=1.3": "sparsity is 1.3",
+    "sparsity=abc": "sparsity is 'abc'",
+    "sparsty=0.7": "did you mean 'sparsity'",
+    "+sparsty=0.7": "did you mean 'sparsity'",
+    "trainer.max_steps=-5": "trainer.max_steps is -5",
+    "trainer.max_step=5": "did you mean 'max_steps'",
+    "schedule.end_step=100000": "schedule.end_step is 100000",
+    "schedule.end_step=0.05": "never reach its target",
+    "schedule.begin_step=-3": "schedule.begin_step is -3",
+    "schedule.interval=5000": "interval 5000",
+    "+pruner.alpha_3=0.5": "did you mean 'alpha_1'",
+    "pruner.alpha_1=1.5": "alpha_1 is 1.5",
+    "pruner.alpha_1=much": "pruner.alpha_1 is 'much'",
+    "pruner.scope=globl": "did you mean 'global'",
+    "pruner.exclude=[encodr]": "matches no parameter",
+    "optimizer=adamm": "did you mean 'adam'",
+    "optimizer.lr=0": "optimizer.lr is 0",
+    "tracker.mode=of": "did you mean 'offline'",
+    "device=gpu": "device is 'gpu'",
+    "plugins=[nowhere.py]": "nowhere.py",
+    "trainer.max_steps=5 =": "",
+}
+
+
+@pytest.mark.parametrize("argument", [m for m in MISTAKES if " " not in m])
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, argument):
+    done = train(tmp_path, argument)
+    assert done.returncode == 2, done.stderr
+    assert MISTAKES[argument] in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("results.json"))
+
+
+def test_a_missing_data_folder(tmp_path):
+    done = train(
+        tmp_path, "dataset=cifar10", "dataset.download=false", "dataset.data_dir=/nowhere/at/all"
+    )
+    assert done.returncode == 2
+    assert "dataset.data_dir" in done.stderr
+    assert "/nowhere/at/all" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_output_folder_that_can_not_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = train(tmp_path, "output_root=file/runs")
+    assert done.returncode == 2
+    assert "output_root" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_diverging_run_is_recorded_as_failed(tmp_path):
+    done = train(tmp_path, "optimizer=sgd", "optimizer.lr=1e30", *SMOKE)
+    assert done.returncode == 1
+    assert "the loss became" in done.stderr.splitlines()[-1]
+    record = record_of(tmp_path)
+    assert record["status"] == "failed"
+    assert "the loss became" in record["error"]
+
+
+def test_a_criterion_of_ones_own(tmp_path):
+    example = ROOT / "examples" / "own_criterion"
+    done = train(
+        tmp_path,
+        "--config-dir",
+        str(example / "conf"),
+        f"plugins=[{example / 'spread.py'}]",
+        "pruner=spread_dyn",
+        "pruner.decay=0.5",
+        *SMOKE,
+    )
+    assert done.returncode == 0, done.stderr
+    record = record_of(tmp_path)
+    assert record["criterion"] == "spread"
+    assert record["params_nonzero"] == int(0.3 * record["params_prunable"] + 1e-6)

@@ -1,0 +1,108 @@
+"""Every file below conf/ composes, is valid, and has no key without an effect."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from seven_exp import config as schema
+from seven_exp.pruning import PRUNERS, SCHEDULES
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+GROUPS = ["model", "dataset", "pruner", "schedule", "optimizer", "trainer", "tracker"]
+
+
+def composed(*overrides: str) -> schema.RunConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
+        values = compose("config", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(values)
+        plain = OmegaConf.to_container(
+            OmegaConf.masked_copy(values, [k for k in values if k != "hydra"]), resolve=True
+        )
+    return schema.parse(plain)
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group in GROUPS for name in choices(group)]
+)
+def test_every_choice_of_every_group(group, name, tmp_path, monkeypatch):
+    monkeypatch.setattr("seven_exp.datasets.check_data", lambda name, **arguments: None)
+    config = composed(f"{group}={name}", f"cache_dir={tmp_path}")
+    schema.check(config)
+    section = getattr(config, group)
+    if group not in ("trainer", "tracker"):
+        assert section.name == name
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_preset(name, monkeypatch):
+    monkeypatch.setattr("seven_exp.datasets.check_data", lambda name, **arguments: None)
+    schema.check(composed(f"experiment={name}"))
+
+
+def test_every_registered_pruner_and_schedule_has_its_file():
+    assert choices("schedule") == list(SCHEDULES)
+    assert set(PRUNERS) <= set(choices("pruner"))
+
+
+@pytest.mark.parametrize("name", choices("pruner"))
+def test_a_pruner_brings_its_own_schedule_and_the_user_can_choose_another(name):
+    assert composed(f"pruner={name}").schedule.name == PRUNERS[name].schedule
+    assert composed(f"pruner={name}", "schedule=cosine").schedule.name == "cosine"
+
+
+@pytest.mark.parametrize("name", choices("pruner"))
+def test_files_and_signatures_agree_on_defaults(name):
+    """A criterion behaves alike from Python and from the command line, the run's seed apart."""
+    given = composed(f"pruner={name}", "seed=0").pruner.arguments
+    parameters = inspect.signature(PRUNERS[name].criterion).parameters
+    assert given == {key: p.default for key, p in parameters.items()}
+
+
+def test_no_key_is_read_by_nobody():
+    """Every field of the schema is an attribute that some code of the package asks for."""
+    sources = [p for p in (ROOT / "seven_exp").rglob("*.py") if p.name != "config.py"]
+    sources.append(ROOT / "seven_exp" / "config.py")
+    read = {
+        node.attr
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    sections = [schema.RunConfig, *(f.annotation for f in schema.RunConfig.model_fields.values())]
+    for section in sections:
+        for key in getattr(section, "model_fields", {}):
+            assert key in read, f"{section.__name__}.{key} has no effect"
+
+
+def test_compare_is_three_pruners_three_sparsities_three_seeds():
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
+        values = compose("config", ["experiment=compare"], return_hydra_config=True)
+    assert {key: len(v.split(",")) for key, v in values.hydra.sweeper.params.items()} == {
+        "pruner": 3,
+        "sparsity": 3,
+        "seed": 3,
+    }
+
+
+def test_seed_presets_are_the_recipes():
+    pre, dyn = composed("experiment=seed_pre"), composed("experiment=seed_dyn")
+    for config in (pre, dyn):
+        assert config.model.name == "resnet50"
+        assert config.model.arguments["pretrained"] is True
+        assert config.pruner.scope == "per_layer"
+        assert config.trainer.grad_clip is not None
+    assert pre.pruner.name == "magnitude_pre"
+    assert dyn.pruner.name == "magnitude_dyn"
+    assert (dyn.schedule.name, dyn.schedule.interval) == ("linear", 100)
+    assert dyn.schedule.levels == dyn.trainer.epochs
+    assert composed("experiment=seed_dyn", "trainer.epochs=7").schedule.levels == 7
