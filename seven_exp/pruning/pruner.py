@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.allocation import SCOPES
-from seven_exp.pruning.criteria.base import Criterion, LossFunction, precision
+from seven_exp.pruning.criteria.base import Criterion, LossFunction, cleaned
 from seven_exp.pruning.layers import Layer, prunable_layers, unwrap
 from seven_exp.pruning.masks import apply_masks, pack_bits, unpack_bits
 from seven_exp.pruning.registry import PRUNERS, When, check_when
@@ -85,11 +85,12 @@ class Pruner:
         masks anew; always it sets pruned weights back to zero. Outside `prune`, a step of a
         "before" pruner that has not finished its rounds counts as one of them.
         """
-        if self.window is not None and self.window.covers(self._t):
-            self._observe([layer.weight.grad for layer in self.layers])
-        if self.window is not None:
-            self._t += 1
-        self.apply()
+        if self.window is None:
+            return
+        if self.window.covers(self._t) and self.criterion.uses_gradients:
+            weights = self._weights()
+            self.criterion.update(weights, cleaned([w.grad for w in weights], weights))
+        self._advance()
 
     def prune(
         self,
@@ -125,16 +126,15 @@ class Pruner:
             per_round = len(batches)
         else:
             per_round = batches_per_round or 1
-        steps = self.rounds * max(1, per_round)
-        self.window, self._t = Schedule(self.curve, 0, steps, interval=max(1, per_round)), 0
-        for batch in itertools.islice(_endless(batches), steps):
-            grads: Sequence[Tensor | None] = [None] * len(self.layers)
+        supply = iter(_endless(batches))
+        self.window, self._t = Schedule(self.curve, 0, self.rounds), 0
+        weights = self._weights()
+        for _ in range(self.rounds):
             if self.criterion.uses_gradients and loss_fn is not None:
-                grads = self.criterion.gradients(self._model, self._weights(), batch, loss_fn)
+                chosen = list(itertools.islice(supply, max(1, per_round)))
+                self.criterion.measure(self._model, weights, chosen, loss_fn)
             with torch.no_grad():
-                self._observe(grads)
-                self._t += 1
-                self.apply()
+                self._advance()
 
     def apply(self) -> None:
         """Set every pruned weight to exactly zero."""
@@ -180,15 +180,14 @@ class Pruner:
         self.criterion.numbers = dict(state["numbers"])
         self.apply()
 
-    def _observe(self, grads: Sequence[Tensor | None]) -> None:
-        """One step inside the window: evidence, then new masks if the schedule says so."""
+    def _advance(self) -> None:
+        """One step on: new masks if the schedule says so, and pruned weights back to zero."""
         assert self.window is not None
-        weights = self._weights()
-        if self.criterion.uses_gradients:
-            self.criterion.update(weights, _cleaned(grads, weights))
         if self.window.updates(self._t):
             density = 1 - self.window.sparsity(self._t, self.target)
-            self._select(self.criterion.scores(weights), density)
+            self._select(self.criterion.scores(self._weights()), density)
+        self._t += 1
+        self.apply()
 
     def _select(self, scores: Sequence[Tensor], density: float) -> None:
         masks = list(self._masks)
@@ -321,16 +320,6 @@ def _rounds(given: int | None, default: int, window: int | None) -> int:
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}: choose 1 or more")
     return rounds
-
-
-def _cleaned(grads: Sequence[Tensor | None], weights: Sequence[Tensor]) -> list[Tensor]:
-    """Copies in the scores' precision; a missing or broken gradient says nothing, so it is 0."""
-    return [
-        torch.zeros_like(weight, dtype=precision(weight))
-        if grad is None
-        else torch.nan_to_num(grad.detach().to(precision(weight)), nan=0.0, posinf=0.0, neginf=0.0)
-        for grad, weight in zip(grads, weights, strict=True)
-    ]
 
 
 def _endless(batches: Iterable[Any]) -> Iterable[Any]:

@@ -45,15 +45,25 @@ class Criterion:
         """
         raise NotImplementedError
 
-    def gradients(
-        self, model: nn.Module, weights: Sequence[Tensor], batch: Any, loss_fn: LossFunction
-    ) -> list[Tensor]:
-        """What `update` is given for a batch before training: dL/dw, zero where w is unused."""
-        grads = torch.autograd.grad(loss_fn(model, batch), list(weights), allow_unused=True)
-        return [
-            torch.zeros_like(weight) if grad is None else grad
-            for weight, grad in zip(weights, grads, strict=True)
-        ]
+    def measure(
+        self,
+        model: nn.Module,
+        weights: Sequence[Tensor],
+        batches: Sequence[Any],
+        loss_fn: LossFunction,
+    ) -> None:
+        """Take in the evidence of one round outside training: by default, `update` on each batch.
+
+        Args:
+            model: Masked as it is so far.
+            weights: Its prunable weights.
+            batches: The round's batches.
+            loss_fn: ``loss_fn(model, batch)`` -> scalar.
+        """
+        for batch in batches:
+            grads = torch.autograd.grad(loss_fn(model, batch), list(weights), allow_unused=True)
+            with torch.no_grad():
+                self.update(weights, cleaned(grads, weights))
 
     def zeros(self, name: str, weights: Sequence[Tensor]) -> list[Tensor]:
         """The state tensors called ``name``, zero at first use, in the scores' precision."""
@@ -65,6 +75,16 @@ class Criterion:
 def precision(weight: Tensor) -> torch.dtype:
     """The dtype scores are kept in: float32, or float64 for float64 weights."""
     return torch.promote_types(weight.dtype, torch.float32)
+
+
+def cleaned(grads: Sequence[Tensor | None], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Copies in the scores' precision; a missing or broken gradient says nothing, so it is 0."""
+    return [
+        torch.zeros_like(weight, dtype=precision(weight))
+        if grad is None
+        else torch.nan_to_num(grad.detach().to(precision(weight)), nan=0.0, posinf=0.0, neginf=0.0)
+        for grad, weight in zip(grads, weights, strict=True)
+    ]
 
 
 def magnitudes(weights: Sequence[Tensor]) -> list[Tensor]:
