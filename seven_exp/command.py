@@ -68,7 +68,7 @@ def run(values: DictConfig) -> float | None:
     from seven_exp.tracking import build_tracker
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    record = run_experiment(config, folder, build_tracker(config.tracker, folder))
+    record = run_experiment(config, folder, build_tracker(config.tracker))
     show_record(record, folder)
     accuracy: float | None = record["metrics"].get("accuracy")
     return accuracy
@@ -89,7 +89,8 @@ def explain(error: BaseException) -> str:
             siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
             hint = nearest(str(cause.key), map(str, siblings))
             return f"{cause.full_key}: no such key: {hint}"
-    return " ".join(str(error).split())
+    words = [" ".join(str(cause).split()) for cause in causes]
+    return next(filter(None, words), type(error).__name__)
 
 
 class _Started:

@@ -88,6 +88,7 @@ class Optimizer(_Named):
     """conf/optimizer."""
 
     lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
     lr_schedule: Literal["constant", "linear", "cosine"]
     warmup_steps: Steps
 

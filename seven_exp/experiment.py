@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +133,9 @@ def _train(
 
     if plan.prune_at == 0:
         prune()
-    trained = torch.compile(model) if config.trainer.compile else model
+    trained = model
+    if config.trainer.compile:
+        trained = cast(nn.Module, torch.compile(model))
     training = loop.train(
         trained,
         data.train,
@@ -227,11 +229,17 @@ def _model(config: RunConfig, data: Data) -> nn.Module:
 
 
 def _optimizer(config: RunConfig, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    return build_optimizer(config.optimizer.name, model, lr=lr, **config.optimizer.arguments)
+    return build_optimizer(
+        config.optimizer.name,
+        model,
+        lr=lr,
+        weight_decay=config.optimizer.weight_decay,
+        **config.optimizer.arguments,
+    )
 
 
 def _pruner(config: RunConfig, plan: Plan, model: nn.Module) -> Pruner:
-    window: dict[str, int | None] = {"rounds": config.pruner.rounds}
+    window: dict[str, Any] = {"rounds": config.pruner.rounds}
     if plan.when == "during":
         window = {
             "begin_step": plan.begin,
@@ -284,6 +292,7 @@ def _facts(
         "versions": runs.versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "git": runs.git_state(Path(__file__).parent),
+        "config": config.model_dump(),
     }
 
 

@@ -1,7 +1,7 @@
 """Exact selection of the k largest scores over many tensors, streaming, without a sort or a copy.
 
 The threshold is found digit by digit (radix select, 16 bits at a time) on integer keys whose order
-is that of the scores; tensors are read as they lie and never concatenated.
+is that of the scores; large tensors are read as they lie, small ones in bundles.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from torch import Tensor
 
 _DIGIT = 16
 _BINS = 1 << _DIGIT
+_CHUNK = 1 << 20
 
 
 def top_k_masks(
@@ -47,16 +48,18 @@ def top_k_masks(
             for score, places in zip(scores, allowed, strict=True)
         ]
 
-    threshold, ties_to_keep = _kth_largest(scores, allowed, k)
-    masks = []
-    for score, places in zip(scores, allowed, strict=True):
-        keys = _ordered_keys(score, places)
+    chunks = _chunks(scores)
+    threshold, ties_to_keep = _kth_largest(scores, allowed, chunks, k)
+    masks: list[Tensor] = []
+    for chunk in chunks:
+        keys = _ordered_keys(scores, allowed, chunk)
         mask = keys > threshold
         if ties_to_keep:
-            ties = (keys == threshold).flatten().nonzero().squeeze(1)[:ties_to_keep]
-            mask.view(-1)[ties] = True
+            ties = (keys == threshold).nonzero().squeeze(1)[:ties_to_keep]
+            mask[ties] = True
             ties_to_keep -= ties.numel()
-        masks.append(mask)
+        parts = mask.split([scores[i].numel() for i in chunk])
+        masks += [part.view(scores[i].shape) for i, part in zip(chunk, parts, strict=True)]
     return masks
 
 
@@ -69,24 +72,49 @@ def kept_count(density: float, n: int) -> int:
     return min(n, int(density * n + 1e-6))
 
 
-def _ordered_keys(score: Tensor, places: Tensor | None) -> Tensor:
-    """Integers, contiguous, in the order of the scores; below them NaN, then barred places."""
-    if score.dtype != torch.float64:
-        score = score.float()
-    integer = torch.int64 if score.dtype == torch.float64 else torch.int32
+def _chunks(scores: Sequence[Tensor]) -> list[range]:
+    """Runs of neighbouring tensors on one device, small ones together: a launch has its price."""
+    chunks: list[range] = []
+    size = _CHUNK
+    for i, score in enumerate(scores):
+        if size + score.numel() > _CHUNK or score.device != scores[i - 1].device:
+            chunks.append(range(i, i))
+            size = 0
+        chunks[-1] = range(chunks[-1].start, i + 1)
+        size += score.numel()
+    return chunks
+
+
+def _ordered_keys(
+    scores: Sequence[Tensor], allowed: Sequence[Tensor | None], chunk: range
+) -> Tensor:
+    """A chunk's scores as integers in the same order; below them NaN, then barred places.
+
+    Returns:
+        int32 or int64 (for float64 scores), one flat tensor.
+    """
+    values = _flat([scores[i].detach() for i in chunk])
+    if values.dtype != torch.float64:
+        values = values.float()
+    integer = torch.int64 if values.dtype == torch.float64 else torch.int32
     lowest = torch.iinfo(integer).min
     # Adding zero turns -0.0 into 0.0, which must tie with it.
-    bits = (score.detach().contiguous() + 0.0).view(integer)
+    bits = (values + 0.0).view(integer)
     negative = bits >> (torch.iinfo(integer).bits - 1)
     keys = bits.bitwise_xor_(negative & torch.iinfo(integer).max)
-    keys.masked_fill_(score.isnan(), lowest + 1)
-    if places is not None:
-        keys.masked_fill_(~places, lowest)
+    keys.masked_fill_(values.isnan(), lowest + 1)
+    places = [place for i in chunk if (place := allowed[i]) is not None]
+    if places:
+        keys.masked_fill_(~_flat(places), lowest)
     return keys
 
 
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors]) if len(tensors) > 1 else tensors[0].flatten()
+
+
 def _kth_largest(
-    scores: Sequence[Tensor], allowed: Sequence[Tensor | None], k: int
+    scores: Sequence[Tensor], allowed: Sequence[Tensor | None], chunks: Sequence[range], k: int
 ) -> tuple[int, int]:
     """Key of the k-th largest score, and how many scores with that very key are to be kept."""
     bits = 64 if scores[0].dtype == torch.float64 else 32
@@ -96,8 +124,8 @@ def _kth_largest(
         # Only the leading digit is signed.
         offset = _BINS // 2 if leading else 0
         counts = torch.zeros(_BINS, dtype=torch.int64)
-        for score, places in zip(scores, allowed, strict=True):
-            keys = _ordered_keys(score, places).flatten()
+        for chunk in chunks:
+            keys = _ordered_keys(scores, allowed, chunk)
             if not leading:
                 keys = keys[(keys >> (shift + _DIGIT)) == prefix]
             digits = (keys >> shift) + offset if leading else (keys >> shift) & (_BINS - 1)

@@ -1,20 +1,40 @@
 """Optimizers by name, and how the learning rate moves."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from seven_exp.registry import Registry
 
-OPTIMIZERS: Registry[type[torch.optim.Optimizer]] = Registry("optimizer")
-OPTIMIZERS.add("adamw", torch.optim.AdamW)
-OPTIMIZERS.add("adam", torch.optim.Adam)
-OPTIMIZERS.add("sgd", torch.optim.SGD)
+Groups = list[dict[str, Any]]
+
+OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry("optimizer")
+"""Factories ``(groups, lr, *, **arguments)`` over torch's parameter groups."""
+
+
+@OPTIMIZERS.register("adamw")
+def adamw(groups: Groups, lr: float, *, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101)."""
+    return torch.optim.AdamW(groups, lr=lr, betas=betas)
+
+
+@OPTIMIZERS.register("adam")
+def adam(groups: Groups, lr: float, *, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba, arXiv 1412.6980)."""
+    return torch.optim.Adam(groups, lr=lr, betas=betas)
+
+
+@OPTIMIZERS.register("sgd")
+def sgd(groups: Groups, lr: float, *, momentum: float, nesterov: bool) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with momentum."""
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
 
 
 def build_optimizer(
-    name: str, model: nn.Module, *, lr: float, weight_decay: float = 0.0, **arguments: object
+    name: str, model: nn.Module, *, lr: float, weight_decay: float, **arguments: Any
 ) -> torch.optim.Optimizer:
     """An optimizer over a model's trainable parameters; vectors (biases, norms) do not decay.
 
@@ -26,12 +46,7 @@ def build_optimizer(
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    if isinstance(betas := arguments.get("betas"), list):
-        arguments["betas"] = tuple(betas)
-    factory: type = OPTIMIZERS[name]
-    optimizer = factory(groups, lr=lr, **arguments)
-    assert isinstance(optimizer, torch.optim.Optimizer)
-    return optimizer
+    return OPTIMIZERS[name](groups, lr, **arguments)
 
 
 def lr_factor(schedule: str, step: int, steps: int, warmup: int) -> float:

@@ -1,0 +1,1 @@
+"""Records -> table, statistics, plot, HTML. Reads folders, never processes."""

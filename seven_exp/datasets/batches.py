@@ -1,0 +1,118 @@
+"""A data set as batches: each epoch a pure function of (seed, epoch), so nothing must be saved."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Batch = tuple[Tensor, Tensor]
+"""Images, float32 of shape (n, channels, size, size), and class indices, int64 of shape (n,)."""
+
+
+class Batches(Protocol):
+    """One split."""
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        ...
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """The batches of epoch ``index``, the same at every call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """Both splits and what a model must know of them."""
+
+    train: Batches
+    test: Batches
+    num_classes: int
+    image_size: int
+    channels: int
+
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""``augment(images, generator)`` on uint8 or float images (n, channels, size, size)."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images held whole in memory, normalised batch by batch.
+
+    Attributes:
+        images: uint8, (n, channels, size, size).
+        targets: int64, (n,).
+        mean: One number a channel, of images scaled to [0, 1].
+        std: Likewise.
+        batch_size: Images a batch.
+        seed: None keeps the order and the last, smaller batch (evaluation); a number shuffles,
+            and drops that batch if a full one is there.
+        augment: Applied before normalisation.
+        white: The pixel value that becomes 1.
+        image_size: Side that images are scaled to; None leaves them.
+    """
+
+    images: Tensor
+    targets: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    batch_size: int
+    seed: int | None = None
+    augment: Augment | None = None
+    white: float = 255.0
+    image_size: int | None = None
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        full, rest = divmod(len(self.targets), self.batch_size)
+        return full if self.seed is not None and full else full + (rest > 0)
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """The batches of epoch ``index``."""
+        order, generator = torch.arange(len(self.targets)), torch.Generator()
+        if self.seed is not None:
+            generator.manual_seed(epoch_seed(self.seed, index))
+            order = torch.randperm(len(order), generator=generator)
+        shape = (1, -1, 1, 1)
+        scale = self.white * torch.tensor(self.std).view(shape)
+        shift = torch.tensor(self.mean).view(shape) / torch.tensor(self.std).view(shape)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            images = self.images[chosen]
+            if self.augment is not None:
+                images = self.augment(images, generator)
+            images = images.float()
+            if self.image_size is not None:
+                side = (self.image_size, self.image_size)
+                images = functional.interpolate(images, side, mode="bilinear", antialias=True)
+            yield images / scale - shift, self.targets[chosen]
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed of its own for every pair, so that no two runs share an epoch's order."""
+    # An odd multiplier makes distinct pairs distinct below 2^31 epochs.
+    return (seed * 0x9E3779B97F4A7C15 + epoch) % 2**63
+
+
+def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Pad by an eighth with black, crop at random, mirror half of the images.
+
+    Args:
+        images: Any dtype, (n, channels, size, size).
+        generator: Source of the offsets and of the coin.
+    """
+    n, _, size, _ = images.shape
+    pad = size // 8
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    top, left = torch.randint(2 * pad + 1, (2, n, 1), generator=generator)
+    mirrored = torch.randint(2, (n, 1), generator=generator).bool()
+    places = torch.arange(size)
+    columns = torch.where(mirrored, places.flip(0), places) + left
+    rows = (places + top)[:, None, :, None]
+    which = torch.arange(n)[:, None, None, None]
+    bands = torch.arange(images.shape[1])[None, :, None, None]
+    return padded[which, bands, rows, columns[:, None, None, :]]

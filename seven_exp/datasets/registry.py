@@ -1,0 +1,64 @@
+"""Name -> data set, and what is known of it before it is read."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from seven_exp.datasets.batches import Data
+from seven_exp.registry import Registry
+
+DATASETS: Registry[Callable[..., Data]] = Registry("dataset")
+
+TRAIN_SIZES: dict[str, int] = {}
+"""Training images of data sets whose number is fixed."""
+
+_CHECKS: dict[str, Callable[..., None]] = {}
+
+F = TypeVar("F", bound=Callable[..., Data])
+
+
+def dataset(
+    name: str, *, train_size: int | None = None, check: Callable[..., None] | None = None
+) -> Callable[[F], F]:
+    """Decorator: file ``load(*, batch_size, seed, **arguments) -> Data`` under ``name``.
+
+    Args:
+        name: What users write.
+        train_size: Training images, where fixed; windows can then be checked early.
+        check: ``check(**arguments)`` raises ValueError where the files can't be read as things
+            stand; it must be quick.
+    """
+
+    def add(load: F) -> F:
+        DATASETS.add(name, load)
+        if train_size is not None:
+            TRAIN_SIZES[name] = train_size
+        if check is not None:
+            _CHECKS[name] = check
+        return load
+
+    return add
+
+
+def check_data(name: str, **arguments: Any) -> None:
+    """Look, without reading data, whether it is where the arguments say.
+
+    Raises:
+        ValueError: It is not; the message names the key and what is expected there.
+    """
+    if name in _CHECKS:
+        _CHECKS[name](**arguments)
+
+
+def build_data(name: str, *, batch_size: int, seed: int, **arguments: Any) -> Data:
+    """Load a data set.
+
+    Args:
+        name: A registered name.
+        batch_size: Images a batch.
+        seed: Of the training order and of augmentation.
+        **arguments: The data set's own keywords.
+
+    Raises:
+        ValueError: Unknown name, or the data can't be had; the message says what to do.
+    """
+    return DATASETS[name](batch_size=batch_size, seed=seed, **arguments)

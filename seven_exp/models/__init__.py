@@ -1,0 +1,11 @@
+"""Name -> nn.Module; importing this registers every file but waits with torchvision."""
+
+import importlib
+import pkgutil
+
+from seven_exp.models.registry import MODELS, build_model
+
+__all__ = ["MODELS", "build_model"]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,35 @@
+"""Letting a model of colour images read grey ones."""
+
+import torch
+from torch import nn
+
+
+def adapt_channels(model: nn.Module, name: str, channels: int) -> None:
+    """Replace the first convolution by one over ``channels``, its kernels summed over colours.
+
+    On a grey image the sum gives what the old one gave on three equal channels.
+
+    Args:
+        model: Changed in place.
+        name: The convolution, by its attribute.
+        channels: Of the images; 3 changes nothing.
+    """
+    old = getattr(model, name)
+    assert isinstance(old, nn.Conv2d)
+    if channels == old.in_channels:
+        return
+    if channels != 1:
+        raise ValueError(f"images of {channels} channels: choose a data set of grey or colour ones")
+    new = nn.Conv2d(
+        1,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    with torch.no_grad():
+        new.weight.copy_(old.weight.sum(dim=1, keepdim=True))
+        if new.bias is not None and old.bias is not None:
+            new.bias.copy_(old.bias)
+    setattr(model, name, new)

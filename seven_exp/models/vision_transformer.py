@@ -1,0 +1,92 @@
+"""torchvision's VisionTransformer: a tiny one for laptops, and ViT-B."""
+
+from torch import nn
+
+from seven_exp.models.first_layer import adapt_channels
+from seven_exp.models.pretrained import imagenet_state
+from seven_exp.models.registry import MODELS, load_state
+
+
+def _check_patches(image_size: int, patch_size: int) -> None:
+    if image_size % patch_size:
+        fitting = [p for p in range(1, image_size + 1) if image_size % p == 0]
+        near = min(fitting, key=lambda p: abs(p - patch_size))
+        raise ValueError(
+            f"model.patch_size is {patch_size}: images of {image_size}x{image_size} can't be cut "
+            f"into such patches; the nearest valid choice is {near}"
+        )
+
+
+def _wake_head(model: nn.Module) -> None:
+    # torchvision starts the head at zero, where the first gradients of all other weights vanish
+    # and pruning at initialisation would see nothing.
+    nn.init.trunc_normal_(model.get_parameter("heads.head.weight"), std=0.02)
+
+
+@MODELS.register("vit_tiny")
+def vit_tiny(
+    num_classes: int,
+    image_size: int,
+    channels: int,
+    *,
+    patch_size: int | None = None,
+    depth: int = 4,
+    width: int = 64,
+    heads: int = 4,
+    mlp_width: int = 128,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """A small ViT; without a patch size, a quarter of the image's side: sixteen patches."""
+    from torchvision.models import VisionTransformer
+
+    patch_size = patch_size or max(1, image_size // 4)
+    _check_patches(image_size, patch_size)
+    if width % heads:
+        raise ValueError(f"model.width is {width}: not a multiple of model.heads, {heads}")
+    model = VisionTransformer(
+        image_size=image_size,
+        patch_size=patch_size,
+        num_layers=depth,
+        num_heads=heads,
+        hidden_dim=width,
+        mlp_dim=mlp_width,
+        dropout=dropout,
+        num_classes=num_classes,
+    )
+    adapt_channels(model, "conv_proj", channels)
+    _wake_head(model)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _vit_b(
+    name: str, patch_size: int, num_classes: int, image_size: int, channels: int, pretrained: bool
+) -> nn.Module:
+    from torchvision import models
+
+    _check_patches(image_size, patch_size)
+    model: nn.Module = getattr(models, name)(image_size=image_size, num_classes=num_classes)
+    _wake_head(model)
+    if pretrained:
+        state = models.vision_transformer.interpolate_embeddings(
+            image_size, patch_size, imagenet_state(name)
+        )
+        load_state(model, state, f"torchvision's {name}")
+    adapt_channels(model, "conv_proj", channels)
+    return model
+
+
+@MODELS.register("vit_b_16")
+def vit_b_16(
+    num_classes: int, image_size: int, channels: int, *, pretrained: bool = True
+) -> nn.Module:
+    """ViT-B/16 (Dosovitskiy et al., arXiv 2010.11929)."""
+    return _vit_b("vit_b_16", 16, num_classes, image_size, channels, pretrained)
+
+
+@MODELS.register("vit_b_32")
+def vit_b_32(
+    num_classes: int, image_size: int, channels: int, *, pretrained: bool = True
+) -> nn.Module:
+    """ViT-B/32."""
+    return _vit_b("vit_b_32", 32, num_classes, image_size, channels, pretrained)

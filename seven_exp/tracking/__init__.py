@@ -1,0 +1,28 @@
+"""Where figures go: the record on disk, and Weights & Biases behind a guard."""
+
+from seven_exp.config import Tracker as TrackerConfig
+from seven_exp.tracking.guarded import Guarded
+from seven_exp.tracking.interface import RunInfo, Tracker, Trackers
+from seven_exp.tracking.local import LocalRecord, plain, write_json
+from seven_exp.tracking.weights_and_biases import WandbTracker
+
+__all__ = [
+    "Guarded",
+    "LocalRecord",
+    "RunInfo",
+    "Tracker",
+    "Trackers",
+    "WandbTracker",
+    "build_tracker",
+    "plain",
+    "write_json",
+]
+
+
+def build_tracker(config: TrackerConfig) -> Tracker:
+    """The local record first, then W&B unless it is disabled."""
+    trackers: list[Tracker] = [LocalRecord()]
+    if config.mode != "disabled":
+        wandb = WandbTracker(config.mode, config.project, config.entity)
+        trackers.append(Guarded(wandb))
+    return Trackers(trackers)

@@ -1,0 +1,43 @@
+"""A tracker whose failures never stop a run."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from seven_exp.tracking.interface import RunInfo, Tracker
+
+log = logging.getLogger(__name__)
+
+
+class Guarded:
+    """Passes everything on until the tracker fails once; then says so in a line and goes quiet."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.works = True
+
+    def start(self, run: RunInfo) -> None:
+        """Pass on."""
+        self._try(lambda: self.tracker.start(run))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass on."""
+        self._try(lambda: self.tracker.log(step, values))
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Pass on."""
+        self._try(lambda: self.tracker.finish(record))
+
+    def _try(self, call: Callable[[], None]) -> None:
+        if not self.works:
+            return
+        try:
+            call()
+        except Exception as error:
+            self.works = False
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.warning(
+                "%s failed (%s): the run goes on, its record on disk is whole",
+                type(self.tracker).__name__,
+                reason,
+            )

@@ -1,0 +1,60 @@
+"""What a tracker is: somewhere that figures go."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a tracker is told when a run starts.
+
+    Attributes:
+        name: Short, for people.
+        group: Runs that belong together.
+        tags: For filtering.
+        config: The resolved config as plain containers.
+        folder: The run's own.
+    """
+
+    name: str
+    group: str
+    tags: Sequence[str]
+    config: Mapping[str, Any]
+    folder: Path
+
+
+class Tracker(Protocol):
+    """Somewhere that figures go."""
+
+    def start(self, run: RunInfo) -> None:
+        """A run begins."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures after ``step`` optimizer steps."""
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """The run's record is whole; ``record["status"]`` is "finished" or "failed"."""
+
+
+class Trackers:
+    """Several trackers as one; the first ones are told first."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self.trackers = list(trackers)
+
+    def start(self, run: RunInfo) -> None:
+        """Tell all."""
+        for tracker in self.trackers:
+            tracker.start(run)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Tell all."""
+        for tracker in self.trackers:
+            tracker.log(step, values)
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Tell all."""
+        for tracker in self.trackers:
+            tracker.finish(record)

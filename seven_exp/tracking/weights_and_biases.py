@@ -1,0 +1,131 @@
+"""Weights & Biases: one W&B run a run, offline where nobody is logged in."""
+
+import logging
+import netrc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from seven_exp.tracking.interface import RunInfo
+
+if TYPE_CHECKING:
+    import wandb
+
+log = logging.getLogger(__name__)
+
+INIT_SECONDS = 30
+"""How long an unreachable server may hold a run up."""
+
+
+class WandbTracker:
+    """Logs a run so that a dashboard groups by pruner and plots accuracy over sparsity as it is.
+
+    Curves lie over ``step``; final figures are in the summary under ``final/`` and ``best/``. The
+    config holds the whole nested config, and ``method``, ``model_name``, ``dataset_name`` and
+    ``schedule_name`` at the top level for grouping.
+
+    Args:
+        mode: "online" or "offline".
+        project: W&B project.
+        entity: User or team; None for the account's default.
+    """
+
+    def __init__(self, mode: str, project: str, entity: str | None = None) -> None:
+        self.mode, self.project, self.entity = mode, project, entity
+        self._run: wandb.Run | None = None
+
+    def start(self, run: RunInfo) -> None:
+        """Open the W&B run; without an account or a server, an offline one."""
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        mode = self.mode
+        if mode == "online" and not logged_in():
+            mode = "offline"
+        try:
+            self._run = self._open(run, mode)
+        except Exception as error:
+            if mode == "offline":
+                raise
+            log.warning("W&B can't be reached (%s)", " ".join(str(error).split()))
+            wandb.teardown()
+            mode = "offline"
+            self._run = self._open(run, mode)
+        if mode == "offline":
+            folder = self._run.settings.sync_dir
+            log.info("W&B is offline; to upload this run: wandb login && wandb sync %s", folder)
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
+        self._run.define_metric("test/accuracy", step_metric="step", summary="max,last")
+        self._run.define_metric("test/loss", step_metric="step", summary="min,last")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """One row of history."""
+        assert self._run is not None
+        self._run.log({"step": step, **values})
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Summary and exit code."""
+        assert self._run is not None
+        summary = {
+            "status": record["status"],
+            "run_hash": record["run_hash"],
+            **{f"final/{name}": value for name, value in record["metrics"].items()},
+            **{f"best/{name}": value for name, value in record["best"].items()},
+            "final/sparsity": record["sparsity"],
+            "final/kept_weights": record["params_nonzero"],
+            "final/flops_dense": record["flops_dense"],
+            "final/flops_sparse": record["flops_sparse"],
+            "final/seconds": record["seconds"],
+            "final/seconds_pruning": record["seconds_pruning"],
+        }
+        self._run.summary.update({key: v for key, v in summary.items() if v is not None})
+        self._run.finish(exit_code=0 if record["status"] == "finished" else 1)
+
+    def _open(self, run: RunInfo, mode: str) -> "wandb.Run":
+        import wandb
+
+        config = dict(run.config)
+        names = {
+            f"{group}_name": config[group]["name"]
+            for group in ("model", "dataset", "schedule")
+            if group in config
+        }
+        opened = wandb.init(
+            mode="offline" if mode == "offline" else "online",
+            project=self.project,
+            entity=self.entity,
+            name=run.name,
+            group=run.group,
+            tags=list(run.tags),
+            job_type="train",
+            dir=run.folder,
+            config={**config, **names, "method": config.get("pruner", {}).get("name")},
+            # Each job of a sweep in one process is a run of its own.
+            reinit="finish_previous",
+            settings=wandb.Settings(
+                console="off", silent=True, init_timeout=INIT_SECONDS, disable_git=True
+            ),
+        )
+        assert opened is not None
+        return opened
+
+
+def logged_in() -> bool:
+    """Whether W&B has a key or token to use: in its settings, or stored by ``wandb login``."""
+    import wandb
+
+    settings = wandb.setup().settings
+    if settings.api_key or settings.identity_token_file:
+        return True
+    places = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
+    host = urlsplit(settings.base_url).hostname or ""
+    for place in places:
+        try:
+            if netrc.netrc(Path(place).expanduser()).authenticators(host):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
