@@ -6,10 +6,12 @@ Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,28 +24,29 @@ def main(config_dir: Path) -> None:
     wants_trace = "HYDRA_FULL_ERROR" in os.environ
     # Hydra would print its own pages of explanation and exit with 1; this makes it raise.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    started = _Started()
+    started = False
 
     def task(values: DictConfig) -> float | None:
-        started.yes = True
-        return run(values)
+        nonlocal started
+        started = True
+        try:
+            return run(values)
+        except Exception as error:
+            # One job of a sweep must not take the others with it: Hydra goes on and fails last.
+            if not wants_trace and HydraConfig.get().mode == RunMode.RUN:
+                _stop_if_explained(error)
+            raise
 
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(task)()
-    except (HydraException, OmegaConfBaseException, ConfigError) as error:
-        _stop(explain(error), 2, wants_trace)
-    except OSError as error:
-        if started.yes:
-            raise
-        _stop(f"output_root: can't write the run's folder: {error}", 2, wants_trace)
     except KeyboardInterrupt:
-        _stop("interrupted; what was done is in the run's folder", 1, wants_trace)
+        _stop("interrupted; what was done is in the run's folder", 1)
     except Exception as error:
-        from seven_exp.training.loop import DivergedError
-
-        if not isinstance(error, DivergedError):
-            raise
-        _stop(str(error), 1, wants_trace)
+        if not wants_trace:
+            _stop_if_explained(error)
+            if isinstance(error, OSError) and not started:
+                _stop(f"output_root: can't write the run's folder: {error}", 2)
+        raise
 
 
 def run(values: DictConfig) -> float | None:
@@ -93,14 +96,15 @@ def explain(error: BaseException) -> str:
     return next(filter(None, words), type(error).__name__)
 
 
-class _Started:
-    """Whether Hydra got as far as the run itself."""
+def _stop_if_explained(error: Exception) -> None:
+    """Exit with one line if the error needs no traceback."""
+    if isinstance(error, HydraException | OmegaConfBaseException | ConfigError):
+        _stop(explain(error), 2)
+    training = sys.modules.get("seven_exp.training.loop")
+    if training is not None and isinstance(error, training.DivergedError):
+        _stop(str(error), 1)
 
-    yes = False
 
-
-def _stop(line: str, code: int, wants_trace: bool) -> None:
-    if wants_trace:
-        raise
+def _stop(line: str, code: int) -> NoReturn:
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)

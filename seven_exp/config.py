@@ -153,12 +153,13 @@ def check(config: RunConfig) -> None:
     Raises:
         ConfigError: The first fault found.
     """
-    from seven_exp.datasets import DATASETS, check_data
+    from seven_exp.datasets import DATASETS, TRAIN_SIZES, check_data
     from seven_exp.models import MODELS
     from seven_exp.pruning import PRUNERS, build_criterion
     from seven_exp.pruning.allocation import SCOPES
     from seven_exp.pruning.schedules import SCHEDULES
     from seven_exp.training.optimizers import OPTIMIZERS
+    from seven_exp.training.plan import Plan
 
     load_plugins(config.plugins)
     with faults_of_the_user():
@@ -176,6 +177,9 @@ def check(config: RunConfig) -> None:
         optimizer = OPTIMIZERS[config.optimizer.name]
         check_arguments("optimizer", config.optimizer.name, optimizer, config.optimizer.arguments)
         check_data(config.dataset.name, **config.dataset.arguments)
+        images = TRAIN_SIZES.get(config.dataset.name)
+        if images is not None or config.trainer.max_steps is not None:
+            Plan.of(config, max(1, (images or 0) // config.trainer.batch_size))
 
 
 def load_plugins(plugins: Sequence[str]) -> None:
@@ -249,7 +253,7 @@ def _explain(error: ValidationError, schema: type[BaseModel]) -> str:
     if fault["type"] == "missing":
         return f"{key} is missing"
     limits = fault.get("ctx", {})
-    words = fault["msg"].replace("Input should be", "it should be")
+    words = fault["msg"].replace("Input should be", "it should be").partition(", unable")[0]
     if fault["type"] == "literal_error" and isinstance(value, str):
         choices = [c.strip("'") for c in limits["expected"].replace(" or ", ", ").split(", ")]
         words = nearest(value, choices)
@@ -257,9 +261,10 @@ def _explain(error: ValidationError, schema: type[BaseModel]) -> str:
         words = "choose a fraction of zeros from 0 up to, not including, 1, such as 0.9"
     elif key == "device":
         words = "choose auto, cpu, mps, cuda or cuda:N"
-    elif "ge" in limits or "gt" in limits:
-        least = limits.get("ge", limits.get("gt"))
-        words += f"; the nearest valid choice is {least}" if "ge" in limits else ""
+    elif "ge" in limits:
+        words += f"; the nearest valid choice is {limits['ge']}"
+    elif isinstance(value, str) and key.endswith("_step"):
+        words = "give an integer for steps, or a decimal for a fraction of the training"
     return f"{key} is {value!r}: {words[0].lower() + words[1:]}"
 
 

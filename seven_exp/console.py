@@ -40,5 +40,6 @@ def show_record(record: Mapping[str, Any], folder: Path) -> None:
     table.add_row("sparsity", f"{record['sparsity']:.2%}")
     table.add_row("kept weights", f"{kept:,} of {prunable:,} prunable")
     table.add_row("seconds", f"{record['seconds']:.1f} ({record['seconds_pruning']:.1f} pruning)")
-    table.add_row("record", str(folder / "results.json"))
-    Console(soft_wrap=True).print(table)
+    console = Console()
+    console.print(table)
+    console.print(f" record: {folder / 'results.json'}", soft_wrap=True, highlight=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seven_exp.atomic import replacing
 from seven_exp.compare.summary import Row
@@ -41,10 +41,10 @@ def draw(rows: Sequence[Row], metric: str) -> "Figure":
         axes.set_ylabel(f"{metric}, %" if _scale(metric) == 100 else metric)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in figure.axes:
-        handles |= {label: h for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
     return figure
 
 

@@ -111,11 +111,12 @@ def _with_differences(rows: Sequence[Row], baseline: str) -> list[Row]:
         if reference is not None and reference.method != row.method:
             row = replace(row, difference=paired_difference(row.by_seed, reference.by_seed))
         compared.append(row)
-    tested = [
-        i for i, row in enumerate(compared) if row.difference and row.difference.p is not None
-    ]
-    p_values = [d.p for i in tested if (d := compared[i].difference) and d.p is not None]
-    for i, p in zip(tested, holm(p_values), strict=True):
+    p_values = {
+        i: row.difference.p
+        for i, row in enumerate(compared)
+        if row.difference is not None and row.difference.p is not None
+    }
+    for i, p in zip(p_values, holm(list(p_values.values())), strict=True):
         compared[i] = replace(compared[i], p=p)
     return compared
 

@@ -39,6 +39,8 @@ def cells(row: Row, metric: str) -> list[str]:
 def print_table(rows: Sequence[Row], metric: str, baseline: str | None) -> None:
     """Print one table for each model and data set; the best of each sparsity in bold."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, 140))
     for task in dict.fromkeys((row.model, row.dataset) for row in rows):
         table = Table(title=" on ".join(task), box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in headings(metric, baseline):

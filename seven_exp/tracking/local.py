@@ -13,7 +13,7 @@ from seven_exp.tracking.interface import RunInfo
 class LocalRecord:
     """``metrics.jsonl``, a line a logged step, and ``results.json``, replaced as a whole.
 
-    Errors of the disk are not hidden: losing the record is a failure of the run.
+    Errors of the disk are not hidden: a run that can't be recorded has failed.
     """
 
     def start(self, run: RunInfo) -> None:
