@@ -33,6 +33,7 @@ def run_hash(config: RunConfig, *, prunes: bool = True) -> str:
         exclude={
             **dict.fromkeys(("output_root", "cache_dir", "device", "plugins", "tracker"), True),
             "dataset": PLACES,
+            "trainer": {"log_interval", "save_model"},
         }
     )
     if not prunes:

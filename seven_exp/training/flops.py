@@ -40,18 +40,16 @@ def forward_flops(
     handles = [counter(layer) for layer in layers]
     training = model.training
     try:
-        # Evaluation would take attention's fused path, which the counter can't see into.
-        model.train()
-        with torch.random.fork_rng(), FlopCounterMode(display=False) as flops:
-            _without_side_effects(model, sample)
+        model.eval()
+        # Without gradients attention would take a fused path that the counter can't see into.
+        with torch.enable_grad(), FlopCounterMode(display=False) as flops:
+            model(sample)
     finally:
         model.train(training)
         for handle in handles:
             handle.remove()
     dense = flops.get_total_flops()
-    skipped = 0
-    for name, (size, kept) in counts.items():
-        skipped += 2 * (size - kept) * uses[name]
+    skipped = sum(2 * (size - kept) * uses[name] for name, (size, kept) in counts.items())
     return dense // len(sample), (dense - skipped) // len(sample)
 
 
@@ -62,12 +60,3 @@ def _uses(module: nn.Module, inputs: Tensor, output: Tensor) -> int:
     if isinstance(module, nn.modules.conv._ConvNd):
         return output.numel() // output.shape[1]
     return output.numel() // output.shape[-1]
-
-
-@torch.no_grad()
-def _without_side_effects(model: nn.Module, sample: Tensor) -> None:
-    """A forward pass in training mode that leaves running statistics as they were."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model(sample)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])

@@ -1,0 +1,228 @@
+"""Whole runs in this process: identity, determinism, starts, times of pruning."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_conf import composed
+
+from seven_exp import runs
+from seven_exp.config import RunConfig
+from seven_exp.experiment import run_experiment
+from seven_exp.tracking import LocalRecord
+from seven_exp.training.pretrain import cached_start
+
+SMALL = ["model=mlp", "model.widths=[24,24]", "trainer.epochs=2", "tracker.mode=disabled"]
+
+
+def config_of(tmp_path: Path, *overrides: str) -> RunConfig:
+    return composed(*SMALL, f"cache_dir={tmp_path / 'cache'}", *overrides)
+
+
+def run(tmp_path: Path, name: str, *overrides: str) -> dict:
+    folder = tmp_path / name
+    run_experiment(config_of(tmp_path, *overrides), folder, LocalRecord())
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_same_config_and_seed_same_figures_another_seed_others(tmp_path):
+    one, two = run(tmp_path, "a", "seed=1"), run(tmp_path, "b", "seed=1")
+    other = run(tmp_path, "c", "seed=2")
+    assert one["metrics"] == two["metrics"]
+    assert (tmp_path / "a/metrics.jsonl").read_text() == (tmp_path / "b/metrics.jsonl").read_text()
+    assert one["metrics"] != other["metrics"]
+    assert one["run_hash"] == two["run_hash"] != other["run_hash"]
+
+
+def test_dropout_follows_the_seed_too(tmp_path):
+    config = composed(
+        "model.depth=1", "model.dropout=0.2", "trainer.max_steps=6", "tracker.mode=disabled",
+        "pruner=seven_pre", "pruner.rounds=3", f"cache_dir={tmp_path}",
+    )  # fmt: skip
+    one, two = (run_experiment(config, tmp_path / name, LocalRecord()) for name in "ab")
+    assert one["metrics"] == two["metrics"]
+
+
+def test_the_record_is_complete(tmp_path):
+    record = run(tmp_path, "a", "pruner=seven_dyn", "sparsity=0.8")
+    assert set(record) >= {
+        *("schema", "run_hash", "status", "pruner", "criterion", "when", "schedule", "scope"),
+        *("pattern", "model", "dataset", "seed", "sparsity_target", "sparsity", "layers"),
+        *("params_total", "params_prunable", "params_nonzero", "flops_dense", "flops_sparse"),
+        *("metrics", "best", "steps", "seconds", "seconds_pruning", "versions", "device", "git"),
+    }
+    # 64 pixels, 24, 24, 10 classes; the head is not prunable
+    assert record["params_prunable"] == 64 * 24 + 24 * 24
+    assert record["params_total"] == 64 * 24 + 24 + 24 * 24 + 24 + 24 * 10 + 10
+    assert record["params_nonzero"] == (64 * 24 + 24 * 24) // 5
+    # two operations a weight of each Linear
+    assert record["flops_dense"] == 2 * (64 * 24 + 24 * 24 + 24 * 10)
+    assert record["flops_sparse"] == 2 * (record["params_nonzero"] + 24 * 10)
+    assert record["steps"] == 44
+    assert record["best"]["accuracy"] >= record["metrics"]["accuracy"]
+
+
+def test_what_is_saved_is_what_was_measured(tmp_path):
+    run(tmp_path, "a", "pruner=magnitude", "sparsity=0.9")
+    masks = runs.load_masks(tmp_path / "a/masks.safetensors")
+    state = load_file(tmp_path / "a/checkpoints/final.safetensors")
+    assert sum(int(m.sum()) for m in masks.values()) == (64 * 24 + 24 * 24) // 10
+    for name, mask in masks.items():
+        assert torch.equal(state[name] != 0, mask)
+
+
+def steps_at(tmp_path, name):
+    lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line["sparsity"] for line in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        # moments at which the sparsity is still 0, and at which it is the target
+        (["pruner=seven_pre", "pruner.rounds=4"], ([], [1, 44])),
+        (["pruner=magnitude", "pruner.finetune_steps=0.25"], ([32], [33, 44])),
+        (["pruner=magnitude", "pruner.finetune_steps=0"], ([43], [44])),
+        (["pruner=magnitude", "pruner.finetune_steps=1.0"], ([], [1])),
+        (
+            ["pruner=seven_dyn", "schedule.begin_step=10", "schedule.end_step=0.5"],
+            ([10], [22, 44]),
+        ),
+        (["pruner=snip", "pruner.when=during", "schedule.end_step=20"], ([2], [20])),
+        (["pruner=dense"], ([1, 44], [])),
+    ],
+)
+def test_each_pruner_acts_in_its_time(tmp_path, overrides, expected):
+    run(tmp_path, "a", *overrides, "sparsity=0.5", "trainer.log_interval=1")
+    sparsity = steps_at(tmp_path, "a")
+    zero, full = expected
+    assert [sparsity[step] for step in zero] == [0.0] * len(zero)
+    assert [sparsity[step] for step in full] == [0.5] * len(full)
+
+
+def test_best_is_taken_at_the_target_sparsity_alone(tmp_path):
+    record = run(
+        tmp_path, "a", "pruner=magnitude", "sparsity=0.95", "pruner.finetune_steps=2",
+        "trainer.eval_interval=1",
+    )  # fmt: skip
+    lines = [json.loads(x) for x in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    late = {line["step"]: line["test/accuracy"] for line in lines if line["step"] >= 42}
+    assert record["best"]["accuracy"] == max(late.values())
+    assert late[record["best"]["step"]] == record["best"]["accuracy"]
+    assert max(line["test/accuracy"] for line in lines) > record["best"]["accuracy"]
+
+
+def test_a_dense_run_serves_every_sparsity(tmp_path):
+    hashes = {
+        runs.run_hash(config_of(tmp_path, "pruner=dense", f"sparsity={s}"), prunes=False)
+        for s in (0.5, 0.9)
+    }
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "same"),
+    [
+        (["output_root=elsewhere"], True),
+        (["tracker.mode=offline", "tracker.project=other"], True),
+        (["trainer.log_interval=3"], True),
+        (["seed=7"], False),
+        (["sparsity=0.71"], False),
+        (["optimizer.lr=0.002"], False),
+        (["pruner.alpha_1=0.7"], False),
+        (["schedule.end_step=0.6"], False),
+        (["model.widths=[24,25]"], False),
+    ],
+)
+def test_identity_covers_what_decides_the_result(tmp_path, overrides, same):
+    plain = runs.run_hash(config_of(tmp_path))
+    assert (runs.run_hash(config_of(tmp_path, *overrides)) == plain) is same
+
+
+def test_a_pretrained_start_is_shared_and_changes_nothing_but_the_start(tmp_path, monkeypatch):
+    overrides = ["model.pretrain.epochs=2", "seed=3"]
+    building = run(tmp_path, "builds", *overrides, "pruner=seven_pre", "pruner.rounds=5")
+    (cached,) = (tmp_path / "cache/pretrained").glob("*.safetensors")
+    written = cached.stat().st_mtime_ns
+    reading = run(tmp_path, "reads", *overrides, "pruner=seven_pre", "pruner.rounds=5")
+    other = run(tmp_path, "other", "model.pretrain.epochs=2", "seed=4", "pruner=magnitude")
+    assert building["metrics"] == reading["metrics"]
+    assert other["status"] == "finished"
+    assert cached.stat().st_mtime_ns == written
+    assert len(list((tmp_path / "cache/pretrained").glob("*.safetensors"))) == 1
+
+    dense = run(tmp_path, "dense", *overrides, "pruner=dense", "trainer.max_steps=1")
+    fresh = run(tmp_path, "fresh", "seed=3", "pruner=dense", "trainer.max_steps=1")
+    assert dense["metrics"]["accuracy"] > fresh["metrics"]["accuracy"] + 0.3
+
+
+def test_another_pretraining_is_another_start(tmp_path):
+    for overrides in (["model.pretrain.lr=1e-3"], ["model.pretrain.lr=2e-3"]):
+        run(tmp_path, "x", "model.pretrain.epochs=1", *overrides)
+    assert len(list((tmp_path / "cache/pretrained").glob("*.safetensors"))) == 2
+
+
+def _build_slowly(folder: str, counter: str) -> None:
+    def build():
+        with Path(counter).open("a") as file:
+            file.write("built\n")
+        return {"w": torch.arange(100_000.0)}
+
+    state = cached_start(Path(folder), "key", build, {})
+    assert torch.equal(state["w"], torch.arange(100_000.0))
+
+
+def test_many_that_start_together_build_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    arguments = (str(tmp_path / "cache"), str(tmp_path / "count"))
+    workers = [context.Process(target=_build_slowly, args=arguments) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert (tmp_path / "count").read_text() == "built\n"
+
+
+def test_a_broken_cache_is_built_anew(tmp_path, caplog):
+    state = {"w": torch.ones(3)}
+    cached_start(tmp_path, "key", lambda: state, {})
+    path = tmp_path / "key.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    again = cached_start(tmp_path, "key", lambda: {"w": torch.zeros(3)}, {})
+    assert torch.equal(again["w"], torch.zeros(3))
+    assert "broken" in caplog.text
+    assert torch.equal(load_file(path)["w"], torch.zeros(3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_options_of_the_trainer(tmp_path, precision):
+    record = run(
+        tmp_path, "a", f"trainer.precision={precision}", "trainer.grad_clip=0.1", "optimizer=sgd",
+        "optimizer.warmup_steps=0.2", "trainer.log_interval=1", "trainer.save_model=false",
+    )  # fmt: skip
+    assert record["status"] == "finished"
+    assert not (tmp_path / "a/checkpoints").exists()
+    lines = [json.loads(x) for x in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines]
+    # 9 of 44 steps of warm-up to 0.1, then half a cosine
+    assert rates[0] == pytest.approx(0.1 / 9)
+    assert rates[8] == pytest.approx(0.1)
+    assert rates == sorted(rates[:9]) + sorted(rates[9:], reverse=True)
+
+
+def test_seed_recipes_run_as_they_stand(tmp_path):
+    for preset, masks in (("seed_pre", 53), ("seed_dyn", 53)):
+        config = composed(
+            f"experiment={preset}", "model.pretrained=false", "dataset=digits", "sparsity=0.3",
+            "trainer.max_steps=2", "trainer.epochs=2", "trainer.batch_size=8",
+            "schedule.interval=1", "tracker.mode=disabled", f"cache_dir={tmp_path}",
+        )  # fmt: skip
+        folder = tmp_path / preset
+        record = run_experiment(config, folder, LocalRecord())
+        assert len(record["layers"]) == masks
+        for layer in record["layers"]:
+            assert layer["nonzero"] == layer["numel"] * 7 // 10
