@@ -98,21 +98,29 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return (seed * 0x9E3779B97F4A7C15 + epoch) % 2**63
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pad by an eighth with black, crop at random, mirror half of the images.
+def shift(images: Tensor, generator: torch.Generator, *, mirror: bool = False) -> Tensor:
+    """Pad by an eighth with black and crop at random: each image moved a little.
 
     Args:
         images: Any dtype, (n, channels, size, size).
         generator: Source of the offsets and of the coin.
+        mirror: Also turn half of the images left to right.
     """
-    n, _, size, _ = images.shape
+    n, channels, size, _ = images.shape
     pad = size // 8
     padded = functional.pad(images, (pad, pad, pad, pad))
     top, left = torch.randint(2 * pad + 1, (2, n, 1), generator=generator)
-    mirrored = torch.randint(2, (n, 1), generator=generator).bool()
-    places = torch.arange(size)
-    columns = torch.where(mirrored, places.flip(0), places) + left
-    rows = (places + top)[:, None, :, None]
+    columns = torch.arange(size).expand(n, size)
+    if mirror:
+        turned = torch.randint(2, (n, 1), generator=generator).bool()
+        columns = torch.where(turned, columns.flip(1), columns)
+    rows = (torch.arange(size) + top)[:, None, :, None]
+    columns = (columns + left)[:, None, None, :]
     which = torch.arange(n)[:, None, None, None]
-    bands = torch.arange(images.shape[1])[None, :, None, None]
-    return padded[which, bands, rows, columns[:, None, None, :]]
+    bands = torch.arange(channels)[None, :, None, None]
+    return padded[which, bands, rows, columns]
+
+
+def shift_and_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The customary augmentation of small colour images; see `shift`."""
+    return shift(images, generator, mirror=True)

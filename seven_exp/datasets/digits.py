@@ -2,12 +2,12 @@
 
 import torch
 
-from seven_exp.datasets.batches import Data, InMemory
+from seven_exp.datasets.batches import Data, InMemory, shift
 from seven_exp.datasets.registry import dataset
 
 
 @dataset("digits", train_size=1437)
-def digits(*, batch_size: int, seed: int) -> Data:
+def digits(*, batch_size: int, seed: int, augment: bool) -> Data:
     """1,797 grey 8x8 images of handwritten digits (UCI, Alpaydin and Kaynak 1998).
 
     A stratified fifth, the same in every run, is the test split.
@@ -23,6 +23,7 @@ def digits(*, batch_size: int, seed: int) -> Data:
     def split(images: object, targets: object, seed: int | None) -> InMemory:
         pixels = torch.as_tensor(images).to(torch.uint8).view(-1, 1, 8, 8)
         labels = torch.as_tensor(targets).long()
-        return InMemory(pixels, labels, (0.31,), (0.38,), batch_size, seed, white=16.0)
+        moved = shift if augment and seed is not None else None
+        return InMemory(pixels, labels, (0.31,), (0.38,), batch_size, seed, moved, white=16.0)
 
     return Data(split(x, y, seed), split(x_test, y_test, None), 10, 8, 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seven_exp.datasets.batches import Batch, Data, InMemory, crop_and_flip, epoch_seed
+from seven_exp.datasets.batches import Batch, Data, InMemory, epoch_seed, shift_and_mirror
 from seven_exp.datasets.registry import dataset
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -55,7 +55,7 @@ def image_folder(
             IMAGENET_STD,
             batch_size,
             seed=seed if train else None,
-            augment=crop_and_flip if train and augment else None,
+            augment=shift_and_mirror if train and augment else None,
         )
         splits.append(split)
     if classes[0] != classes[1]:

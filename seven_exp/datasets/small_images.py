@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from seven_exp.datasets.batches import Data, InMemory, crop_and_flip
+from seven_exp.datasets.batches import Data, InMemory, shift_and_mirror
 from seven_exp.datasets.registry import dataset
 
 
@@ -66,7 +66,7 @@ def _torchvision(
                 std,
                 batch_size,
                 seed=seed if train else None,
-                augment=crop_and_flip if train and augment else None,
+                augment=shift_and_mirror if train and augment else None,
                 image_size=image_size,
             )
             splits.append(split)

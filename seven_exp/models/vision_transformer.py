@@ -39,6 +39,9 @@ def vit_tiny(
     """A small ViT; without a patch size, a quarter of the image's side: sixteen patches."""
     from torchvision.models import VisionTransformer
 
+    for key, value in (("depth", depth), ("heads", heads), ("mlp_width", mlp_width)):
+        if value < 1:
+            raise ValueError(f"model.{key} is {value}: choose 1 or more")
     patch_size = patch_size or max(1, image_size // 4)
     _check_patches(image_size, patch_size)
     if width % heads:
