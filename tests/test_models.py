@@ -46,10 +46,10 @@ def test_the_head_is_not_prunable(name):
     assert all(layer.weight.shape[0] != 7 for layer in prunable_layers(model))
 
 
-@pytest.mark.parametrize("size", [8, 28, 32])
-def test_tiny_vit_has_sixteen_patches_by_default(size):
+@pytest.mark.parametrize(("size", "patches"), [(8, 4), (28, 49), (32, 64)])
+def test_tiny_vit_cuts_every_size_of_image_here(size, patches):
     model = build_model("vit_tiny", num_classes=10, image_size=size, channels=1)
-    assert model.encoder.pos_embedding.shape[1] == 16 + 1
+    assert model.encoder.pos_embedding.shape[1] == patches + 1
 
 
 def test_grey_images_give_what_three_equal_channels_gave():

@@ -23,8 +23,8 @@ class WandbTracker:
     """Logs a run so that a dashboard groups by pruner and plots accuracy over sparsity as it is.
 
     Curves lie over ``step``; final figures are in the summary under ``final/`` and ``best/``. The
-    config holds the whole nested config, and ``method``, ``model_name``, ``dataset_name`` and
-    ``schedule_name`` at the top level for grouping.
+    config has one level, with the keys of the command line: ``pruner``, ``sparsity``,
+    ``optimizer.lr``; a W&B sweep over the same keys therefore agrees with it.
 
     Args:
         mode: "online" or "offline".
@@ -87,12 +87,6 @@ class WandbTracker:
     def _open(self, run: RunInfo, mode: str) -> "wandb.Run":
         import wandb
 
-        config = dict(run.config)
-        names = {
-            f"{group}_name": config[group]["name"]
-            for group in ("model", "dataset", "schedule")
-            if group in config
-        }
         opened = wandb.init(
             mode="offline" if mode == "offline" else "online",
             project=self.project,
@@ -102,7 +96,7 @@ class WandbTracker:
             tags=list(run.tags),
             job_type="train",
             dir=run.folder,
-            config={**config, **names, "method": config.get("pruner", {}).get("name")},
+            config=command_line_keys(run.config),
             # Each job of a sweep in one process is a run of its own.
             reinit="finish_previous",
             settings=wandb.Settings(
@@ -113,6 +107,18 @@ class WandbTracker:
         return opened
 
 
+def command_line_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested config with the keys one would write: ``group`` for its name, ``group.key``."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            inner = command_line_keys(value)
+            flat |= {key if k == "name" else f"{key}.{k}": v for k, v in inner.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 def logged_in() -> bool:
     """Whether W&B has a key or token to use: in its settings, or stored by ``wandb login``."""
     import wandb
@@ -121,11 +127,13 @@ def logged_in() -> bool:
     if settings.api_key or settings.identity_token_file:
         return True
     places = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
-    host = urlsplit(settings.base_url).hostname or ""
+    # The cloud's address has changed; keys stored for the old one still open it.
+    hosts = (urlsplit(settings.base_url).netloc, "api.wandb.ai")
     for place in places:
         try:
-            if netrc.netrc(Path(place).expanduser()).authenticators(host):
-                return True
+            stored = netrc.netrc(Path(place).expanduser())
         except (OSError, netrc.NetrcParseError):
             continue
+        if any(stored.authenticators(host) for host in hosts):
+            return True
     return False
