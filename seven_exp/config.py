@@ -123,6 +123,7 @@ class RunConfig(_Section):
     sparsity: Annotated[float, Field(ge=0, lt=1)]
     seed: Annotated[int, Field(ge=0)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    threads: Annotated[int, Field(ge=1)] | None
     output_root: str
     cache_dir: str
     plugins: list[str]

@@ -27,6 +27,10 @@ from seven_exp.training.pretrain import cached_start
 
 log = logging.getLogger(__name__)
 
+_ALL_THREADS = torch.get_num_threads()
+_SMALL = 1_000_000
+"""Weights below which a second thread costs more in waiting than it saves in work."""
+
 
 @dataclass
 class Outcome:
@@ -172,6 +176,8 @@ def _start(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
     """The model that pruning and training start from: fresh, from a checkpoint, or pretrained."""
     torch.manual_seed(config.seed)
     model = _model(config, data).to(device)
+    small = sum(p.numel() for p in model.parameters()) < _SMALL
+    torch.set_num_threads(config.threads or (1 if small else _ALL_THREADS))
     pretrain = config.model.pretrain
     if pretrain.epochs == 0:
         return model

@@ -31,7 +31,9 @@ def run_hash(config: RunConfig, *, prunes: bool = True) -> str:
     """
     identity = config.model_dump(
         exclude={
-            **dict.fromkeys(("output_root", "cache_dir", "device", "plugins", "tracker"), True),
+            **dict.fromkeys(
+                ("output_root", "cache_dir", "device", "threads", "plugins", "tracker"), True
+            ),
             "dataset": PLACES,
             "trainer": {"log_interval", "save_model"},
         }

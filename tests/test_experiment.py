@@ -226,3 +226,13 @@ def test_seed_recipes_run_as_they_stand(tmp_path):
         assert len(record["layers"]) == masks
         for layer in record["layers"]:
             assert layer["nonzero"] == layer["numel"] * 7 // 10
+
+
+@pytest.mark.parametrize(("overrides", "expected"), [([], 1), (["threads=2"], 2)])
+def test_threads(tmp_path, overrides, expected):
+    before = torch.get_num_threads()
+    try:
+        run(tmp_path, "a", *overrides, "trainer.max_steps=2")
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _ELSEWHERE = (
-    *("seed", "sparsity", "output_root", "cache_dir", "device", "plugins", "tracker"),
+    *("seed", "sparsity", "output_root", "cache_dir", "device", "threads", "plugins", "tracker"),
     *("model.name", "dataset.name", "dataset.data_dir", "dataset.download", "pruner.name"),
     *("trainer.log_interval", "trainer.save_model"),
 )
