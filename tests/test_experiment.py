@@ -236,3 +236,19 @@ def test_threads(tmp_path, overrides, expected):
         assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_compiled_model_is_trained_and_its_own_names_are_saved(tmp_path, monkeypatch):
+    compiled, real = [], torch.compile
+
+    def compile_eagerly(model):
+        compiled.append(model)
+        return real(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    plain = run(tmp_path, "plain", "trainer.max_steps=10")
+    record = run(tmp_path, "compiled", "trainer.max_steps=10", "trainer.compile=true")
+    assert len(compiled) == 1
+    assert record["metrics"] == pytest.approx(plain["metrics"], rel=1e-5)
+    state = load_file(tmp_path / "compiled/checkpoints/final.safetensors")
+    assert set(state) == set(compiled[0].state_dict())
