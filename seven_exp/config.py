@@ -66,7 +66,9 @@ class Pruner(_Named):
     """conf/pruner."""
 
     when: Literal["before", "during", "after"] | None
-    scope: str
+    scope: str | None
+    pattern: str
+    min_density: Annotated[float, Field(ge=0, lt=1)]
     include: list[str] | None
     exclude: list[str] | None
     rounds: Annotated[int, Field(ge=1)] | None
@@ -80,7 +82,7 @@ class Schedule(_Section):
     name: str
     begin_step: Steps
     end_step: Steps
-    interval: Annotated[int, Field(ge=1)]
+    interval: Annotated[int, Field(ge=1, strict=True)] | Annotated[Fraction, Field(strict=True)]
     levels: Annotated[int, Field(ge=1)] | None
 
 
@@ -158,6 +160,7 @@ def check(config: RunConfig) -> None:
     from seven_exp.models import MODELS
     from seven_exp.pruning import PRUNERS, build_criterion
     from seven_exp.pruning.allocation import SCOPES
+    from seven_exp.pruning.patterns import parse_pattern
     from seven_exp.pruning.schedules import SCHEDULES
     from seven_exp.training.optimizers import OPTIMIZERS
     from seven_exp.training.plan import Plan
@@ -166,7 +169,8 @@ def check(config: RunConfig) -> None:
     with faults_of_the_user():
         spec = PRUNERS[config.pruner.name]
         SCHEDULES[config.schedule.name]
-        SCOPES[config.pruner.scope]
+        SCOPES[config.pruner.scope or spec.scope]
+        parse_pattern(config.pruner.pattern)
         check_arguments("pruner", config.pruner.name, spec.criterion, config.pruner.arguments)
         build_criterion(config.pruner.name, config.pruner.arguments)
         check_arguments(
@@ -177,6 +181,9 @@ def check(config: RunConfig) -> None:
         )
         optimizer = OPTIMIZERS[config.optimizer.name]
         check_arguments("optimizer", config.optimizer.name, optimizer, config.optimizer.arguments)
+        checkpoint = config.model.checkpoint
+        if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
+            raise ConfigError(f"model.checkpoint is '{checkpoint}': no such file")
         check_data(config.dataset.name, **config.dataset.arguments)
         images = TRAIN_SIZES.get(config.dataset.name)
         if images is not None or config.trainer.max_steps is not None:

@@ -17,7 +17,6 @@ from seven_exp.console import progress_bar
 from seven_exp.datasets import Data, build_data
 from seven_exp.models import build_model
 from seven_exp.pruning import Pruner, create_pruner
-from seven_exp.pruning.pruner import PATTERN
 from seven_exp.tracking import RunInfo, Tracker
 from seven_exp.training import loop
 from seven_exp.training.flops import forward_flops
@@ -69,8 +68,8 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
         data = _data(config, config.seed)
         plan = Plan.of(config, len(data.train))
         model = _start(config, data, device)
-        pruner = _pruner(config, plan, model)
         optimizer = _optimizer(config, model, config.optimizer.lr)
+        pruner = _pruner(config, plan, model, optimizer)
     _announce(pruner)
     facts = _facts(config, pruner, model, device)
     tracker.start(
@@ -183,7 +182,7 @@ def _start(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
         return model
     identity = {
         "version": 1,
-        "model": config.model.model_dump(),
+        "model": runs.model_identity(config),
         "dataset": config.dataset.model_dump(exclude=runs.PLACES),
         "optimizer": config.optimizer.model_dump(exclude={"lr"}),
         "trainer": config.trainer.model_dump(include={"batch_size", "grad_clip", "precision"}),
@@ -244,13 +243,15 @@ def _optimizer(config: RunConfig, model: nn.Module, lr: float) -> torch.optim.Op
     )
 
 
-def _pruner(config: RunConfig, plan: Plan, model: nn.Module) -> Pruner:
+def _pruner(
+    config: RunConfig, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> Pruner:
     window: dict[str, Any] = {"rounds": config.pruner.rounds}
     if plan.when == "during":
         window = {
             "begin_step": plan.begin,
             "end_step": plan.end,
-            "interval": config.schedule.interval,
+            "interval": plan.interval,
             "levels": config.schedule.levels,
         }
     return create_pruner(
@@ -260,6 +261,9 @@ def _pruner(config: RunConfig, plan: Plan, model: nn.Module) -> Pruner:
         when=plan.when,
         schedule=config.schedule.name,
         scope=config.pruner.scope,
+        pattern=config.pruner.pattern,
+        min_density=config.pruner.min_density,
+        optimizer=optimizer,
         include=config.pruner.include,
         exclude=config.pruner.exclude,
         **window,
@@ -286,7 +290,7 @@ def _facts(
         "when": pruner.when,
         "schedule": pruner.curve,
         "scope": pruner.scope,
-        "pattern": PATTERN,
+        "pattern": pruner.pattern,
         "model": config.model.name,
         "dataset": config.dataset.name,
         "seed": config.seed,

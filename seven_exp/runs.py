@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of results.json's layout."""
 
-PLACES = {"data_dir", "download"}
-"""Keys of a data set that say where it lies, not what it is."""
+PLACES = {"data_dir", "download", "workers"}
+"""Keys of a data set that say where it lies or how it is read, not what it is."""
 
 
 def run_hash(config: RunConfig, *, prunes: bool = True) -> str:
@@ -38,9 +38,19 @@ def run_hash(config: RunConfig, *, prunes: bool = True) -> str:
             "trainer": {"log_interval", "save_model"},
         }
     )
+    identity["model"] = model_identity(config)
     if not prunes:
         identity.update(sparsity=0.0, schedule=None, pruner=config.pruner.name)
     return digest(identity)
+
+
+def model_identity(config: RunConfig) -> dict[str, Any]:
+    """The model's config, a checkpoint named by its content: the path may hold another tomorrow."""
+    identity = config.model.model_dump()
+    if config.model.checkpoint is not None:
+        with Path(config.model.checkpoint).expanduser().open("rb") as file:
+            identity["checkpoint"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return identity
 
 
 def digest(identity: Mapping[str, Any]) -> str:

@@ -117,6 +117,8 @@ MISTAKES = {
     "model.widht=3": "did you mean 'width'",
     "model.depth=deep": "model.depth is 'deep'",
     "pruner.rounds=3": "pruner.rounds is 3",
+    "model.checkpoint=nowhere.pt": "model.checkpoint is 'nowhere.pt'",
+    "pruner.pattern=3:2": "unknown pattern '3:2'",
     "pruner.include=[a": "no viable alternative",
 }
 

@@ -1,12 +1,19 @@
 """Data sets: the real loaders on small files of the real formats, and batches as pure functions."""
 
 import gzip
+import hashlib
+import inspect
+import itertools
 import pickle
 import struct
+import tarfile
+from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from torchvision import datasets as tv
 
@@ -20,7 +27,11 @@ def images(n, *shape):
     return RNG.integers(0, 256, (n, *shape), dtype=np.uint8)
 
 
-def write_fashion_mnist(root):
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def write_fashion_mnist(root, unpacked=True):
     """IDX files as published: a big-endian header, then bytes."""
     folder = root / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
@@ -30,13 +41,14 @@ def write_fashion_mnist(root):
             ("images-idx3", struct.pack(">iiii", 2051, n, 28, 28), pixels),
             ("labels-idx1", struct.pack(">ii", 2049, n), labels),
         ):
-            (folder / f"{prefix}-{name}-ubyte").write_bytes(header + values.tobytes())
+            if unpacked:
+                (folder / f"{prefix}-{name}-ubyte").write_bytes(header + values.tobytes())
             with gzip.open(folder / f"{prefix}-{name}-ubyte.gz", "wb") as file:
                 file.write(header + values.tobytes())
 
 
-def write_cifar(root, kind):
-    """Pickled batches as published; 10 has five training files, 100 has one."""
+def write_cifar(root, kind, monkeypatch):
+    """Pickled batches as published, of our own checksums; 10 has five training files, 100 one."""
     cls = getattr(tv, kind)
     folder = root / cls.base_folder
     folder.mkdir(parents=True)
@@ -46,7 +58,12 @@ def write_cifar(root, kind):
         rows = {"data": images(6, 3072), key: [int(i) % classes for i in range(6)]}
         (folder / name).write_bytes(pickle.dumps(rows))
     names = {cls.meta["key"]: [f"class{i}" for i in range(classes)]}
-    (folder / cls.meta["filename"]).write_bytes(pickle.dumps(names))
+    meta = folder / cls.meta["filename"]
+    meta.write_bytes(pickle.dumps(names))
+    for files in ("train_list", "test_list"):
+        sums = [[name, md5(folder / name)] for name, _ in getattr(cls, files)]
+        monkeypatch.setattr(cls, files, sums)
+    monkeypatch.setattr(cls, "meta", {**cls.meta, "md5": md5(meta)})
 
 
 def write_folders(root, test="test"):
@@ -63,10 +80,7 @@ def small(tmp_path, monkeypatch):
     """Every data set on small local files; digits is the real one."""
     write_fashion_mnist(tmp_path)
     for kind in ("CIFAR10", "CIFAR100"):
-        write_cifar(tmp_path, kind)
-        # The published files' checksums can't fit ours; the rest of the loader is untouched.
-        monkeypatch.setattr(getattr(tv, kind), "_check_integrity", lambda self: True)
-        monkeypatch.setattr(f"torchvision.datasets.cifar.{kind}._load_meta", _load_meta_unchecked)
+        write_cifar(tmp_path, kind, monkeypatch)
     write_folders(tmp_path / "folders")
     write_folders(tmp_path / "imagenet", test="val")
     plain = {"augment": False}
@@ -78,16 +92,9 @@ def small(tmp_path, monkeypatch):
         "cifar100": local,
         "image_folder": {"data_dir": str(tmp_path / "folders"), "image_size": 16, **plain},
         "imagenet": {
-            "data_dir": str(tmp_path / "imagenet"), "image_size": 16, "workers": 1, **plain,
+            "data_dir": str(tmp_path / "imagenet"), "image_size": 16, "workers": 0, **plain,
         },
     }  # fmt: skip
-
-
-def _load_meta_unchecked(self):
-    path = f"{self.root}/{self.base_folder}/{self.meta['filename']}"
-    with open(path, "rb") as file:  # noqa: PTH123
-        self.classes = pickle.load(file)[self.meta["key"]]
-    self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
 
 
 # name: training images, test images, classes, size, channels
@@ -103,6 +110,15 @@ FACTS = {
 
 def test_every_data_set_is_tested():
     assert set(FACTS) == set(DATASETS)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_data_set_and_its_file_agree(name):
+    conf = Path(__file__).parent.parent / "conf"
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        given = set(compose("config", [f"dataset={name}"]).dataset)
+    parameters = set(inspect.signature(DATASETS[name]).parameters)
+    assert given - {"name"} == parameters - {"batch_size", "seed"}
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -181,9 +197,20 @@ def test_normalisation_is_pixel_minus_mean_over_deviation():
     torch.testing.assert_close(next(white.epoch(0))[0][10].item(), (1.0 - 0.5) / 0.25)
 
 
+def test_digits_have_mean_zero_and_deviation_one():
+    x = next(build_data("digits", batch_size=1437, seed=0, augment=False).train.epoch(0))[0]
+    assert abs(x.mean()) < 0.03
+    assert abs(x.std() - 1) < 0.03
+
+
 def test_seeds_and_epochs_do_not_collide():
+    # torch's generator reads 32 bits of its seed: it is these that must differ.
+    a, b = (torch.Generator().manual_seed(s) for s in (5, 5 + 2**32))
+    assert torch.equal(torch.rand(4, generator=a), torch.rand(4, generator=b))
     pairs = [(seed, epoch) for seed in range(60) for epoch in range(60)]
-    assert len({epoch_seed(*pair) for pair in pairs}) == len(pairs)
+    assert len({epoch_seed(*pair) % 2**32 for pair in pairs}) == len(pairs)
+    starts = sorted(epoch_seed(seed, 0) % 2**32 for seed in range(1000))
+    assert min(b - a for a, b in itertools.pairwise(starts)) > 10**6
 
 
 @pytest.mark.parametrize(
@@ -227,14 +254,106 @@ def test_missing_files_are_named_before_anything_is_read(name, small, tmp_path):
         build_data(name, batch_size=2, seed=0, **nowhere)
 
 
-def test_a_download_that_fails_says_where_files_go(tmp_path, monkeypatch):
+@pytest.fixture
+def offline(monkeypatch):
     def fail(*_, **__):
-        raise OSError("no network")
+        raise URLError("no network")
 
-    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fail)
-    monkeypatch.setattr("torchvision.datasets.mnist.check_integrity", lambda *_: False)
-    with pytest.raises(ValueError, match=r"put its files into .*FashionMNIST/raw"):
-        build_data(
-            "fashion_mnist", batch_size=2, seed=0, data_dir=str(tmp_path), download=True,
-            augment=False, image_size=None,
-        )  # fmt: skip
+    monkeypatch.setattr("urllib.request.urlopen", fail)
+
+
+def downloading(name, root):
+    return build_data(
+        name, batch_size=2, seed=0, data_dir=str(root), download=True, augment=False,
+        image_size=None,
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("fashion_mnist", "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz"),
+        ("cifar10", "cifar-10-python.tar.gz"),
+        ("cifar100", "cifar-100-python.tar.gz"),
+    ],
+)
+def test_a_download_that_fails_says_which_file_goes_where(name, file, tmp_path):
+    with pytest.raises(ValueError, match="no network") as raised:
+        downloading(name, tmp_path)
+    assert f"{tmp_path / file} placed by hand" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("offline")
+def test_archives_placed_by_hand_are_unpacked(tmp_path, monkeypatch):
+    write_fashion_mnist(tmp_path, unpacked=False)
+    raw = tmp_path / "FashionMNIST" / "raw"
+    sums = [(name, md5(raw / name)) for name, _ in tv.FashionMNIST.resources]
+    monkeypatch.setattr(tv.FashionMNIST, "resources", sums)
+    with pytest.raises(ValueError, match=r"dataset\.download=true"):
+        check_data("fashion_mnist", data_dir=str(tmp_path), download=False)
+    assert len(downloading("fashion_mnist", tmp_path).test.targets) == 7
+
+    published = tmp_path / "published"
+    write_cifar(published, "CIFAR10", monkeypatch)
+    archive = tmp_path / tv.CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(published / tv.CIFAR10.base_folder, tv.CIFAR10.base_folder)
+    monkeypatch.setattr(tv.CIFAR10, "tgz_md5", md5(archive))
+    assert len(downloading("cifar10", tmp_path).train.targets) == 30
+
+
+@pytest.mark.parametrize("name", ["cifar10", "image_folder", "imagenet"])
+def test_folders_below_home(name, small, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = "~" + small[name]["data_dir"].removeprefix(str(tmp_path))
+    data = build_data(name, batch_size=2, seed=0, **{**small[name], "data_dir": path})
+    assert len(data.test) == 3
+
+
+@pytest.mark.parametrize("name", ["image_folder", "imagenet"])
+def test_splits_of_different_classes_are_refused(name, small):
+    root = Path(small[name]["data_dir"])
+    (root / "train" / "axolotl").mkdir()
+    with pytest.raises(ValueError, match="axolotl is in one of them only"):
+        check_data(name, **small[name])
+    (root / "train" / "axolotl").rmdir()
+    (root / "train" / "cow").mkdir()
+    Image.fromarray(images(1, 8, 8, 3)[0]).save(root / "train" / "cow" / "0.jpg")
+    (root / ("test" if name == "image_folder" else "val") / "cow").mkdir()
+    with pytest.raises(ValueError, match=r"dataset\.data_dir: .*no valid file for the classes cow"):
+        build_data(name, batch_size=2, seed=0, **small[name])
+
+
+def test_an_image_that_is_none_is_named(small):
+    broken = Path(small["image_folder"]["data_dir"]) / "train" / "dog" / "3.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"can't read .*train/dog/3\.jpg"):
+        build_data("image_folder", batch_size=2, seed=0, **small["image_folder"])
+
+
+def test_streamed_epochs_depend_on_no_number_of_workers_and_disturb_no_one(small):
+    arguments = {**small["imagenet"], "augment": True}
+
+    def epoch(workers):
+        data = build_data("imagenet", batch_size=3, seed=1, **{**arguments, "workers": workers})
+        return torch.cat([x for x, _ in data.train.epoch(2)])
+
+    before = torch.get_rng_state()
+    alone = epoch(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(alone, epoch(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("fashion_mnist", "image_size", 0),
+        ("imagenet", "image_size", -1),
+        ("imagenet", "workers", -1),
+    ],
+)
+def test_values_out_of_range(name, key, value, small):
+    with pytest.raises(ValueError, match=f"dataset.{key} is {value}: choose"):
+        check_data(name, **{**small[name], key: value})

@@ -12,6 +12,7 @@ from test_conf import composed
 from seven_exp import runs
 from seven_exp.config import RunConfig
 from seven_exp.experiment import run_experiment
+from seven_exp.pruning import PRUNERS
 from seven_exp.tracking import LocalRecord
 from seven_exp.training.pretrain import cached_start
 
@@ -252,3 +253,40 @@ def test_a_compiled_model_is_trained_and_its_own_names_are_saved(tmp_path, monke
     assert record["metrics"] == pytest.approx(plain["metrics"], rel=1e-5)
     state = load_file(tmp_path / "compiled/checkpoints/final.safetensors")
     assert set(state) == set(compiled[0].state_dict())
+
+
+def test_a_checkpoint_is_known_by_its_content(tmp_path):
+    run(tmp_path, "source", "pruner=dense", "trainer.max_steps=2")
+    path = tmp_path / "source/checkpoints/final.safetensors"
+    other = tmp_path / "copy.safetensors"
+    other.write_bytes(path.read_bytes())
+    hashes = [runs.run_hash(config_of(tmp_path, f"model.checkpoint={p}")) for p in (path, other)]
+    assert hashes[0] == hashes[1]
+    run(tmp_path, "source", "pruner=dense", "trainer.max_steps=3")
+    assert runs.run_hash(config_of(tmp_path, f"model.checkpoint={path}")) != hashes[0]
+
+
+@pytest.mark.parametrize("name", [name for name in PRUNERS if PRUNERS[name].prunes])
+def test_every_pruner_from_the_command_line_s_config(tmp_path, name):
+    record = run(tmp_path, "a", f"pruner={name}", "sparsity=0.75")
+    assert record["status"] == "finished"
+    assert record["criterion"] == PRUNERS[name].criterion.__name__.lower()
+    assert record["scope"] == PRUNERS[name].scope
+    sizes = [layer["numel"] for layer in record["layers"]]
+    kept = [layer["nonzero"] for layer in record["layers"]]
+    if record["scope"] == "global":
+        assert sum(kept) == sum(sizes) // 4
+    elif record["scope"] == "per_layer":
+        assert kept == [n // 4 for n in sizes]
+    else:
+        assert sum(kept) == pytest.approx(sum(sizes) / 4, abs=len(sizes))
+
+
+def test_patterns_from_the_command_line(tmp_path):
+    overrides = ["pruner=seven_dyn", "sparsity=0.5", "pruner.pattern=2:4"]
+    record = run(tmp_path, "a", *overrides)
+    assert record["pattern"] == "2:4"
+    for mask in runs.load_masks(tmp_path / "a/masks.safetensors").values():
+        assert (mask.view(-1, 4).sum(1) == 2).all()
+    floored = run(tmp_path, "b", "pruner=random", "sparsity=0.9", "pruner.min_density=0.08")
+    assert all(x["nonzero"] >= int(0.08 * x["numel"]) for x in floored["layers"])

@@ -1,8 +1,15 @@
 """Models: shapes, grey images, checkpoints and pretrained weights."""
 
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,6 +29,43 @@ CASES = {
 
 def test_every_model_is_tested():
     assert set(CASES) == set(MODELS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_model_and_its_file_agree(name):
+    file = Path(__file__).parent.parent / "conf" / "model" / f"{name}.yaml"
+    given = OmegaConf.to_container(OmegaConf.load(file))
+    parameters = inspect.signature(MODELS[name]).parameters.values()
+    keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert given.pop("name") == name
+    assert set(given) == set(keywords)
+    assert all(default in (given[key], inspect._empty) for key, default in keywords.items())
+
+
+def test_names_and_signatures_are_known_without_loading_torchvision():
+    script = (
+        "import seven_exp.models, seven_exp.datasets, sys; "
+        "assert not {'torchvision', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "arguments", "size"),
+    [
+        ("vit_tiny", {"patch_size": 7}, 28),
+        ("vit_tiny", {"patch_size": 8, "dropout": 0.1}, 32),
+        ("vit_b_32", {"pretrained": False}, 32),
+        ("resnet18", {"stem": "cifar"}, 8),
+        ("resnet18", {"stem": "cifar"}, 28),
+        ("resnet18", {}, 64),
+        ("mlp", {"widths": [3]}, 28),
+    ],
+)
+def test_logits_for_other_sizes_of_image(name, arguments, size, channels):
+    model = build_model(name, num_classes=3, image_size=size, channels=channels, **arguments)
+    assert model(torch.randn(2, channels, size, size)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -86,7 +130,8 @@ def test_checkpoints_round_trip(tmp_path, suffix):
         (None, "no such file"),
         (b"not tensors", "can't be read"),
         ({"epoch": 3}, "holds no state dict"),
-        ({"strange.weight": torch.ones(2)}, "is of another model"),
+        ({"strange.weight": torch.ones(2)}, "is of another model: hidden0.weight does not fit"),
+        (nn.Linear(2, 2), r"can't be read: .*Weights only"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit(tmp_path, content, words):
@@ -95,10 +140,34 @@ def test_a_checkpoint_that_does_not_fit(tmp_path, content, words):
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as raised:
         build_model(
             "mlp", num_classes=5, image_size=8, channels=1, widths=[6], checkpoint=str(path)
         )
+    assert "\n" not in str(raised.value)
+
+
+def test_only_the_head_may_differ_in_shape(tmp_path):
+    make = {"num_classes": 5, "channels": 1, "depth": 1}
+    path = tmp_path / "model.safetensors"
+    save_file(build_model("vit_tiny", image_size=8, **make).state_dict(), path)
+    with pytest.raises(ValueError, match=r"another model: .*encoder\.pos_embedding") as raised:
+        build_model("vit_tiny", image_size=32, checkpoint=str(path), **make)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_that_is_used_is_found_from_home_and_says_when_its_head_is_not(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make = {"image_size": 8, "channels": 1, "widths": [6], "checkpoint": "~/model.pt"}
+    source = build_model("mlp", num_classes=5, **{**make, "checkpoint": None})
+    torch.save({"model": source.state_dict()}, tmp_path / "model.pt")
+    with caplog.at_level("INFO"):
+        build_model("mlp", num_classes=5, **make)
+        assert not caplog.records
+        build_model("mlp", num_classes=3, **make)
+    assert len(caplog.records) == 1
 
 
 @pytest.fixture
@@ -121,10 +190,9 @@ def test_pretrained_weights_with_another_head_and_size(served):
     block = "encoder.layers.encoder_layer_5.mlp.0.weight"
     assert torch.equal(model.get_parameter(block), source.get_parameter(block))
     assert model.heads.head.weight.shape == (10, 768)
-    # 2 x 2 patches and the class token, scaled from 7 x 7
-    assert model.encoder.pos_embedding.shape == (1, 5, 768)
-    class_token = source.encoder.pos_embedding[:, 0]
-    assert torch.equal(model.encoder.pos_embedding[:, 0], class_token)
+    # Of 7 x 7 places and the class token, 2 x 2 are left: the corners.
+    corners = source.encoder.pos_embedding[:, [0, 1, 7, 43, 49]]
+    torch.testing.assert_close(model.encoder.pos_embedding, corners)
     summed = source.conv_proj.weight.sum(1, keepdim=True)
     assert torch.equal(model.conv_proj.weight, summed)
 
@@ -139,13 +207,53 @@ def test_pretrained_head_is_kept_where_it_fits(served):
     )
 
 
-def test_a_download_that_fails_says_what_to_do(monkeypatch):
+def test_files_of_older_torchvisions_are_understood(served):
+    """Published weights of ViT name an MLP's layers, and older ResNets count no batches."""
+    torch.manual_seed(1)
+    vit = torchvision.models.vit_b_32()
+    served["state"] = {
+        re.sub(r"mlp\.([03])\.", lambda m: f"mlp.linear_{1 + int(m[1]) // 3}.", name): tensor
+        for name, tensor in vit.state_dict().items()
+    }
+    assert "encoder.layers.encoder_layer_0.mlp.linear_2.bias" in served["state"]
+    model = build_model("vit_b_32", num_classes=4, image_size=224, channels=3, pretrained=True)
+    for name, tensor in vit.state_dict().items():
+        if not name.startswith("heads"):
+            assert torch.equal(model.state_dict()[name], tensor), name
+
+    resnet = torchvision.models.resnet18()
+    nn.init.normal_(resnet.bn1.running_mean)
+    served["state"] = {k: v for k, v in resnet.state_dict().items() if "num_batches" not in k}
+    model = build_model("resnet18", num_classes=4, image_size=64, channels=3, pretrained=True)
+    assert torch.equal(model.bn1.running_mean, resnet.bn1.running_mean)
+    assert torch.equal(model.layer4[1].conv2.weight, resnet.layer4[1].conv2.weight)
+
+
+@pytest.fixture
+def offline(monkeypatch):
     def fail(*_, **__):
         raise OSError("no network")
 
     monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", fail)
-    with pytest.raises(ValueError, match=r"model\.checkpoint=PATH"):
-        build_model("resnet18", num_classes=10, image_size=64, channels=3, pretrained=True)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(("name", "file"), [("resnet18", "resnet18"), ("vit_b_16", "vit_b_16")])
+def test_a_download_that_fails_says_what_to_do(name, file):
+    words = rf"put https://\S*{file}-\w+\.pth into \S+checkpoints, or give model\.checkpoint=PATH"
+    with pytest.raises(ValueError, match=words):
+        build_model(name, num_classes=10, image_size=64, channels=3, pretrained=True)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_checkpoint_replaces_pretrained_weights(tmp_path):
+    make = {"num_classes": 3, "image_size": 32, "channels": 3}
+    source = build_model("resnet18", **make)
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    model = build_model(
+        "resnet18", pretrained=True, checkpoint=str(tmp_path / "model.safetensors"), **make
+    )
+    assert torch.equal(model.fc.weight, source.fc.weight)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +262,8 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch):
         ("vit_tiny", {"patch_size": 3}, "nearest valid choice is 2"),
         ("vit_tiny", {"width": 65}, "model.width is 65"),
         ("vit_tiny", {"depth": 0}, "model.depth is 0"),
+        ("vit_tiny", {"width": -64}, "model.width is -64"),
+        ("vit_tiny", {"dropout": 1.5}, "model.dropout is 1.5"),
         ("mlp", {"widths": []}, "at least one width"),
         ("resnet18", {"stem": "cifar", "pretrained": True}, "imagenet stem"),
     ],

@@ -1,11 +1,12 @@
 """Folders of images, one sub-folder a class: any small set held in memory, or ImageNet streamed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seven_exp.datasets.batches import Batch, Data, InMemory, epoch_seed, shift_and_mirror
 from seven_exp.datasets.registry import dataset
@@ -14,53 +15,75 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """As torchvision's pretrained weights expect."""
 
 
-def _split_folder(data_dir: str, *names: str) -> Path:
-    for name in names:
-        if (Path(data_dir) / name).is_dir():
-            return Path(data_dir) / name
-    raise ValueError(
-        f"dataset.data_dir is '{data_dir}': no folder {' or '.join(names)} there, with one "
-        "sub-folder of images for each class"
-    )
+def _splits(data_dir: str, *test_names: str) -> tuple[Path, Path]:
+    """The folders of both splits, the first of ``test_names`` that is there being the second.
+
+    Raises:
+        ValueError: One is missing or empty, or their classes differ: class indices, which are
+            the folders' ranks, would then mean different things.
+    """
+
+    def find(*names: str) -> tuple[Path, set[str]]:
+        for name in names:
+            folder = Path(data_dir).expanduser() / name
+            classes = {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else ()
+            if classes:
+                return folder, set(classes)
+        raise ValueError(
+            f"dataset.data_dir is '{data_dir}': no folder {' or '.join(names)} there with one "
+            "sub-folder of images for each class"
+        )
+
+    (train, classes), (test, test_classes) = find("train"), find(*test_names)
+    if odd := sorted(classes ^ test_classes):
+        raise ValueError(
+            f"dataset.data_dir is '{data_dir}': {train.name} and {test.name} must have the same "
+            f"classes: {odd[0]} is in one of them only"
+        )
+    return train, test
 
 
-def _check_folders(*, data_dir: str, **_: object) -> None:
-    _split_folder(data_dir, "train")
-    _split_folder(data_dir, "test", "val")
+def _open(folder: Path, transform: Callable[..., Tensor]) -> Any:
+    from torchvision.datasets import ImageFolder
+
+    try:
+        return ImageFolder(folder, transform)
+    except FileNotFoundError as error:
+        raise ValueError(f"dataset.data_dir: {folder}: {error}") from error
 
 
-@dataset("image_folder", check=_check_folders)
+def _check_image_folder(*, data_dir: str, **_: object) -> None:
+    _splits(data_dir, "test", "val")
+
+
+@dataset("image_folder", check=_check_image_folder)
 def image_folder(
     *, batch_size: int, seed: int, data_dir: str, image_size: int, augment: bool
 ) -> Data:
     """``train/CLASS/*`` and ``test/CLASS/*`` (or ``val/``), decoded once, as RGB."""
-    from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
     decode = v2.Compose([v2.ToImage(), v2.Resize((image_size, image_size), antialias=True)])
-    splits, classes = [], []
-    for folder, train in (
-        (_split_folder(data_dir, "train"), True),
-        (_split_folder(data_dir, "test", "val"), False),
-    ):
-        source = ImageFolder(folder, decode)
+
+    def read(source: Any, seed: int | None) -> InMemory:
         images = torch.empty((len(source), 3, image_size, image_size), dtype=torch.uint8)
-        for i, (image, _) in enumerate(source):
-            images[i] = image
-        classes.append(source.classes)
-        split = InMemory(
+        for i, (path, _) in enumerate(source.samples):
+            try:
+                images[i], _ = source[i]
+            except OSError as error:
+                raise ValueError(f"dataset.data_dir: can't read {path}: {error}") from error
+        return InMemory(
             images,
             torch.tensor(source.targets),
             IMAGENET_MEAN,
             IMAGENET_STD,
             batch_size,
-            seed=seed if train else None,
-            augment=shift_and_mirror if train and augment else None,
+            seed,
+            augment=shift_and_mirror if augment and seed is not None else None,
         )
-        splits.append(split)
-    if classes[0] != classes[1]:
-        raise ValueError(f"dataset.data_dir is '{data_dir}': its two splits have other classes")
-    return Data(splits[0], splits[1], len(classes[0]), image_size, 3)
+
+    train, test = (_open(folder, decode) for folder in _splits(data_dir, "test", "val"))
+    return Data(read(train, seed), read(test, None), len(train.classes), image_size, 3)
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,7 @@ class Streamed:
     Attributes:
         source: Images as normalised tensors, with their class.
         batch_size: Images a batch.
-        workers: Processes that decode.
+        workers: Processes that decode; 0: this one does.
         seed: None keeps the order and everything; a number shuffles and drops the last batch.
     """
 
@@ -85,33 +108,50 @@ class Streamed:
         return full if self.seed is not None and full else full + (rest > 0)
 
     def epoch(self, index: int) -> Iterator[Batch]:
-        """The batches of epoch ``index``."""
-        generator = torch.Generator()
+        """The batches of epoch ``index``, however many workers there are."""
+        seed = epoch_seed(self.seed or 0, index)
+        generator = torch.Generator().manual_seed(seed)
         order = torch.arange(len(self.source))
         if self.seed is not None:
-            generator.manual_seed(epoch_seed(self.seed, index))
             order = torch.randperm(len(order), generator=generator)
-        order = order[: len(self) * self.batch_size]
-        # Workers draw their seeds, and with them all augmentation, from the generator.
         yield from torch.utils.data.DataLoader(
-            self.source,
+            _Repeatable(self.source, seed),
             batch_size=self.batch_size,
-            sampler=order.tolist(),
+            sampler=order[: len(self) * self.batch_size].tolist(),
             num_workers=self.workers,
             generator=generator,
             pin_memory=torch.cuda.is_available(),
         )
 
 
-@dataset("imagenet", check=_check_folders)
+@dataclass(frozen=True)
+class _Repeatable(torch.utils.data.Dataset[Any]):
+    """An epoch's images, each varied by numbers of its own, whichever process decodes it."""
+
+    source: Any
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        # torchvision draws from the process's generator, which is the model's too.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(epoch_seed(self.seed, index))
+            return self.source[index]
+
+
+def _check_imagenet(*, data_dir: str, workers: int, **_: object) -> None:
+    if workers < 0:
+        raise ValueError(f"dataset.workers is {workers}: choose 0 or more")
+    _splits(data_dir, "val", "test")
+
+
+@dataset("imagenet", check=_check_imagenet)
 def imagenet(
     *, batch_size: int, seed: int, data_dir: str, image_size: int, augment: bool, workers: int
 ) -> Data:
     """ImageNet-1k or a set in its layout: ``train/`` and ``val/`` with a sub-folder a class."""
-    if workers < 1:
-        # In the main process augmentation would draw from, and disturb, the model's own numbers.
-        raise ValueError(f"dataset.workers is {workers}: choose 1 or more")
-    from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
     finish = [
@@ -122,10 +162,9 @@ def imagenet(
     # The customary 224 of 256: the central seven eighths.
     centre = [v2.Resize(image_size * 8 // 7, antialias=True), v2.CenterCrop(image_size)]
     varied = [v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()]
-    train = ImageFolder(
-        _split_folder(data_dir, "train"), v2.Compose([*(varied if augment else centre), *finish])
-    )
-    test = ImageFolder(_split_folder(data_dir, "val", "test"), v2.Compose([*centre, *finish]))
+    train_folder, test_folder = _splits(data_dir, "val", "test")
+    train = _open(train_folder, v2.Compose([*(varied if augment else centre), *finish]))
+    test = _open(test_folder, v2.Compose([*centre, *finish]))
     return Data(
         Streamed(train, batch_size, workers, seed),
         Streamed(test, batch_size, workers),

@@ -43,8 +43,12 @@ def check_data(name: str, **arguments: Any) -> None:
     """Look, without reading data, whether it is where the arguments say.
 
     Raises:
-        ValueError: It is not; the message names the key and what is expected there.
+        ValueError: It is not, or a value is out of range; the message names the key and what is
+            expected there.
     """
+    image_size = arguments.get("image_size")
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"dataset.image_size is {image_size}: choose 1 or more")
     if name in _CHECKS:
         _CHECKS[name](**arguments)
 
@@ -61,4 +65,6 @@ def build_data(name: str, *, batch_size: int, seed: int, **arguments: Any) -> Da
     Raises:
         ValueError: Unknown name, or the data can't be had; the message says what to do.
     """
-    return DATASETS[name](batch_size=batch_size, seed=seed, **arguments)
+    load = DATASETS[name]
+    check_data(name, **arguments)
+    return load(batch_size=batch_size, seed=seed, **arguments)

@@ -1,8 +1,10 @@
 """Fashion-MNIST, CIFAR-10 and CIFAR-100: torchvision's classes, held in memory."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from filelock import FileLock
 
 from seven_exp.datasets.batches import Data, InMemory, shift_and_mirror
 from seven_exp.datasets.registry import dataset
@@ -11,8 +13,9 @@ from seven_exp.datasets.registry import dataset
 def _torchvision(
     name: str,
     kind: str,
-    folder: str,
     *,
+    archives: str,
+    unpacked: str,
     train_size: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -22,19 +25,41 @@ def _torchvision(
     Args:
         name: What users write.
         kind: torchvision's class.
-        folder: Where its files lie below ``data_dir``.
+        archives: What the publisher offers, placed below ``data_dir``; for people.
+        unpacked: A file that lies below ``data_dir`` once these are unpacked.
         train_size: Training images.
         mean: Of the training images scaled to [0, 1], one number a channel.
         std: Likewise.
     """
 
+    def missing(data_dir: str, reason: str) -> ValueError:
+        return ValueError(
+            f"dataset.data_dir is '{data_dir}': {reason}; with dataset.download=true it is "
+            f"fetched, or unpacked from the publisher's {Path(data_dir) / archives} placed by hand"
+        )
+
     def check(*, data_dir: str, download: bool, **_: object) -> None:
-        expected = Path(data_dir) / folder
-        if not download and not expected.is_dir():
-            raise ValueError(
-                f"dataset.data_dir is '{data_dir}': no folder {expected}; "
-                "put the files there or set dataset.download=true"
-            )
+        file = Path(data_dir).expanduser() / unpacked
+        if not download and not file.is_file():
+            raise missing(data_dir, f"{kind} is not there, no file {file}")
+
+    def read(data_dir: str, train: bool, download: bool) -> Any:
+        from torchvision import datasets
+
+        make, root = getattr(datasets, kind), Path(data_dir).expanduser()
+        try:
+            try:
+                return make(root, train)
+            except RuntimeError:
+                if not download:
+                    raise
+            root.mkdir(parents=True, exist_ok=True)
+            # The runs of a sweep start together: one downloads, the others find its files.
+            with FileLock(root / f".{name}.lock"):
+                return make(root, train, download=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise missing(data_dir, f"{kind} can't be had ({reason})") from error
 
     @dataset(name, train_size=train_size, check=check)
     def load(
@@ -46,17 +71,9 @@ def _torchvision(
         augment: bool,
         image_size: int | None,
     ) -> Data:
-        import torchvision
-
         splits = []
         for train in (True, False):
-            try:
-                source = getattr(torchvision.datasets, kind)(data_dir, train, download=download)
-            except (OSError, RuntimeError) as error:
-                raise ValueError(
-                    f"dataset.data_dir is '{data_dir}': {kind} is not there and can't be had "
-                    f"({error}); put its files into {Path(data_dir) / folder}"
-                ) from error
+            source = read(data_dir, train, download)
             images = torch.as_tensor(source.data)
             images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
             split = InMemory(
@@ -80,7 +97,8 @@ def _torchvision(
 _torchvision(
     "fashion_mnist",
     "FashionMNIST",
-    "FashionMNIST/raw",
+    archives="FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz",
+    unpacked="FashionMNIST/raw/train-images-idx3-ubyte",
     train_size=60_000,
     mean=(0.2860,),
     std=(0.3530,),
@@ -90,7 +108,8 @@ _torchvision(
 _torchvision(
     "cifar10",
     "CIFAR10",
-    "cifar-10-batches-py",
+    archives="cifar-10-python.tar.gz",
+    unpacked="cifar-10-batches-py/batches.meta",
     train_size=50_000,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
@@ -98,7 +117,8 @@ _torchvision(
 _torchvision(
     "cifar100",
     "CIFAR100",
-    "cifar-100-python",
+    archives="cifar-100-python.tar.gz",
+    unpacked="cifar-100-python/meta",
     train_size=50_000,
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),

@@ -1,6 +1,8 @@
 """torchvision's pretrained weights."""
 
-from torch import Tensor
+from pathlib import Path
+
+from torch import Tensor, hub
 
 
 def imagenet_state(name: str) -> dict[str, Tensor]:
@@ -14,8 +16,9 @@ def imagenet_state(name: str) -> dict[str, Tensor]:
     weights = get_model_weights(name).DEFAULT
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        folder = Path(hub.get_dir()) / "checkpoints"
         raise ValueError(
-            f"model.pretrained is true: {name}'s weights can't be downloaded ({error}); give a "
-            "file by model.checkpoint=PATH model.pretrained=false"
+            f"model.pretrained is true: {name}'s weights can't be had ({error}); put "
+            f"{weights.url} into {folder}, or give model.checkpoint=PATH"
         ) from error

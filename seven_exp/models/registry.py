@@ -1,5 +1,6 @@
 """Name -> model, and starting one from a file."""
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,15 +37,21 @@ def build_model(
         image_size: Side of the images.
         channels: 1 (grey) or 3.
         checkpoint: A state dict to start from, ``.safetensors`` or torch's own format; a head made
-            for another number of classes is left out.
+            for another number of classes is left out. It replaces pretrained weights.
         **arguments: The model's own keywords.
 
     Raises:
         ValueError: Unknown name, a value out of range, or a checkpoint of another model.
     """
-    model = MODELS[name](num_classes, image_size, channels, **arguments)
-    if checkpoint is not None:
-        load_state(model, read_state(Path(checkpoint)), str(checkpoint))
+    make = MODELS[name]
+    if checkpoint is None:
+        return make(num_classes, image_size, channels, **arguments)
+    state = read_state(Path(checkpoint).expanduser())
+    if "pretrained" in inspect.signature(make).parameters:
+        # The file overwrites those weights: nobody should have to be online to get them.
+        arguments["pretrained"] = False
+    model = make(num_classes, image_size, channels, **arguments)
+    load_state(model, state, f"model.checkpoint '{checkpoint}'")
     return model
 
 
@@ -63,7 +70,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"model.checkpoint is '{path}': can't be read: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"model.checkpoint is '{path}': can't be read: {reason}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -79,21 +87,23 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         ValueError: Other parameters are missing, unknown or differ in shape.
     """
     own = model.state_dict()
-    fresh = [
-        name
-        for name, tensor in own.items()
-        if name.startswith(HEADS) and (name not in state or state[name].shape != tensor.shape)
-    ]
-    wanted = {name: state.get(name) for name in own if name not in fresh}
-    wrong = [
-        name for name, tensor in wanted.items() if tensor is None or tensor.shape != own[name].shape
-    ]
-    unknown = [name for name in state if name not in own and not name.startswith(HEADS)]
-    if wrong or unknown:
+    fitting = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith(HEADS) or (name in own and own[name].shape == tensor.shape)
+    }
+    try:
+        # Names are torch's to compare: modules know what they were called in older files.
+        missing, unknown = model.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:
+        shapes = str(error).splitlines()[1].strip()
+        raise ValueError(f"{source} is of another model: {shapes}") from error
+    fresh = [name for name in missing if name.startswith(HEADS)]
+    lacking = [name for name in missing if name not in fresh]
+    if lacking or unknown:
         raise ValueError(
-            f"{source} is of another model: {(wrong + unknown)[0]} does not fit "
-            f"({len(wrong)} parameters missing or of another shape, {len(unknown)} unknown)"
+            f"{source} is of another model: {[*lacking, *unknown][0]} does not fit "
+            f"({len(lacking)} parameters missing, {len(unknown)} unknown)"
         )
-    model.load_state_dict({**own, **{name: t for name, t in wanted.items() if t is not None}})
     if fresh:
         log.info("%s: its head is for other classes; a fresh one is trained", source)

@@ -39,10 +39,15 @@ def vit_tiny(
     """A small ViT: on 8x8 digits of four patches, on 32x32 images of sixty-four."""
     from torchvision.models import VisionTransformer
 
-    sizes = {"patch_size": patch_size, "depth": depth, "heads": heads, "mlp_width": mlp_width}
+    sizes = {
+        **{"patch_size": patch_size, "depth": depth, "width": width},
+        **{"heads": heads, "mlp_width": mlp_width},
+    }
     for key, value in sizes.items():
         if value < 1:
             raise ValueError(f"model.{key} is {value}: choose 1 or more")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"model.dropout is {dropout}: choose from 0 up to, not including, 1")
     _check_patches(image_size, patch_size)
     if width % heads:
         raise ValueError(f"model.width is {width}: not a multiple of model.heads, {heads}")

@@ -1,32 +1,84 @@
 """Allocation: how a total sparsity is shared among the layers."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from seven_exp.pruning.select import kept_count
 from seven_exp.registry import Registry
 
+Shape = Sequence[int]
+
 
 class Pool(NamedTuple):
-    """Layers whose weights compete with one another, and how many weights they keep in all."""
+    """Layers whose weights compete with one another.
+
+    Attributes:
+        layers: Their indices.
+        kept: How many weights they keep in all; where ``each_row``, how many in every output row.
+        each_row: Whether weights compete only within their output row.
+    """
 
     layers: list[int]
     kept: int
+    each_row: bool = False
 
 
-Scope = Callable[[float, Sequence[int]], list[Pool]]
-"""``scope(density, sizes)``: the pools, for layers of ``sizes`` weights each."""
+Scope = Callable[[float, Sequence[Shape]], list[Pool]]
+"""``scope(density, shapes)``: the pools, for layers of such shapes."""
 
 SCOPES: Registry[Scope] = Registry("scope")
 
 
 @SCOPES.register("global")
-def one_pool(density: float, sizes: Sequence[int]) -> list[Pool]:
+def one_pool(density: float, shapes: Sequence[Shape]) -> list[Pool]:
     """All weights compete: the total is exact, each layer's share follows from its scores."""
-    return [Pool(list(range(len(sizes))), kept_count(density, sum(sizes)))]
+    return [Pool(list(range(len(shapes))), kept_count(density, sum(map(math.prod, shapes))))]
 
 
 @SCOPES.register("per_layer")
-def per_layer(density: float, sizes: Sequence[int]) -> list[Pool]:
+def per_layer(density: float, shapes: Sequence[Shape]) -> list[Pool]:
     """Every layer keeps the same fraction of its own weights."""
-    return [Pool([i], kept_count(density, n)) for i, n in enumerate(sizes)]
+    return [Pool([i], kept_count(density, math.prod(shape))) for i, shape in enumerate(shapes)]
+
+
+@SCOPES.register("per_row")
+def per_row(density: float, shapes: Sequence[Shape]) -> list[Pool]:
+    """Every output row (a neuron's or a channel's weights) keeps the same number."""
+    return [
+        Pool([i], kept_count(density, math.prod(shape[1:])), each_row=True)
+        for i, shape in enumerate(shapes)
+    ]
+
+
+@SCOPES.register("erk")
+def erdos_renyi_kernel(density: float, shapes: Sequence[Shape]) -> list[Pool]:
+    """Larger layers are made sparser (Mocanu et al., 1707.04780; kernels: Evci et al., 1911.11134).
+
+    A layer's density is ``min(1, eps * sum(shape) / prod(shape))``, with eps such that the total is
+    right. Each layer keeps ``int(density * n)``, so the total falls short by less than one weight
+    a layer.
+    """
+    return [
+        Pool([i], kept_count(share, math.prod(shape)))
+        for i, (share, shape) in enumerate(zip(erk_densities(density, shapes), shapes, strict=True))
+    ]
+
+
+def erk_densities(density: float, shapes: Sequence[Shape]) -> list[float]:
+    """Each layer's density; layers that would exceed 1 are dense and eps is solved for the rest."""
+    sizes = [math.prod(shape) for shape in shapes]
+    wanted = density * sum(sizes)
+    dense: set[int] = set()
+    while len(dense) < len(shapes):
+        sparse = [i for i in range(len(shapes)) if i not in dense]
+        # eps * sum(shape) weights are kept in a sparse layer.
+        eps = (wanted - sum(sizes[i] for i in dense)) / sum(sum(shapes[i]) for i in sparse)
+        full = {i for i in sparse if eps * sum(shapes[i]) >= sizes[i]}
+        if not full:
+            break
+        dense |= full
+    return [
+        1.0 if i in dense else eps * sum(shape) / size
+        for i, (shape, size) in enumerate(zip(shapes, sizes, strict=True))
+    ]

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.allocation import SCOPES
+from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction, cleaned
 from seven_exp.pruning.layers import Layer, prunable_layers, unwrap
 from seven_exp.pruning.masks import apply_masks, pack_bits, unpack_bits
+from seven_exp.pruning.patterns import NOfM, parse_pattern
 from seven_exp.pruning.registry import PRUNERS, When, check_when
 from seven_exp.pruning.schedules import SCHEDULES, Schedule
-from seven_exp.pruning.select import top_k_masks
 from seven_exp.registry import nearest
-
-PATTERN = "unstructured"
-"""Any set of weights may go together."""
 
 
 class Pruner:
@@ -41,17 +40,30 @@ class Pruner:
         window: Schedule | None,
         rounds: int,
         scope: str,
+        pattern: str,
+        min_density: float,
+        optimizer: torch.optim.Optimizer | None,
     ) -> None:
         self.layers = list(layers)
         self.criterion = criterion
-        self.name, self.when, self.scope = name, when, scope
+        self.name, self.when, self.scope, self.pattern = name, when, scope, pattern
         self.target = sparsity
         self.curve, self.window, self.rounds = schedule, window, rounds
-        self._model = model
+        self._min_density = min_density
+        self._model, self._optimizer = model, optimizer
+        self._pattern = parse_pattern(pattern)
+        self._units = self._pattern.units(self.layers)
         self._t = 0
         self._masks = [torch.ones_like(w, dtype=torch.bool) for w in self._weights()]
         self._sizes = [mask.numel() for mask in self._masks]
         self._kept = list(self._sizes)
+        # Values that pruned weights may come back with.
+        self._memory: list[Tensor] | None = None
+        if criterion.revival == "remembered":
+            self._memory = [weight.detach().clone() for weight in self._weights()]
+        if criterion.starts_sparse:
+            self._choose(self._selected(criterion.scores(self._weights()), 1 - sparsity))
+            self.apply()
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -61,8 +73,8 @@ class Pruner:
     @property
     def scores(self) -> dict[str, Tensor]:
         """The criterion's scores now, by parameter name; 0 where a weight is gone for good."""
-        scores = self.criterion.scores(self._weights())
-        if not self.criterion.revives:
+        scores = self.criterion.scores(self._values())
+        if self.criterion.revival == "never":
             scores = [s * mask for s, mask in zip(scores, self._masks, strict=True)]
         return {layer.name: score for layer, score in zip(self.layers, scores, strict=True)}
 
@@ -88,8 +100,9 @@ class Pruner:
         if self.window is None:
             return
         if self.window.covers(self._t) and self.criterion.uses_gradients:
-            weights = self._weights()
-            self.criterion.update(weights, cleaned([w.grad for w in weights], weights))
+            grads = [weight.grad for weight in self._weights()]
+            values = self._values()
+            self.criterion.update(values, cleaned(grads, values))
         self._advance()
 
     def prune(
@@ -154,6 +167,9 @@ class Pruner:
                 for name, tensors in self.criterion.state.items()
             },
             "numbers": dict(self.criterion.numbers),
+            "memory": None
+            if self._memory is None
+            else dict(zip(self.masks, self._values(), strict=True)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -178,34 +194,80 @@ class Pruner:
             for name, tensors in state["state"].items()
         }
         self.criterion.numbers = dict(state["numbers"])
+        if state["memory"] is not None:
+            self._memory = [
+                state["memory"][layer.name].to(layer.weight.device).clone() for layer in self.layers
+            ]
         self.apply()
 
     def _advance(self) -> None:
         """One step on: new masks if the schedule says so, and pruned weights back to zero."""
         assert self.window is not None
+        values = self._values()
         if self.window.updates(self._t):
             density = 1 - self.window.sparsity(self._t, self.target)
-            self._select(self.criterion.scores(self._weights()), density)
+            ranks = self.criterion.rank(values, self._masks, self.window.progress(self._t))
+            before = self._masks
+            self._choose(self._selected(ranks, density))
+            self._revive(before, values)
+        if self._memory is not None:
+            self._memory = [value.detach() for value in values]
         self._t += 1
         self.apply()
 
-    def _select(self, scores: Sequence[Tensor], density: float) -> None:
-        masks = list(self._masks)
-        for pool in SCOPES[self.scope](density, self._sizes):
-            chosen = [scores[i] for i in pool.layers]
-            if self.criterion.revives:
-                kept = top_k_masks(chosen, pool.kept)
-            else:
-                alive = sum(self._kept[i] for i in pool.layers)
-                standing = [self._masks[i] for i in pool.layers]
-                kept = top_k_masks(chosen, min(pool.kept, alive), standing)
-            for i, mask in zip(pool.layers, kept, strict=True):
-                masks[i] = mask
-        self._choose(masks)
+    def _values(self) -> list[Tensor]:
+        """The weights, pruned ones as they would come back."""
+        weights: list[Tensor] = list(self._weights())
+        if self._memory is None:
+            return weights
+        with torch.no_grad():
+            return [
+                torch.where(mask, weight, remembered)
+                for mask, weight, remembered in zip(self._masks, weights, self._memory, strict=True)
+            ]
+
+    def _revive(self, before: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Give weights that are back the value they come back with."""
+        if self.criterion.revival in ("never", "moved"):
+            return
+        for weight, old, new, value in zip(
+            self._weights(), before, self._masks, values, strict=True
+        ):
+            returned = new & ~old
+            if self.criterion.revival == "remembered":
+                torch.where(returned, value, weight, out=weight.data)
+                continue
+            weight.data.masked_fill_(returned, 0.0)
+            state = self._optimizer.state.get(weight, {}) if self._optimizer else {}
+            for moment in state.values():
+                if isinstance(moment, Tensor) and moment.shape == weight.shape:
+                    moment.masked_fill_(returned, 0.0)
+
+    def _selected(self, scores: Sequence[Tensor], density: float) -> list[Tensor]:
+        """New masks at a density."""
+        candidates = self._masks
+        if self.criterion.revival != "never":
+            candidates = [torch.ones_like(mask) for mask in self._masks]
+        return choose_masks(
+            scores,
+            candidates,
+            density,
+            scope=SCOPES[self.scope],
+            pattern=self._pattern,
+            units=self._units,
+            min_density=self._min_density,
+        )
 
     def _choose(self, masks: list[Tensor]) -> None:
         self._masks = masks
+        living = [i for i, kept in enumerate(self._kept) if kept]
         self._kept = torch.stack([mask.sum().cpu() for mask in masks]).tolist()
+        for i in living:
+            if self._kept[i] == 0:
+                warnings.warn(
+                    f"{self.layers[i].name} has lost all its weights; min_density keeps some",
+                    stacklevel=4,
+                )
 
     def _weights(self) -> list[nn.Parameter]:
         return [layer.weight for layer in self.layers]
@@ -223,9 +285,12 @@ def create_pruner(
     rounds: int | None = None,
     when: When | None = None,
     schedule: str | None = None,
-    scope: str = "global",
+    scope: str | None = None,
+    pattern: str = "unstructured",
+    min_density: float = 0.0,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
     **hyperparameters: Any,
 ) -> Pruner:
     """A registered pruner for a model.
@@ -242,9 +307,13 @@ def create_pruner(
         rounds: Mask updates of a "before" or "after" pruner.
         when: "before", "during" or "after"; default: what the name stands for.
         schedule: Name of a curve; default: what the name stands for.
-        scope: "global": all weights compete; "per_layer": each layer reaches the sparsity.
+        scope: "global": all weights compete; "per_layer": each layer reaches the sparsity;
+            "per_row", "erk"; default: what the name stands for.
+        pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads".
+        min_density: Every layer keeps at least this fraction of its weights, in [0, 1).
         include: Name patterns; see `prunable_layers`.
         exclude: Name patterns; see `prunable_layers`.
+        optimizer: Whose state of weights that start anew at zero is cleared (SET, RigL).
         **hyperparameters: The criterion's own, such as ``alpha_1``.
 
     Raises:
@@ -255,10 +324,16 @@ def create_pruner(
     when = when or spec.when
     check_when(when)
     check_sparsity(sparsity)
+    scope = scope or spec.scope
     SCOPES[scope]
+    _check_floor(min_density, sparsity, pattern)
     curve = schedule or spec.schedule
     SCHEDULES[curve]
     criterion = build_criterion(name, hyperparameters)
+    if criterion.only_before and when == "during":
+        raise ValueError(f"{name} looks at the model itself: choose when=before or when=after")
+    if criterion.starts_sparse and when != "during":
+        raise ValueError(f"{name} exchanges weights while they are trained: choose when=during")
     rounds = _rounds(rounds, spec.rounds, end_step if when == "before" else None)
     window = None
     if when == "during":
@@ -269,6 +344,8 @@ def create_pruner(
         window = Schedule(curve, begin_step, begin_step + rounds)
 
     layers = prunable_layers(model, include, exclude)
+    target = float(sparsity) if spec.prunes else 0.0
+    parse_pattern(pattern).check(layers, target, scope)
     if criterion.uses_gradients:
         for layer in layers:
             if not layer.weight.requires_grad:
@@ -282,11 +359,14 @@ def create_pruner(
         model=unwrap(model),
         name=name,
         when=when,
-        sparsity=float(sparsity) if spec.prunes else 0.0,
+        sparsity=target,
         schedule=curve,
         window=window,
         rounds=rounds,
         scope=scope,
+        pattern=pattern,
+        min_density=min_density,
+        optimizer=optimizer,
     )
 
 
@@ -313,6 +393,17 @@ def check_sparsity(sparsity: float) -> None:
             f"sparsity is {sparsity}: choose a fraction of zeros from 0 up to, not including, 1, "
             f"such as {near}"
         )
+
+
+def _check_floor(min_density: float, sparsity: float, pattern: str) -> None:
+    if not 0 <= min_density < 1:
+        raise ValueError(f"min_density is {min_density}: choose a number in [0, 1)")
+    if min_density > 1 - sparsity:
+        raise ValueError(
+            f"min_density is {min_density}: more than the density asked for, {1 - sparsity:g}"
+        )
+    if min_density and not isinstance(parse_pattern(pattern), NOfM) and pattern != "unstructured":
+        raise ValueError(f"min_density counts weights: pattern '{pattern}' removes whole units")
 
 
 def _rounds(given: int | None, default: int, window: int | None) -> int:

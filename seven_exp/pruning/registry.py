@@ -21,6 +21,7 @@ class PrunerSpec:
         schedule: The curve used unless the user names another.
         rounds: Mask updates of a "before" or "after" pruner unless the user says otherwise.
         prunes: False for the dense reference.
+        scope: How the sparsity is shared among layers unless the user says otherwise.
     """
 
     criterion: type[Criterion]
@@ -28,6 +29,7 @@ class PrunerSpec:
     schedule: str
     rounds: int
     prunes: bool
+    scope: str
 
 
 PRUNERS: Registry[PrunerSpec] = Registry("pruner")
@@ -36,7 +38,13 @@ C = TypeVar("C", bound=type[Criterion])
 
 
 def register(
-    name: str, *, when: When, schedule: str = "cubic", rounds: int = 1, prunes: bool = True
+    name: str,
+    *,
+    when: When,
+    schedule: str = "cubic",
+    rounds: int = 1,
+    prunes: bool = True,
+    scope: str = "global",
 ) -> Callable[[C], C]:
     """Class decorator: file a criterion under ``name``. One class may have several names.
 
@@ -46,6 +54,7 @@ def register(
         schedule: Name of the default curve.
         rounds: Default number of mask updates outside training.
         prunes: Whether it removes anything.
+        scope: Name of the default allocation.
 
     Raises:
         ValueError: The name is taken, or ``when`` is none of the three.
@@ -53,7 +62,7 @@ def register(
     check_when(when)
 
     def add(criterion: C) -> C:
-        PRUNERS.add(name, PrunerSpec(criterion, when, schedule, rounds, prunes))
+        PRUNERS.add(name, PrunerSpec(criterion, when, schedule, rounds, prunes, scope))
         return criterion
 
     return add

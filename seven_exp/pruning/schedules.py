@@ -45,6 +45,22 @@ def cosine(progress: float, sparsity: float) -> float:
     return sparsity * (1 - math.cos(math.pi * progress)) / 2
 
 
+@SCHEDULES.register("constant")
+def constant(progress: float, sparsity: float) -> float:
+    """Sparse all along: for pruners that start sparse and only exchange weights."""
+    return sparsity
+
+
+_PHASES = 10
+
+
+@SCHEDULES.register("alternating")
+def alternating(progress: float, sparsity: float) -> float:
+    """Ten phases in turn dense and sparse, the last sparse (AC/DC, arXiv 2106.12379)."""
+    phase = min(_PHASES - 1, int(progress * _PHASES))
+    return sparsity if phase % 2 else 0.0
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A curve laid over the steps ``begin <= t < end``, with a mask update every ``interval``.
@@ -99,11 +115,15 @@ class Schedule:
         j = step - self.begin
         return self.covers(step) and ((j + 1) % self.interval == 0 or step == self.end - 1)
 
+    def progress(self, step: int) -> float:
+        """How much of the window is behind once ``step`` is done, in [0, 1]."""
+        return min(1.0, max(0.0, (step - self.begin + 1) / (self.end - self.begin)))
+
     def sparsity(self, step: int, target: float) -> float:
         """Sparsity wanted once ``step`` is done, on the way to ``target``; 0 before the window."""
         if step < self.begin:
             return 0.0
-        progress = min(1.0, (step - self.begin + 1) / (self.end - self.begin))
+        progress = self.progress(step)
         if self.levels is not None:
             # Nudged, so that a tread's last step is not lifted by rounding.
             progress = math.ceil(progress * self.levels - 1e-9) / self.levels

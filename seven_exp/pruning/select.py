@@ -72,6 +72,55 @@ def kept_count(density: float, n: int) -> int:
     return min(n, int(density * n + 1e-6))
 
 
+def first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
+    """In each row the ``k`` largest candidates, the earlier of equals.
+
+    Args:
+        scores: (rows, columns).
+        k: How many to keep in each row; fewer where a row has fewer candidates.
+        candidates: Bool, likewise.
+
+    Returns:
+        Bool tensor like ``scores``.
+    """
+    ranked = torch.nan_to_num(scores.double(), nan=-torch.inf).clamp(min=torch.finfo().min)
+    order = ranked.masked_fill(~candidates, -torch.inf).argsort(stable=True, dim=1, descending=True)
+    chosen = torch.zeros_like(candidates).scatter_(1, order[:, :k], True)
+    return chosen & candidates
+
+
+def top_units(
+    scores: Sequence[Tensor], units: Sequence[Tensor], k: int, candidates: Sequence[Tensor]
+) -> list[Tensor]:
+    """Masks that keep whole units, the best by their mean score, of ``k`` weights at most.
+
+    Args:
+        scores: Real tensors of any shapes.
+        units: For each tensor int64 unit numbers that broadcast to its shape.
+        k: Most weights to keep in all.
+        candidates: Bool tensors like ``scores``; a unit without a candidate is not kept.
+
+    Returns:
+        Bool tensors like ``scores``.
+    """
+    numbers = [unit.to(s.device).expand(s.shape) for s, unit in zip(scores, units, strict=True)]
+    count = 1 + max(int(number.max()) for number in numbers)
+    total, size, alive = torch.zeros(3, count, dtype=torch.float64)
+    for score, number, places in zip(scores, numbers, candidates, strict=True):
+        flat = number.flatten().cpu()
+        values = torch.nan_to_num(score.detach().double().cpu(), nan=torch.finfo().min)
+        total.index_add_(0, flat, values.flatten())
+        size.index_add_(0, flat, torch.ones(len(flat), dtype=torch.float64))
+        alive.index_add_(0, flat, places.flatten().double().cpu())
+    mean = (total / size).masked_fill(alive == 0, -torch.inf)
+    order = mean.argsort(stable=True, dim=0, descending=True)
+    order = order[mean[order] > -torch.inf]
+    fits = size[order].cumsum(0) <= k + 0.5
+    kept = torch.zeros(count, dtype=torch.bool)
+    kept[order[fits]] = True
+    return [kept.to(number.device)[number] for number in numbers]
+
+
 def _chunks(scores: Sequence[Tensor]) -> list[range]:
     """Runs of neighbouring tensors on one device, small ones together: a launch has its price."""
     chunks: list[range] = []

@@ -16,6 +16,7 @@ class Plan:
         when: When the pruner acts.
         begin: Start of the window, "during" only.
         end: End of the window, "during" only.
+        interval: Steps between choices of masks, "during" only.
         prune_at: Moment of `Pruner.prune`; None for "during".
         warmup: Steps over which the learning rate rises.
         log_interval: Steps between reports.
@@ -26,6 +27,7 @@ class Plan:
     when: Literal["before", "during", "after"]
     begin: int
     end: int
+    interval: int
     prune_at: int | None
     warmup: int
     log_interval: int
@@ -52,8 +54,9 @@ class Plan:
             _moment(value, steps)
             for value in (config.schedule.begin_step, config.schedule.end_step)
         )
+        interval = max(1, _moment(config.schedule.interval, steps))
         if when == "during":
-            _check_window(config, begin, end, steps)
+            _check_window(config, begin, end, interval, steps)
         finetune = _moment(config.pruner.finetune_steps, steps)
         if when == "after" and finetune > steps:
             raise ConfigError(
@@ -69,6 +72,7 @@ class Plan:
             when=when,
             begin=begin,
             end=end,
+            interval=interval,
             prune_at={"before": 0, "during": None, "after": steps - finetune}[when],
             warmup=cls.warmup_steps(config, steps),
             log_interval=trainer.log_interval,
@@ -99,7 +103,7 @@ def _moment(value: int | float, steps: int) -> int:
     return value if isinstance(value, int) else round(value * steps)
 
 
-def _check_window(config: RunConfig, begin: int, end: int, steps: int) -> None:
+def _check_window(config: RunConfig, begin: int, end: int, interval: int, steps: int) -> None:
     for key, moment in (("begin_step", begin), ("end_step", end)):
         if moment > steps:
             raise ConfigError(
@@ -107,6 +111,6 @@ def _check_window(config: RunConfig, begin: int, end: int, steps: int) -> None:
                 f"steps; the nearest valid choice is {steps}"
             )
     try:
-        Schedule(config.schedule.name, begin, end, config.schedule.interval, config.schedule.levels)
+        Schedule(config.schedule.name, begin, end, interval, config.schedule.levels)
     except ValueError as error:
         raise ConfigError(f"schedule.{error}") from None

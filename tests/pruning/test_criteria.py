@@ -1,5 +1,7 @@
 """Each criterion's scores against its formula, stated anew in float64 NumPy."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +113,244 @@ def test_a_criterion_from_outside(name):
     finally:
         for registered in ("my_noise", "my_noise_dyn"):
             PRUNERS._entries.pop(registered, None)
+
+
+def test_lamp_by_its_definition():
+    scores, weight, _ = scores_after("lamp")
+    squares = weight.flatten() ** 2
+    expected = [w / squares[squares >= w].sum() for w in squares]
+    np.testing.assert_allclose(scores.flatten(), expected, rtol=1e-12)
+
+
+def test_taylor_and_fisher_sum_over_steps():
+    scores, weight, batches = scores_after("taylor_pre", rounds=3)
+    gradients = [closed_form(weight, batch) for batch in batches]
+    np.testing.assert_allclose(scores, sum(np.abs(weight * g) for g in gradients), rtol=1e-12)
+    scores, weight, batches = scores_after("fisher_pre", rounds=3)
+    np.testing.assert_allclose(scores, weight**2 * sum(g**2 for g in gradients), rtol=1e-12)
+
+
+def test_grasp_is_weight_times_hessian_times_gradient():
+    """For logits / 200 the loss is |X W^T/200 - Y|^2 / 2: H = X^T X / 200^2, for each output."""
+    scores, weight, batches = scores_after("grasp")
+    gradient, hessian = np.zeros_like(weight), np.zeros((6, 6))
+    for x, y in ((x.numpy(), y.numpy()) for x, y in batches):
+        gradient += (x @ weight.T / 200 - y).T @ x / 200
+        hessian += x.T @ x / 200**2
+    np.testing.assert_allclose(scores, weight * (gradient @ hessian), rtol=1e-9)
+
+
+def test_grasp_by_finite_differences_on_a_nonlinear_model():
+    """H g is the derivative of the gradient along g."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    weights = [model[0].weight, model[2].weight]
+    batch = (torch.randn(7, 5).double(), torch.randint(3, (7,)))
+
+    def loss(m, b):
+        return nn.functional.cross_entropy(m(b[0]), b[1])
+
+    def gradient():
+        return torch.autograd.grad(
+            nn.functional.cross_entropy(model(batch[0]) / 200, batch[1]), weights
+        )
+
+    pruner = seven_exp.create_pruner("grasp", model, sparsity=0.0, exclude=[])
+    pruner.prune([batch], loss)
+    scores = [score.clone() for score in pruner.scores.values()]
+    dense, g, step = [w.detach().clone() for w in weights], gradient(), 1.0
+    ends = []
+    for sign in (1, -1):
+        for weight, start, direction in zip(weights, dense, g, strict=True):
+            weight.data.copy_(start + sign * step * direction)
+        ends.append(gradient())
+    for found, start, up, down in zip(scores, dense, *ends, strict=True):
+        expected = start * (up - down) / (2 * step)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-12)
+
+
+def test_synflow_conserves_flow_through_every_layer():
+    """Summed over a layer the scores are R, for all layers alike (Tanaka et al., theorem 1)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3, bias=False), nn.ReLU(), nn.Flatten(),
+        nn.Linear(12, 7, bias=False), nn.ReLU(), nn.Linear(7, 5, bias=False),
+    )  # fmt: skip
+    pruner = seven_exp.create_pruner("synflow", model, sparsity=0.0, rounds=1)
+    pruner.prune([torch.randn(2, 1, 4, 4)], lambda m, b: m(b).sum())
+    totals = [float(score.sum()) for score in pruner.scores.values()]
+    weights = [layer.weight.detach().abs().double() for layer in (model[0], model[3], model[5])]
+    hidden = nn.functional.conv2d(torch.ones(1, 1, 4, 4).double(), weights[0]).flatten(1)
+    flow = float((hidden @ weights[1].T @ weights[2].T).sum())
+    assert totals == pytest.approx([flow] * 3, rel=1e-9)
+
+
+def test_iterative_snip_looks_at_the_masked_model_alone():
+    model, batches = regression()
+    weight = model.weight.detach().numpy().copy()
+    pruner = seven_exp.create_pruner("snip_iterative", model, sparsity=0.75, rounds=2)
+    pruner.prune(batches[:2], loss_fn)
+    # densities 0.25^(1/2) and 0.25 of 24 weights
+    first = np.abs(weight * closed_form(weight, batches[0])).flatten()
+    mask = np.zeros(24, bool)
+    mask[np.argsort(-first, kind="stable")[:12]] = True
+    masked = weight * mask.reshape(weight.shape)
+    second = np.where(mask, np.abs(masked * closed_form(masked, batches[1])).flatten(), -1)
+    expected = np.zeros(24, bool)
+    expected[np.argsort(-second, kind="stable")[:6]] = True
+    np.testing.assert_array_equal(pruner.masks["weight"].flatten().numpy(), expected)
+
+
+def test_force_scores_pruned_weights_at_their_dense_value():
+    model, batches = regression()
+    weight = model.weight.detach().numpy().copy()
+    pruner = seven_exp.create_pruner("force", model, sparsity=0.75, rounds=2)
+    pruner.prune(batches[:2], loss_fn)
+    first = np.abs(weight * closed_form(weight, batches[0])).flatten()
+    mask = np.zeros(24, bool)
+    mask[np.argsort(-first, kind="stable")[:12]] = True
+    masked = weight * mask.reshape(weight.shape)
+    second = np.abs(weight * closed_form(masked, batches[1])).flatten()
+    expected = np.zeros(24, bool)
+    expected[np.argsort(-second, kind="stable")[:6]] = True
+    np.testing.assert_array_equal(pruner.masks["weight"].flatten().numpy(), expected)
+    assert (expected & ~mask).any(), "the case must hold a weight that returns"
+    final = model.weight.detach().numpy()
+    np.testing.assert_array_equal(final, weight * expected.reshape(weight.shape))
+
+
+def stepped(name, steps, sparsity=0.0, **settings):
+    """A pruner fed with given weights and gradients, and what it was fed."""
+    rng = np.random.default_rng(0)
+    model = nn.Linear(6, 4, bias=False, dtype=torch.float64)
+    pruner = seven_exp.create_pruner(name, model, sparsity=sparsity, end_step=steps, **settings)
+    fed = []
+    for _ in range(steps):
+        weight, gradient = rng.standard_normal((2, 4, 6))
+        model.weight.data.copy_(torch.from_numpy(weight))
+        model.weight.grad = torch.from_numpy(gradient.copy())
+        pruner.step()
+        fed.append((weight, gradient))
+    return pruner, fed
+
+
+def test_platon_by_its_recurrence():
+    beta_1, beta_2, window = 0.7, 0.9, 3
+    pruner, fed = stepped("platon", 9, beta_1=beta_1, beta_2=beta_2, window=window)
+    smooth = uncertain = np.zeros((4, 6))
+    for start in range(0, 9, window):
+        importance = np.mean([np.abs(w * g) for w, g in fed[start : start + window]], axis=0)
+        smooth = beta_1 * smooth + (1 - beta_1) * importance
+        uncertain = beta_2 * uncertain + (1 - beta_2) * np.abs(importance - smooth)
+    np.testing.assert_allclose(pruner.scores["weight"].numpy(), smooth * uncertain, rtol=1e-12)
+
+
+def test_movement_is_adam_on_gradient_times_weight():
+    pruner, fed = stepped("movement", 5, lr=0.05, betas=(0.8, 0.95))
+    scores = torch.zeros(4, 6, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([scores], lr=0.05, betas=(0.8, 0.95))
+    for weight, gradient in fed:
+        scores.grad = torch.from_numpy(weight * gradient)
+        adam.step()
+    torch.testing.assert_close(pruner.scores["weight"], scores.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_movement_remembers_what_it_prunes():
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data.copy_(torch.tensor([[1.0, 2.0]]))
+    pruner = seven_exp.create_pruner(
+        "movement", model, sparsity=0.5, end_step=9, schedule="one_shot"
+    )
+    seen = []
+    for gradient in ([1.0, -1.0], *[[-9.0, 1.0]] * 8):
+        model.weight.grad = torch.tensor([gradient])
+        pruner.step()
+        seen.append(model.weight.detach().tolist()[0])
+    # the first weight moves towards zero and goes, then its gradient turns and it is back as it was
+    assert seen[0] == [0.0, 2.0]
+    assert seen[-1] == [1.0, 0.0]
+
+
+def masked_values(name, **settings):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    pruner = seven_exp.create_pruner(
+        name, model, sparsity=0.8, end_step=12, interval=3, optimizer=optimizer, **settings
+    )
+    history = [{k: m.clone() for k, m in pruner.masks.items()}]
+    for _ in range(15):
+        before = {k: model.get_parameter(k).detach().clone() for k in pruner.masks}
+        x = torch.randn(16, 20)
+        model(x).square().mean().backward()
+        gradients = {k: model.get_parameter(k).grad.clone() for k in pruner.masks}
+        optimizer.step()
+        moved = {k: model.get_parameter(k).detach().clone() for k in pruner.masks}
+        pruner.step()
+        optimizer.zero_grad()
+        history.append({k: m.clone() for k, m in pruner.masks.items()})
+        yield model, optimizer, history, before, moved, gradients
+
+
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_dynamic_sparsity_exchanges_as_many_as_it_should(name):
+    steps = list(masked_values(name, drop=0.3))
+    history = steps[-1][2]
+    counts = [{k: int(m.sum()) for k, m in masks.items()} for masks in history]
+    assert all(count == counts[0] for count in counts)
+    densities = {k: counts[0][k] / history[0][k].numel() for k in counts[0]}
+    # the smaller layer is denser by (10 + 30) / 300 to (20 + 30) / 600, and the total is right
+    assert densities["2.weight"] / densities["0.weight"] == pytest.approx(1.6, rel=0.03)
+    assert sum(counts[0].values()) == pytest.approx(0.2 * 900, abs=2)
+    for t, (old, new) in enumerate(itertools.pairwise(history)):
+        for layer, mask in old.items():
+            exchanged = int((mask & ~new[layer]).sum())
+            progress = (t + 1) / 12
+            limit = int(0.3 * (1 + np.cos(np.pi * progress)) / 2 * counts[0][layer])
+            updates = (t + 1) % 3 == 0 and t < 12
+            assert exchanged <= (limit if updates else 0)
+            if t == 2:
+                assert exchanged > 0
+
+
+def test_rigl_drops_the_smallest_and_grows_the_steepest_at_zero():
+    for t, step in enumerate(masked_values("rigl", drop=0.3)):
+        model, optimizer, history, _, moved, gradients = step
+        if t != 2:
+            continue
+        for layer, new in history[-1].items():
+            old = history[-2][layer]
+            alive = int(old.sum())
+            drop = int(0.3 * (1 + np.cos(np.pi * 3 / 12)) / 2 * alive)
+            size = moved[layer].abs().masked_fill(~old, -1).flatten()
+            survivors = set(size.argsort(descending=True)[: alive - drop].tolist())
+            steep = gradients[layer].abs().flatten().argsort(descending=True).tolist()
+            grown = [i for i in steep if i not in survivors][:drop]
+            assert set(new.flatten().nonzero().flatten().tolist()) == survivors | set(grown)
+            weight = model.get_parameter(layer)
+            born = new & ~old
+            assert (weight[born] == 0).all()
+            assert (optimizer.state[weight]["momentum_buffer"][born] == 0).all()
+            kept = optimizer.state[weight]["momentum_buffer"][new & old]
+            assert (kept != 0).float().mean() > 0.9
+        break
+
+
+def test_ac_dc_alternates_and_keeps_its_mask_within_a_phase():
+    torch.manual_seed(0)
+    model = nn.Linear(10, 10, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    pruner = seven_exp.create_pruner("ac_dc", model, sparsity=0.7, end_step=40)
+    masks = []
+    for _ in range(45):
+        model.weight.grad = torch.randn(10, 10)
+        optimizer.step()
+        pruner.step()
+        masks.append(pruner.masks["weight"].clone())
+    kept = [int(mask.sum()) for mask in masks]
+    # phases of four steps; the step that completes a tenth belongs to the next
+    assert kept == [100] * 3 + ([30] * 4 + [100] * 4) * 4 + [30] * 10
+    for t in range(1, 45):
+        if kept[t] == kept[t - 1] == 30:
+            assert torch.equal(masks[t], masks[t - 1])
+    assert not torch.equal(masks[4], masks[-1])

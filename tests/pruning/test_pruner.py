@@ -14,7 +14,10 @@ import seven_exp
 from seven_exp.pruning import PRUNERS, SCHEDULES
 
 PRUNING = [name for name in PRUNERS if PRUNERS[name].prunes]
-DETERMINISTIC = [name for name in PRUNING if name != "random"]
+# A random draw does not follow its weight when layers or neurons change places.
+DETERMINISTIC = [
+    name for name in PRUNING if name != "random" and not PRUNERS[name].criterion.starts_sparse
+]
 
 
 def net(seed=0, dtype=torch.float32):
@@ -79,7 +82,7 @@ def zeros(model):
 @given(sparsity=st.floats(0.0, 0.97))
 def test_the_final_count_is_exact(name, scope, sparsity):
     model = net()
-    pruner = train(model, name, sparsity=sparsity, scope=scope)
+    pruner = train(model, name, sparsity=sparsity, scope=scope, steps=10, tail=2)
     sizes = {"global": [PRUNABLE], "per_layer": [27, 84, 35]}[scope]
     kept = [int(mask.sum()) for mask in pruner.masks.values()]
     counts = [sum(kept)] if scope == "global" else kept
@@ -105,7 +108,7 @@ def test_pruned_weights_are_exactly_zero_after_every_step(name):
 
 
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
-@pytest.mark.parametrize("name", [n for n in PRUNING if not PRUNERS[n].criterion.revives])
+@pytest.mark.parametrize("name", [n for n in PRUNING if PRUNERS[n].criterion.revival == "never"])
 def test_masks_are_nested(name, schedule):
     seen = []
     train(net(), name, schedule=schedule, watch=lambda p: seen.append(copy.deepcopy(p.masks)))
@@ -135,19 +138,19 @@ def test_order_and_names_of_layers_do_not_matter(name):
         assert torch.equal(one[f"{mine}.weight"], two[f"parts.{theirs}.weight"])
 
 
-@pytest.mark.parametrize("name", PRUNING)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_neurons_permuted_give_masks_permuted(name):
-    if name == "random":
-        pytest.skip("a draw does not follow its weight")
     model, permuted = net(), net()
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
     with torch.no_grad():
         for layer, dimension in ((3, 0), (5, 1)):
             permuted[layer].weight.copy_(model[layer].weight.index_select(dimension, order))
         permuted[3].bias.copy_(model[3].bias[order])
-    sgd = {"lr": 0.05}
-    one = train(model, name, optimizer=torch.optim.SGD(model.parameters(), **sgd)).masks
-    two = train(permuted, name, optimizer=torch.optim.SGD(permuted.parameters(), **sgd)).masks
+    # Adam's first step gives movement's scores one size and so ties: look at later ones.
+    rare = {"interval": 5} if PRUNERS[name].when == "during" else {}
+    one = train(model, name, optimizer=torch.optim.SGD(model.parameters(), lr=0.05), **rare)
+    two = train(permuted, name, optimizer=torch.optim.SGD(permuted.parameters(), lr=0.05), **rare)
+    one, two = one.masks, two.masks
     assert torch.equal(one["3.weight"][order], two["3.weight"])
     assert torch.equal(one["5.weight"][:, order], two["5.weight"])
 
@@ -200,11 +203,16 @@ def test_the_model_stays_an_ordinary_one(name):
     assert twin.layers[0].module is twin_model[0]
 
 
-@pytest.mark.parametrize("name", PRUNING)
+STEPPING = [name for name in PRUNING if not PRUNERS[name].criterion.only_before]
+
+
+@pytest.mark.parametrize("name", STEPPING)
 def test_bf16_models(name):
     model = net(dtype=torch.bfloat16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    pruner = seven_exp.create_pruner(name, model, sparsity=0.6, end_step=6, when="during")
+    pruner = seven_exp.create_pruner(
+        name, model, sparsity=0.6, end_step=6, when="during", scope="global"
+    )
     for batch in batches(dtype=torch.bfloat16):
         loss_fn(model, batch).backward()
         optimizer.step()
@@ -215,7 +223,7 @@ def test_bf16_models(name):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", PRUNING)
+@pytest.mark.parametrize("name", STEPPING)
 def test_cuda_gives_the_masks_of_the_cpu(name):
     gradients = [[torch.randn_like(p) for p in net().parameters()] for _ in range(6)]
     masks = []

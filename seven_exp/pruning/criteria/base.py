@@ -1,10 +1,14 @@
 """What a criterion is: evidence gathered from weights and gradients, and scores made of it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+
+Revival = Literal["never", "moved", "zero", "remembered"]
+"""A pruned weight stays gone; or may return with the value that the optimizer has moved it to, with
+zero and a fresh optimizer state, or with the value it had."""
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """``loss_fn(model, batch)``: a scalar to be minimised."""
@@ -21,8 +25,14 @@ class Criterion:
     uses_gradients: ClassVar[bool] = False
     """Whether `update` needs gradients, and pruning before training therefore needs batches."""
 
-    revives: ClassVar[bool] = False
-    """Whether a pruned weight may come back."""
+    revival: ClassVar[Revival] = "never"
+    """Whether a pruned weight may come back, and with which value."""
+
+    only_before: ClassVar[bool] = False
+    """Whether `measure` needs the model itself, so that `Pruner.step` can't do its work."""
+
+    starts_sparse: ClassVar[bool] = False
+    """Whether the first masks are chosen at once, by `scores`, before the first step."""
 
     def __init__(self) -> None:
         self.state: dict[str, list[Tensor]] = {}
@@ -44,6 +54,18 @@ class Criterion:
             weights: The weights as they are now.
         """
         raise NotImplementedError
+
+    def rank(
+        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float
+    ) -> list[Tensor]:
+        """What the next masks are chosen by: `scores`, unless the masks so far matter.
+
+        Args:
+            weights: The weights as they are now.
+            masks: Bool, which of them are alive.
+            progress: How far through its window the pruner is, in (0, 1].
+        """
+        return self.scores(weights)
 
     def measure(
         self,

@@ -1,11 +1,12 @@
 """SNIP: keep the connections whose removal would change the loss most."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.criteria.base import Criterion, LossFunction
 from seven_exp.pruning.registry import register
 
 
@@ -25,3 +26,30 @@ class Snip(Criterion):
             (weight.detach() * gradient).abs()
             for weight, gradient in zip(weights, self.zeros("gradient", weights), strict=True)
         ]
+
+
+@register("snip_iterative", when="before", schedule="exponential", rounds=20)
+class IterativeSnip(Snip):
+    """SNIP's score taken anew at the masked model in each round (de Jorge et al., 2006.09081)."""
+
+    def measure(
+        self,
+        model: nn.Module,
+        weights: Sequence[Tensor],
+        batches: Sequence[Any],
+        loss_fn: LossFunction,
+    ) -> None:
+        """Forget the rounds before: their gradients were another model's."""
+        self.state.clear()
+        super().measure(model, weights, batches, loss_fn)
+
+
+@register("force", when="before", schedule="exponential", rounds=20)
+class Force(IterativeSnip):
+    """|w * g|, w the dense weight and g the gradient at the masked model.
+
+    Pruned weights may return (de Jorge et al., "Progressive skeletonization", arXiv 2006.09081,
+    eq. 5 and algorithm 1).
+    """
+
+    revival = "remembered"

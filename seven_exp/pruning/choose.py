@@ -1,0 +1,92 @@
+"""Choosing masks: scores and a density in, masks out, by scope and pattern."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seven_exp.pruning.allocation import Pool, Scope
+from seven_exp.pruning.patterns import Pattern
+from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
+
+
+def choose_masks(
+    scores: Sequence[Tensor],
+    candidates: Sequence[Tensor],
+    density: float,
+    *,
+    scope: Scope,
+    pattern: Pattern,
+    units: Sequence[Tensor] | None,
+    min_density: float,
+) -> list[Tensor]:
+    """The masks that keep the best, as many as the density asks for.
+
+    Args:
+        scores: One tensor a layer.
+        candidates: Bool tensors like them: what may be kept.
+        density: Fraction to keep, of all weights, candidates or not.
+        scope: Who competes with whom.
+        pattern: Which sets may go together.
+        units: The pattern's units of these layers, if it has any.
+        min_density: Fraction that each layer keeps at least.
+
+    Returns:
+        Bool tensors like ``candidates``.
+    """
+    masks = list(candidates)
+    for pool in scope(density, [score.shape for score in scores]):
+        own_scores = [scores[i] for i in pool.layers]
+        own = [candidates[i] for i in pool.layers]
+        if pool.each_row:
+            kept = [_best_of_rows(s, pool.kept, c) for s, c in zip(own_scores, own, strict=True)]
+        elif units is not None:
+            kept = top_units(own_scores, [units[i] for i in pool.layers], pool.kept, own)
+        else:
+            kept = _best_of_pool(own_scores, own, pool, pattern, min_density)
+        for i, mask in zip(pool.layers, kept, strict=True):
+            masks[i] = mask
+    return masks
+
+
+def _best_of_rows(score: Tensor, kept: int, candidates: Tensor) -> Tensor:
+    return first_of_rows(score.flatten(1), kept, candidates.flatten(1)).view_as(candidates)
+
+
+def _best_of_pool(
+    scores: Sequence[Tensor],
+    candidates: Sequence[Tensor],
+    pool: Pool,
+    pattern: Pattern,
+    min_density: float,
+) -> list[Tensor]:
+    protected = [
+        _protected(score, places, pattern, min_density)
+        for score, places in zip(scores, candidates, strict=True)
+    ]
+    if all(mask is None for mask in protected):
+        return top_k_masks(scores, min(pool.kept, _count(candidates)), candidates)
+    kept = [
+        torch.zeros_like(places) if mask is None else mask
+        for mask, places in zip(protected, candidates, strict=True)
+    ]
+    others = [places & ~mask for places, mask in zip(candidates, kept, strict=True)]
+    room = min(max(0, pool.kept - _count(kept)), _count(others))
+    more = top_k_masks(scores, room, others)
+    return [mask | other for mask, other in zip(kept, more, strict=True)]
+
+
+def _protected(
+    score: Tensor, candidates: Tensor, pattern: Pattern, min_density: float
+) -> Tensor | None:
+    """Weights of a layer that stay whatever others score: the pattern's and the floor's."""
+    mask = pattern.protected(score, candidates)
+    floor = min(kept_count(min_density, candidates.numel()), _count([candidates]))
+    if floor == 0:
+        return mask
+    (least,) = top_k_masks([score], floor, [candidates])
+    return least if mask is None else mask | least
+
+
+def _count(masks: Sequence[Tensor]) -> int:
+    return sum(int(torch.count_nonzero(mask)) for mask in masks)

@@ -1,0 +1,83 @@
+"""Sparse from the start to the end: SET and RigL drop small weights and grow others."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seven_exp.pruning.criteria.base import Criterion, magnitudes, precision
+from seven_exp.pruning.registry import register
+from seven_exp.pruning.select import top_k_masks
+
+
+class _DropAndGrow(Criterion):
+    """At each update a falling fraction of each layer's smallest |w| makes room for others.
+
+    The fraction is ``drop (1 + cos(pi progress)) / 2``; grown weights start at zero with a fresh
+    optimizer state. The first mask is random.
+
+    Args:
+        drop: Fraction dropped at the first update, in (0, 1).
+        seed: Of the first mask and of random growth.
+    """
+
+    revival = "zero"
+    starts_sparse = True
+
+    def __init__(self, *, drop: float = 0.3, seed: int = 0) -> None:
+        super().__init__()
+        if not 0 < drop < 1:
+            raise ValueError(f"drop is {drop}: choose a number between 0 and 1")
+        self.drop, self.seed = drop, seed
+
+    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """The random order of the first mask."""
+        return self._draw(weights, 0)
+
+    def rank(
+        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float
+    ) -> list[Tensor]:
+        """Survivors first, then the rest in the order of growth."""
+        fraction = self.drop * (1 + math.cos(math.pi * progress)) / 2
+        self.numbers["updates"] = self.numbers.get("updates", 0) + 1
+        ranked = []
+        for magnitude, mask, growth in zip(
+            magnitudes(weights), masks, self._growth(weights), strict=True
+        ):
+            alive = int(mask.sum())
+            (survivors,) = top_k_masks([magnitude], alive - int(fraction * alive), [mask])
+            ranked.append((growth / growth.max().clamp(min=1e-38)).masked_fill(survivors, 2.0))
+        return ranked
+
+    def _growth(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _draw(self, weights: Sequence[Tensor], number: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return [
+            torch.rand(w.shape, generator=generator, dtype=precision(w)).to(w.device)
+            for w in weights
+        ]
+
+
+@register("set", when="during", schedule="constant", scope="erk")
+class Set(_DropAndGrow):
+    """Grows at random (Mocanu et al., arXiv 1707.04780)."""
+
+    def _growth(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        return self._draw(weights, int(self.numbers["updates"]))
+
+
+@register("rigl", when="during", schedule="constant", scope="erk")
+class Rigl(_DropAndGrow):
+    """Grows where the dense gradient is largest (Evci et al., arXiv 1911.11134)."""
+
+    uses_gradients = True
+
+    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Remember |g| of the step of the update."""
+        self.state["gradient"] = list(torch._foreach_abs(list(grads)))
+
+    def _growth(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        return self.zeros("gradient", weights)

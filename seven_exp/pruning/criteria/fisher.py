@@ -1,0 +1,31 @@
+"""Diagonal Fisher: the second-order change of the loss when a weight goes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.registry import register
+
+
+@register("fisher_pre", when="before", schedule="one_shot")
+@register("fisher_dyn", when="during", schedule="cubic")
+class Fisher(Criterion):
+    """w^2 * mean of g^2 (Theis et al., arXiv 1801.05787, eq. 11), the empirical diagonal Fisher.
+
+    Gradients are those of whole batches; give batches of one for the per-sample mean.
+    """
+
+    uses_gradients = True
+
+    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Add the step's g^2; the constant 1/steps does not change the order."""
+        torch._foreach_addcmul_(self.zeros("squares", weights), list(grads), list(grads))
+
+    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """w^2 g^2."""
+        return [
+            weight.detach().to(squares.dtype).square() * squares
+            for weight, squares in zip(weights, self.zeros("squares", weights), strict=True)
+        ]

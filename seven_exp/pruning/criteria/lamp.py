@@ -1,0 +1,27 @@
+"""LAMP: magnitude that can be compared between layers."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from seven_exp.pruning.criteria.base import Criterion, magnitudes
+from seven_exp.pruning.registry import register
+
+
+@register("lamp", when="after", schedule="one_shot")
+@register("lamp_pre", when="before", schedule="one_shot")
+@register("lamp_dyn", when="during", schedule="cubic")
+class Lamp(Criterion):
+    """w^2 / (sum of v^2 over the layer's weights v with v^2 >= w^2).
+
+    (Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", 2010.07611, eq. 1.)
+    """
+
+    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """The ratio; the largest weight of every layer scores 1, so no layer dies first."""
+        result = []
+        for magnitude in magnitudes(weights):
+            squares, order = magnitude.flatten().square().sort(descending=True, stable=True)
+            ratio = squares / squares.cumsum(0).clamp(min=1e-38)
+            result.append(ratio.new_empty(ratio.shape).scatter_(0, order, ratio).view_as(magnitude))
+        return result

@@ -1,0 +1,56 @@
+"""SynFlow: keep the synaptic flow, without any data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from seven_exp.pruning.criteria.base import Criterion, LossFunction
+from seven_exp.pruning.registry import register
+
+
+@register("synflow", when="before", schedule="exponential", rounds=100)
+class Synflow(Criterion):
+    """|w| * dR/d|w| with R = 1^T f(1; |weights|), f the network at absolute weights.
+
+    (Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic
+    flow", arXiv 2006.05467, eq. 2 and algorithm 1.) A batch serves for its shape alone. Computed
+    in float64: R is a product over layers.
+    """
+
+    uses_gradients = True
+    only_before = True
+
+    def measure(
+        self,
+        model: nn.Module,
+        weights: Sequence[Tensor],
+        batches: Sequence[Any],
+        loss_fn: LossFunction,
+    ) -> None:
+        """One backward pass of R at the masked model."""
+        example = batches[0][0] if isinstance(batches[0], list | tuple) else batches[0]
+        ones = torch.ones_like(example[:1], dtype=torch.float64, device=weights[0].device)
+        absolute = {
+            name: tensor.detach().abs().to(torch.float64)
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        }
+        places = {id(p): name for name, p in model.named_parameters()}
+        chosen = [absolute[places[id(weight)]].requires_grad_() for weight in weights]
+        training = model.training
+        model.eval()
+        try:
+            flow = functional_call(model, absolute, (ones,)).sum()
+        finally:
+            model.train(training)
+        grads = torch.autograd.grad(flow, chosen, allow_unused=True)
+        self.state["score"] = [
+            torch.zeros_like(w) if g is None else (g * w).detach()
+            for g, w in zip(grads, chosen, strict=True)
+        ]
+
+    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """The flow through each weight, float64."""
+        return self.state["score"]

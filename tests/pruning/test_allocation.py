@@ -1,0 +1,217 @@
+"""Scopes, floors and patterns: who competes with whom, and which sets go together."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import seven_exp
+from seven_exp.pruning.allocation import SCOPES, erk_densities
+from seven_exp.pruning.patterns import parse_pattern
+from seven_exp.pruning.select import first_of_rows, top_units
+
+shapes_of = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=6)
+
+
+@given(shapes=shapes_of, density=st.floats(0.01, 1.0))
+def test_erk_densities_follow_the_law_and_add_up(shapes, density):
+    found = erk_densities(density, shapes)
+    sizes = [math.prod(shape) for shape in shapes]
+    total = sum(d * n for d, n in zip(found, sizes, strict=True))
+    assert total == pytest.approx(density * sum(sizes), rel=1e-9)
+    assert all(0 < d <= 1 for d in found)
+    # one eps for all layers that are not dense, and dense ones would exceed 1 with it
+    eps = [d * n / sum(s) for d, n, s in zip(found, sizes, shapes, strict=True) if d < 1]
+    if eps:
+        assert max(eps) == pytest.approx(min(eps), rel=1e-9)
+        for d, n, s in zip(found, sizes, shapes, strict=True):
+            if d == 1:
+                assert eps[0] * sum(s) / n >= 1 - 1e-9
+
+
+def test_erk_by_hand():
+    # densities eps * 20/100 and eps * 200/10000: eps (20 + 200) = 0.1 * 10100
+    eps = 1010 / 220
+    assert erk_densities(0.1, [(10, 10), (100, 100)]) == pytest.approx([eps * 0.2, eps * 0.02])
+    # a layer that would exceed 1 is dense, and the other one takes the rest
+    assert erk_densities(0.5, [(2, 2), (100, 100)]) == pytest.approx(
+        [1.0, (0.5 * 10004 - 4) / 10000]
+    )
+
+
+def magnitudes_pruned(model, **settings):
+    pruner = seven_exp.create_pruner("magnitude", model, **settings)
+    pruner.prune()
+    return pruner
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(16, 12))
+
+
+@pytest.mark.parametrize("scope", list(SCOPES))
+@settings(max_examples=10)
+@given(sparsity=st.floats(0.0, 0.95))
+def test_counts_of_every_scope(scope, sparsity):
+    pruner = magnitudes_pruned(net(), sparsity=sparsity, scope=scope)
+    masks = list(pruner.masks.values())
+    shapes = [tuple(mask.shape) for mask in masks]
+    sizes = [mask.numel() for mask in masks]
+    kept = [int(mask.sum()) for mask in masks]
+    density = 1 - sparsity
+    if scope == "global":
+        assert sum(kept) == int(density * sum(sizes) + 1e-6)
+    elif scope == "per_layer":
+        assert kept == [int(density * n + 1e-6) for n in sizes]
+    elif scope == "erk":
+        shares = erk_densities(density, shapes)
+        assert kept == [int(d * n + 1e-6) for d, n in zip(shares, sizes, strict=True)]
+    else:
+        for mask in masks:
+            columns = mask[0].numel()
+            assert set(mask.flatten(1).sum(1).tolist()) == {int(density * columns + 1e-6)}
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 7), st.integers(0, 10_000))
+def test_first_of_rows_is_a_stable_sort_of_each_row(rows, columns, k, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-2, 3, (rows, columns)).astype(np.float32)
+    allowed = rng.random((rows, columns)) < 0.7
+    found = first_of_rows(torch.from_numpy(scores), k, torch.from_numpy(allowed)).numpy()
+    for score, places, mask in zip(scores, allowed, found, strict=True):
+        ranked = sorted(np.flatnonzero(places), key=lambda i: (-score[i], i))
+        assert set(np.flatnonzero(mask)) == set(ranked[:k])
+
+
+def test_a_floor_keeps_every_layer_alive():
+    model = net()
+    model[0].weight.data.mul_(1e-3)
+    with pytest.warns(UserWarning, match=r"0\.weight has lost all its weights"):
+        magnitudes_pruned(net_scaled := net_with(model), sparsity=0.9)
+    assert net_scaled[0].weight.abs().sum() == 0
+    floored = magnitudes_pruned(model, sparsity=0.9, min_density=0.05)
+    sizes = [mask.numel() for mask in floored.masks.values()]
+    kept = [int(mask.sum()) for mask in floored.masks.values()]
+    assert all(k >= int(0.05 * n) for k, n in zip(kept, sizes, strict=True))
+    assert kept[0] == int(0.05 * sizes[0])
+    assert sum(kept) == int(0.1 * sum(sizes) + 1e-6)
+
+
+def net_with(model):
+    other = net()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "1:2"])
+@pytest.mark.parametrize("name", ["magnitude", "magnitude_dyn", "random"])
+def test_n_of_m_keeps_the_best_of_each_group(name, pattern):
+    n, m = map(int, pattern.split(":"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 12), nn.Conv2d(8, 8, 3))
+    dense = [layer.weight.detach().clone() for layer in model]
+    window = {"end_step": 6} if name == "magnitude_dyn" else {}
+    pruner = seven_exp.create_pruner(name, model, sparsity=1 - n / m, pattern=pattern, **window)
+    if window:
+        for _ in range(6):
+            pruner.step()
+    else:
+        pruner.prune()
+    for weight, mask in zip(dense, pruner.masks.values(), strict=True):
+        groups = mask.movedim(1, -1).reshape(-1, m)
+        assert (groups.sum(1) == n).all()
+        if name != "random":
+            sizes = weight.abs().movedim(1, -1).reshape(-1, m)
+            worst_kept = sizes.masked_fill(~groups, torch.inf).amin(1)
+            best_gone = sizes.masked_fill(groups, -torch.inf).amax(1)
+            assert (worst_kept > best_gone).all()
+
+
+def test_blocks_go_whole_and_the_weakest_first():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 12), nn.Linear(12, 8))
+    dense = [layer.weight.detach().clone() for layer in model]
+    pruner = magnitudes_pruned(model, sparsity=0.5, pattern="4x4")
+    means, kept = [], []
+    for weight, mask in zip(dense, pruner.masks.values(), strict=True):
+        for rows, columns in itertools.product(
+            range(0, weight.shape[0], 4), range(0, weight.shape[1], 4)
+        ):
+            block = mask[rows : rows + 4, columns : columns + 4]
+            assert block.all() or not block.any()
+            means.append(weight[rows : rows + 4, columns : columns + 4].abs().mean().item())
+            kept.append(bool(block.all()))
+    # 12 + 6 blocks of one size: half of them, those of the largest means
+    assert sum(kept) == 9
+    assert min(m for m, k in zip(means, kept, strict=True) if k) > max(
+        m for m, k in zip(means, kept, strict=True) if not k
+    )
+
+
+def test_rows_go_whole():
+    pruner = magnitudes_pruned(net(), sparsity=0.5, pattern="rows", scope="per_layer")
+    for mask in pruner.masks.values():
+        rows = mask.flatten(1)
+        assert (rows.all(1) | ~rows.any(1)).all()
+        assert int(rows.any(1).sum()) == mask.shape[0] // 2
+
+
+def test_units_of_different_sizes_never_exceed_the_budget():
+    scores = [torch.tensor([[9.0, 9.0, 9.0], [1.0, 1.0, 1.0]]), torch.tensor([[5.0], [4.0]])]
+    units = [torch.tensor([[0], [1]]), torch.tensor([[2], [3]])]
+    every = [torch.ones_like(s, dtype=torch.bool) for s in scores]
+    # by mean: unit 0 (3 weights), 2 (1), 3 (1), 1 (3)
+    for k, expected in ((2, set()), (3, {0}), (4, {0, 2}), (6, {0, 2, 3}), (8, {0, 1, 2, 3})):
+        masks = top_units(scores, units, k, every)
+        kept = {int(u) for m, n in zip(masks, units, strict=True) for u in n.expand(m.shape)[m]}
+        assert kept == expected
+
+
+def test_heads_go_whole_through_all_their_weights():
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(12, 3, batch_first=True)
+    with torch.no_grad():
+        # the second head is the weakest
+        for part in range(3):
+            attention.in_proj_weight[12 * part + 4 : 12 * part + 8] *= 0.01
+        attention.out_proj.weight[:, 4:8] *= 0.01
+    pruner = magnitudes_pruned(attention, sparsity=1 / 3, pattern="heads")
+    projections, out = pruner.masks["in_proj_weight"], pruner.masks["out_proj.weight"]
+    for part in range(3):
+        rows = projections[12 * part : 12 * part + 12].all(1)
+        assert rows.tolist() == [True] * 4 + [False] * 4 + [True] * 4
+    assert out.all(0).tolist() == [True] * 4 + [False] * 4 + [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"pattern": "3:2"}, "unknown pattern '3:2'"),
+        ({"pattern": "blocks"}, "unknown pattern 'blocks'"),
+        ({"pattern": "2:4", "sparsity": 0.7}, "means a sparsity of 0.5"),
+        ({"pattern": "2:4", "scope": "erk"}, "scope 'erk' does not fit"),
+        ({"pattern": "3:5", "sparsity": 0.4}, r"0\.weight.*not a multiple of 5"),
+        ({"pattern": "5x5"}, r"does not tile 0\.weight of 12x16"),
+        ({"pattern": "rows", "scope": "per_row"}, "scope 'per_row'"),
+        ({"pattern": "heads"}, r"does not fit 0\.weight, which is not attention"),
+        ({"pattern": "heads", "scope": "per_layer"}, "spans several weights"),
+        ({"min_density": 0.6}, "more than the density"),
+        ({"min_density": 1.0}, "min_density is 1.0"),
+        ({"min_density": 0.1, "pattern": "rows"}, "removes whole units"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_reason(settings, words):
+    with pytest.raises(ValueError, match=words):
+        seven_exp.create_pruner(
+            "magnitude", nn.Sequential(nn.Linear(16, 12)), **{"sparsity": 0.5, **settings}
+        )
+
+
+def test_patterns_compare_by_what_they_are():
+    assert parse_pattern("2:4") == parse_pattern("2:4") != parse_pattern("1:4")
