@@ -3,8 +3,10 @@
 Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
 """
 
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -70,6 +72,9 @@ def run(values: DictConfig) -> float | None:
     from seven_exp.experiment import run_experiment
     from seven_exp.tracking import build_tracker
 
+    # The core warns in its own words; where in its code is of no use here.
+    warnings.formatwarning = lambda message, *_, **__: str(message)
+    logging.captureWarnings(True)
     folder = Path(HydraConfig.get().runtime.output_dir)
     record = run_experiment(config, folder, build_tracker(config.tracker))
     show_record(record, folder)

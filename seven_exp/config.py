@@ -67,6 +67,7 @@ class Pruner(_Named):
 
     when: Literal["before", "during", "after"] | None
     scope: str | None
+    sparsities: dict[str, Annotated[float, Field(ge=0, lt=1)]] | None
     pattern: str
     min_density: Annotated[float, Field(ge=0, lt=1)]
     include: list[str] | None
@@ -101,6 +102,8 @@ class Trainer(_Section):
     epochs: Annotated[int, Field(ge=1)] | None
     max_steps: Annotated[int, Field(ge=1)] | None
     batch_size: Annotated[int, Field(ge=1)]
+    distill: Fraction
+    distill_temperature: Annotated[float, Field(gt=0)]
     grad_clip: Annotated[float, Field(gt=0)] | None
     precision: Literal["fp32", "bf16"]
     compile: bool
@@ -184,6 +187,14 @@ def check(config: RunConfig) -> None:
         checkpoint = config.model.checkpoint
         if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
             raise ConfigError(f"model.checkpoint is '{checkpoint}': no such file")
+        trained = (
+            checkpoint or config.model.pretrain.epochs or config.model.arguments.get("pretrained")
+        )
+        if config.trainer.distill and not trained:
+            raise ConfigError(
+                f"trainer.distill is {config.trainer.distill}: the teacher would be untrained; "
+                "give model.pretrain.epochs, model.pretrained or model.checkpoint"
+            )
         check_data(config.dataset.name, **config.dataset.arguments)
         images = TRAIN_SIZES.get(config.dataset.name)
         if images is not None or config.trainer.max_steps is not None:

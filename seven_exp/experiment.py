@@ -1,10 +1,12 @@
 """One run: a config in, a masked model and a record out."""
 
+import copy
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +21,7 @@ from seven_exp.models import build_model
 from seven_exp.pruning import Pruner, create_pruner
 from seven_exp.tracking import RunInfo, Tracker
 from seven_exp.training import loop
+from seven_exp.training.distillation import Distillation
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.optimizers import build_optimizer, lr_factor
 from seven_exp.training.plan import Plan
@@ -112,6 +115,13 @@ def _train(
     # A start that had to be built has drawn numbers which a cached one has not.
     torch.manual_seed(config.seed)
     compute = loop.Compute(next(model.parameters()).device, config.trainer.precision)
+    objective: loop.Objective = compute.loss
+    if config.trainer.distill > 0:
+        teacher = copy.deepcopy(model).eval().requires_grad_(False)
+        objective = partial(
+            Distillation(teacher, config.trainer.distill, config.trainer.distill_temperature).loss,
+            compute,
+        )
     started = time.perf_counter()
 
     @contextmanager
@@ -146,6 +156,7 @@ def _train(
         compute,
         steps=plan.steps,
         lr_factor=lambda t: lr_factor(config.optimizer.lr_schedule, t, plan.steps, plan.warmup),
+        objective=objective,
         after_step=after_step,
         grad_clip=config.trainer.grad_clip,
         report=plan.reports,
@@ -261,6 +272,7 @@ def _pruner(
         when=plan.when,
         schedule=config.schedule.name,
         scope=config.pruner.scope,
+        sparsities=config.pruner.sparsities,
         pattern=config.pruner.pattern,
         min_density=config.pruner.min_density,
         optimizer=optimizer,

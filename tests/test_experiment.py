@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 from test_conf import composed
 
 from seven_exp import runs
-from seven_exp.config import RunConfig
+from seven_exp.config import ConfigError, RunConfig, check
 from seven_exp.experiment import run_experiment
 from seven_exp.pruning import PRUNERS
 from seven_exp.tracking import LocalRecord
+from seven_exp.training.distillation import Distillation
+from seven_exp.training.loop import Compute
 from seven_exp.training.pretrain import cached_start
 
 SMALL = ["model=mlp", "model.widths=[24,24]", "trainer.epochs=2", "tracker.mode=disabled"]
@@ -290,3 +292,31 @@ def test_patterns_from_the_command_line(tmp_path):
         assert (mask.view(-1, 4).sum(1) == 2).all()
     floored = run(tmp_path, "b", "pruner=random", "sparsity=0.9", "pruner.min_density=0.08")
     assert all(x["nonzero"] >= int(0.08 * x["numel"]) for x in floored["layers"])
+
+
+def test_sparsities_of_single_layers(tmp_path):
+    record = run(tmp_path, "a", "pruner=magnitude_pre", "pruner.sparsities={hidden1:0.25}")
+    kept = {layer["name"]: layer["nonzero"] for layer in record["layers"]}
+    assert kept == {"hidden0.weight": int(0.3 * 64 * 24 + 1e-6), "hidden1.weight": 24 * 24 * 3 // 4}
+
+
+def test_distillation_is_the_published_loss():
+    torch.manual_seed(0)
+    student, teacher = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    x, y = torch.randn(5, 4), torch.randint(3, (5,))
+    compute = Compute(torch.device("cpu"))
+    loss, logits = Distillation(teacher, 0.3, 2.0).loss(compute, student, x, y)
+    p, q = ((m(x).double() / 2).softmax(1) for m in (teacher, student))
+    divergence = (p * (p / q).log()).sum(1).mean()
+    own = -student(x).double().log_softmax(1)[torch.arange(5), y].mean()
+    assert torch.equal(logits, student(x))
+    assert loss.item() == pytest.approx((0.7 * own + 0.3 * 4 * divergence).item(), rel=1e-5)
+
+
+def test_the_dense_start_teaches(tmp_path):
+    overrides = ["model.pretrain.epochs=2", "sparsity=0.9", "pruner=magnitude_pre"]
+    plain = run(tmp_path, "plain", *overrides)
+    taught = run(tmp_path, "taught", *overrides, "trainer.distill=0.7")
+    assert taught["metrics"] != plain["metrics"]
+    with pytest.raises(ConfigError, match="teacher would be untrained"):
+        check(config_of(tmp_path, "trainer.distill=0.7"))

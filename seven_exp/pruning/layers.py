@@ -75,7 +75,7 @@ def prunable_layers(
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     for key, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns or ():
-            if not any(_matches(name, pattern) for name in names):
+            if not any(matches(name, pattern) for name in names):
                 raise ValueError(f"{key} pattern '{pattern}' matches no parameter of the model")
 
     unwanted = DEFAULT_EXCLUDE if exclude is None else exclude
@@ -85,8 +85,8 @@ def prunable_layers(
         if id(layer.weight) in seen:
             continue
         seen.add(id(layer.weight))
-        wanted = include is None or any(_matches(layer.name, p) for p in include)
-        if wanted and not any(_matches(layer.name, p) for p in unwanted):
+        wanted = include is None or any(matches(layer.name, p) for p in include)
+        if wanted and not any(matches(layer.name, p) for p in unwanted):
             layers.append(layer)
     if not layers:
         raise ValueError("no prunable weight: include and exclude leave nothing to prune")
@@ -111,6 +111,7 @@ def _listed(patterns: Sequence[str] | None) -> Sequence[str] | None:
     return [patterns] if isinstance(patterns, str) else patterns
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern fits a parameter's name, its module's, or any single component."""
     module = name.rpartition(".")[0]
     return any(fnmatchcase(part, pattern) for part in (name, module, *name.split(".")))

@@ -3,7 +3,8 @@
 import inspect
 import itertools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from seven_exp.pruning.allocation import SCOPES
 from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction, cleaned
-from seven_exp.pruning.layers import Layer, prunable_layers, unwrap
+from seven_exp.pruning.layers import Layer, matches, prunable_layers, unwrap
 from seven_exp.pruning.masks import apply_masks, pack_bits, unpack_bits
 from seven_exp.pruning.patterns import NOfM, parse_pattern
 from seven_exp.pruning.registry import PRUNERS, When, check_when
@@ -36,6 +37,7 @@ class Pruner:
         name: str,
         when: When,
         sparsity: float,
+        sparsities: Mapping[str, float],
         schedule: str,
         window: Schedule | None,
         rounds: int,
@@ -53,16 +55,21 @@ class Pruner:
         self._model, self._optimizer = model, optimizer
         self._pattern = parse_pattern(pattern)
         self._units = self._pattern.units(self.layers)
+        self._groups = _groups(self.layers, sparsity, sparsities)
         self._t = 0
         self._masks = [torch.ones_like(w, dtype=torch.bool) for w in self._weights()]
         self._sizes = [mask.numel() for mask in self._masks]
         self._kept = list(self._sizes)
+        self._revival = criterion.revival
+        if when != "during" and self._revival == "moved":
+            # Nothing moves weights outside training.
+            self._revival = "remembered"
         # Values that pruned weights may come back with.
         self._memory: list[Tensor] | None = None
-        if criterion.revival == "remembered":
+        if self._revival == "remembered":
             self._memory = [weight.detach().clone() for weight in self._weights()]
         if criterion.starts_sparse:
-            self._choose(self._selected(criterion.scores(self._weights()), 1 - sparsity))
+            self._choose(self._selected(criterion.scores(self._weights()), lambda target: target))
             self.apply()
 
     @property
@@ -74,7 +81,7 @@ class Pruner:
     def scores(self) -> dict[str, Tensor]:
         """The criterion's scores now, by parameter name; 0 where a weight is gone for good."""
         scores = self.criterion.scores(self._values())
-        if self.criterion.revival == "never":
+        if self._revival == "never":
             scores = [s * mask for s, mask in zip(scores, self._masks, strict=True)]
         return {layer.name: score for layer, score in zip(self.layers, scores, strict=True)}
 
@@ -145,7 +152,7 @@ class Pruner:
         for _ in range(self.rounds):
             if self.criterion.uses_gradients and loss_fn is not None:
                 chosen = list(itertools.islice(supply, max(1, per_round)))
-                self.criterion.measure(self._model, weights, chosen, loss_fn)
+                self.criterion.measure(self._model, weights, self._values(), chosen, loss_fn)
             with torch.no_grad():
                 self._advance()
 
@@ -205,10 +212,10 @@ class Pruner:
         assert self.window is not None
         values = self._values()
         if self.window.updates(self._t):
-            density = 1 - self.window.sparsity(self._t, self.target)
+            wanted = partial(self.window.sparsity, self._t)
             ranks = self.criterion.rank(values, self._masks, self.window.progress(self._t))
             before = self._masks
-            self._choose(self._selected(ranks, density))
+            self._choose(self._selected(ranks, wanted))
             self._revive(before, values)
         if self._memory is not None:
             self._memory = [value.detach() for value in values]
@@ -228,13 +235,13 @@ class Pruner:
 
     def _revive(self, before: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         """Give weights that are back the value they come back with."""
-        if self.criterion.revival in ("never", "moved"):
+        if self._revival in ("never", "moved"):
             return
         for weight, old, new, value in zip(
             self._weights(), before, self._masks, values, strict=True
         ):
             returned = new & ~old
-            if self.criterion.revival == "remembered":
+            if self._revival == "remembered":
                 torch.where(returned, value, weight, out=weight.data)
                 continue
             weight.data.masked_fill_(returned, 0.0)
@@ -243,20 +250,25 @@ class Pruner:
                 if isinstance(moment, Tensor) and moment.shape == weight.shape:
                     moment.masked_fill_(returned, 0.0)
 
-    def _selected(self, scores: Sequence[Tensor], density: float) -> list[Tensor]:
-        """New masks at a density."""
-        candidates = self._masks
-        if self.criterion.revival != "never":
-            candidates = [torch.ones_like(mask) for mask in self._masks]
-        return choose_masks(
-            scores,
-            candidates,
-            density,
-            scope=SCOPES[self.scope],
-            pattern=self._pattern,
-            units=self._units,
-            min_density=self._min_density,
-        )
+    def _selected(self, scores: Sequence[Tensor], wanted: Callable[[float], float]) -> list[Tensor]:
+        """New masks, given what sparsity is wanted now of layers with a target."""
+        masks = list(self._masks)
+        for target, members in self._groups.items():
+            candidates = [self._masks[i] for i in members]
+            if self._revival != "never":
+                candidates = [torch.ones_like(mask) for mask in candidates]
+            chosen = choose_masks(
+                [scores[i] for i in members],
+                candidates,
+                1 - wanted(target),
+                scope=SCOPES[self.scope],
+                pattern=self._pattern,
+                units=None if self._units is None else [self._units[i] for i in members],
+                min_density=self._min_density,
+            )
+            for i, mask in zip(members, chosen, strict=True):
+                masks[i] = mask
+        return masks
 
     def _choose(self, masks: list[Tensor]) -> None:
         self._masks = masks
@@ -286,6 +298,7 @@ def create_pruner(
     when: When | None = None,
     schedule: str | None = None,
     scope: str | None = None,
+    sparsities: Mapping[str, float] | None = None,
     pattern: str = "unstructured",
     min_density: float = 0.0,
     include: Sequence[str] | None = None,
@@ -309,6 +322,8 @@ def create_pruner(
         schedule: Name of a curve; default: what the name stands for.
         scope: "global": all weights compete; "per_layer": each layer reaches the sparsity;
             "per_row", "erk"; default: what the name stands for.
+        sparsities: Name pattern -> another sparsity for the layers that match, the first one
+            counting. The layers of one sparsity are pruned by ``scope`` among themselves.
         pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads".
         min_density: Every layer keeps at least this fraction of its weights, in [0, 1).
         include: Name patterns; see `prunable_layers`.
@@ -345,7 +360,12 @@ def create_pruner(
 
     layers = prunable_layers(model, include, exclude)
     target = float(sparsity) if spec.prunes else 0.0
-    parse_pattern(pattern).check(layers, target, scope)
+    sparsities = dict(sparsities or {}) if spec.prunes else {}
+    for own in sparsities.values():
+        check_sparsity(own)
+        _check_floor(min_density, own, pattern)
+    for own, members in _groups(layers, target, sparsities).items():
+        parse_pattern(pattern).check([layers[i] for i in members], own, scope)
     if criterion.uses_gradients:
         for layer in layers:
             if not layer.weight.requires_grad:
@@ -360,6 +380,7 @@ def create_pruner(
         name=name,
         when=when,
         sparsity=target,
+        sparsities=sparsities,
         schedule=curve,
         window=window,
         rounds=rounds,
@@ -368,6 +389,24 @@ def create_pruner(
         min_density=min_density,
         optimizer=optimizer,
     )
+
+
+def _groups(
+    layers: Sequence[Layer], sparsity: float, sparsities: Mapping[str, float]
+) -> dict[float, list[int]]:
+    """Target -> the layers that have it.
+
+    Raises:
+        ValueError: A pattern matches no layer.
+    """
+    for pattern in sparsities:
+        if not any(matches(layer.name, pattern) for layer in layers):
+            raise ValueError(f"sparsities pattern '{pattern}' matches no prunable weight")
+    groups: dict[float, list[int]] = {}
+    for i, layer in enumerate(layers):
+        own = (s for pattern, s in sparsities.items() if matches(layer.name, pattern))
+        groups.setdefault(float(next(own, sparsity)), []).append(i)
+    return groups
 
 
 def build_criterion(name: str, hyperparameters: dict[str, Any]) -> Criterion:

@@ -63,6 +63,10 @@ class Compute:
         return functional.cross_entropy(logits, targets), logits
 
 
+Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``objective(model, inputs, targets)``: a scalar to minimise, and the logits."""
+
+
 def train(
     model: nn.Module,
     batches: Batches,
@@ -71,6 +75,7 @@ def train(
     *,
     steps: int,
     lr_factor: Callable[[int], float],
+    objective: Objective | None = None,
     after_step: Callable[[int], None] = lambda done: None,
     grad_clip: float | None = None,
     report: Callable[[int], bool] = lambda done: done % 10 == 0,
@@ -84,6 +89,7 @@ def train(
         compute: Device and precision.
         steps: How many steps in all.
         lr_factor: Step -> what the base rates are multiplied by.
+        objective: What is minimised; None: `Compute.loss`.
         after_step: Called with the steps done, after the update and before gradients are cleared.
         grad_clip: Largest norm of the gradients.
         report: Whether figures are wanted after so many steps.
@@ -91,16 +97,17 @@ def train(
     Raises:
         DivergedError: The loss is not finite at a report.
     """
+    objective = objective or compute.loss
     base_rates = [group["lr"] for group in optimizer.param_groups]
     # Sums since the last report, kept on the device: reading them waits for it.
-    loss_sum, hits = torch.zeros(2, device=compute.device, dtype=torch.float64)
+    loss_sum, hits = torch.zeros(2, device=compute.device)
     seen = taken = 0
     for step, batch in zip(range(steps), endless(batches), strict=False):
         model.train()
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * lr_factor(step)
         inputs, targets = compute.place(batch)
-        loss, logits = compute.loss(model, inputs, targets)
+        loss, logits = objective(model, inputs, targets)
         loss.backward()
         if grad_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
@@ -127,7 +134,7 @@ def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> dict[str, 
     """Accuracy (a fraction) and mean cross-entropy over a whole split; the mode is restored."""
     training = model.training
     model.eval()
-    loss, hits = torch.zeros(2, device=compute.device, dtype=torch.float64)
+    loss, hits = torch.zeros(2, device=compute.device)
     seen = 0
     for batch in batches.epoch(0):
         inputs, targets = compute.place(batch)

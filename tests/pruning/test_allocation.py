@@ -215,3 +215,26 @@ def test_what_does_not_fit_is_refused_with_the_reason(settings, words):
 
 def test_patterns_compare_by_what_they_are():
     assert parse_pattern("2:4") == parse_pattern("2:4") != parse_pattern("1:4")
+
+
+def test_layers_with_a_sparsity_of_their_own():
+    model = net()
+    pruner = magnitudes_pruned(model, sparsity=0.5, sparsities={"0": 0.25, "2.weight": 0.75})
+    kept = {name: int(mask.sum()) for name, mask in pruner.masks.items()}
+    assert kept == {"0.weight": 288 * 3 // 4, "1.weight": 32, "2.weight": 192 // 4}
+
+
+def test_layers_of_one_sparsity_compete_among_themselves():
+    model = net()
+    with torch.no_grad():
+        model[0].weight.mul_(100)
+    pruner = magnitudes_pruned(model, sparsity=0.5, sparsities={"[01].weight": 0.1})
+    kept = {name: int(mask.sum()) for name, mask in pruner.masks.items()}
+    assert kept["2.weight"] == 96
+    assert kept["0.weight"] == 288
+    assert kept["1.weight"] == int(0.9 * (288 + 64) + 1e-6) - 288
+
+
+def test_a_sparsity_for_nobody_is_a_mistake():
+    with pytest.raises(ValueError, match="sparsities pattern 'encodr' matches no"):
+        magnitudes_pruned(net(), sparsity=0.5, sparsities={"encodr": 0.1})

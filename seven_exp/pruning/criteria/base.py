@@ -71,6 +71,7 @@ class Criterion:
         self,
         model: nn.Module,
         weights: Sequence[Tensor],
+        values: Sequence[Tensor],
         batches: Sequence[Any],
         loss_fn: LossFunction,
     ) -> None:
@@ -78,14 +79,15 @@ class Criterion:
 
         Args:
             model: Masked as it is so far.
-            weights: Its prunable weights.
+            weights: Its prunable weights, zero where pruned.
+            values: The same, pruned ones as they would come back.
             batches: The round's batches.
             loss_fn: ``loss_fn(model, batch)`` -> scalar.
         """
         for batch in batches:
             grads = torch.autograd.grad(loss_fn(model, batch), list(weights), allow_unused=True)
             with torch.no_grad():
-                self.update(weights, cleaned(grads, weights))
+                self.update(values, cleaned(grads, weights))
 
     def zeros(self, name: str, weights: Sequence[Tensor]) -> list[Tensor]:
         """The state tensors called ``name``, zero at first use, in the scores' precision."""

@@ -38,6 +38,7 @@ class Grasp(Criterion):
         self,
         model: nn.Module,
         weights: Sequence[Tensor],
+        values: Sequence[Tensor],
         batches: Sequence[Any],
         loss_fn: LossFunction,
     ) -> None:

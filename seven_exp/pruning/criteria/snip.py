@@ -36,12 +36,13 @@ class IterativeSnip(Snip):
         self,
         model: nn.Module,
         weights: Sequence[Tensor],
+        values: Sequence[Tensor],
         batches: Sequence[Any],
         loss_fn: LossFunction,
     ) -> None:
         """Forget the rounds before: their gradients were another model's."""
         self.state.clear()
-        super().measure(model, weights, batches, loss_fn)
+        super().measure(model, weights, values, batches, loss_fn)
 
 
 @register("force", when="before", schedule="exponential", rounds=20)

@@ -27,6 +27,7 @@ class Synflow(Criterion):
         self,
         model: nn.Module,
         weights: Sequence[Tensor],
+        values: Sequence[Tensor],
         batches: Sequence[Any],
         loss_fn: LossFunction,
     ) -> None:
