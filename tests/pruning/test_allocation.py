@@ -227,7 +227,7 @@ def test_layers_with_a_sparsity_of_their_own():
 def test_layers_of_one_sparsity_compete_among_themselves():
     model = net()
     with torch.no_grad():
-        model[0].weight.mul_(100)
+        model[0].weight.fill_(100.0)
     pruner = magnitudes_pruned(model, sparsity=0.5, sparsities={"[01].weight": 0.1})
     kept = {name: int(mask.sum()) for name, mask in pruner.masks.items()}
     assert kept["2.weight"] == 96
