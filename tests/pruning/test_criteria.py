@@ -375,3 +375,58 @@ def test_outside_training_what_may_return_has_kept_its_value():
     np.testing.assert_allclose(
         pruner.criterion.state["importance"][0].flatten().numpy(), importance, rtol=1e-12
     )
+
+
+def test_wanda_on_a_chain_of_linear_layers():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)).double()
+    batches = [torch.randn(7, 6).double(), torch.randn(4, 6).double()]
+    pruner = seven_exp.create_pruner("wanda", model, sparsity=0.0)
+    pruner.prune(batches, lambda m, b: m(b).sum())
+    x = torch.cat(batches)
+    hidden = model[0](x).tanh()
+    for layer, fed, name in ((model[0], x, "0.weight"), (model[2], hidden, "2.weight")):
+        expected = layer.weight.abs() * fed.norm(dim=0)
+        torch.testing.assert_close(pruner.scores[name], expected.detach(), rtol=1e-12, atol=0)
+
+
+def test_wanda_sees_patches_of_convolutions_and_attention_s_output_projection():
+    torch.manual_seed(0)
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.two = nn.Conv2d(2, 4, 3, padding=1, stride=2)
+            self.one = nn.Conv1d(4, 8, 3, padding=1)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            x = self.one(self.two(x).flatten(2)).transpose(1, 2)
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    model, x = Mixed().eval(), torch.randn(3, 2, 6, 6)
+    pruner = seven_exp.create_pruner("wanda", model, sparsity=0.0)
+    pruner.prune([x], lambda m, b: m(b).sum())
+    norms = {
+        name: (score / model.get_parameter(name).detach().abs())[0]
+        for name, score in pruner.scores.items()
+    }
+    # the norm at (channel, i, j): a convolution of x^2 with a single one there
+    one_hot = torch.eye(2 * 9).view(18, 2, 3, 3)
+    sums = nn.functional.conv2d(x**2, one_hot, padding=1, stride=2).sum((0, 2, 3))
+    torch.testing.assert_close(norms["two.weight"].flatten(), sums.sqrt())
+    middle = model.two(x).flatten(2)
+    one_hot = torch.eye(4 * 3).view(12, 4, 3)
+    sums = nn.functional.conv1d(middle**2, one_hot, padding=1).sum((0, 2))
+    torch.testing.assert_close(norms["one.weight"].flatten(), sums.sqrt().detach())
+    tokens = model.one(middle).transpose(1, 2)
+    expected = tokens.flatten(0, 1).norm(dim=0).detach()
+    torch.testing.assert_close(norms["attention.in_proj_weight"], expected)
+    # what the output projection is fed with: solve for it from the output
+    out = model.attention(tokens, tokens, tokens, need_weights=False)[0]
+    projection = model.attention.out_proj
+    fed = torch.linalg.solve(projection.weight, (out - projection.bias).flatten(0, 1).T).T
+    torch.testing.assert_close(
+        norms["attention.out_proj.weight"], fed.norm(dim=0).detach(), rtol=1e-3, atol=1e-4
+    )
+    assert nn.functional.linear.__name__ != "watched_linear"
