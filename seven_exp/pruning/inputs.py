@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Watcher = Callable[[int, Tensor], None]
-"""``watcher(i, inputs)``: what weight i met, a row for each use, a column for each of its inputs."""
+"""``watcher(i, inputs)``: what weight i met, a row for each use and a column for each input."""
 
 
 @contextmanager
