@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, told apart by colour-blind readers; markers tell the rest.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 _MARKERS = "osD^vPX*"
+_LINES = ("-", "--", ":", "-.")
 
 
 def draw(rows: Sequence[Row], metric: str) -> "Figure":
@@ -23,13 +24,15 @@ def draw(rows: Sequence[Row], metric: str) -> "Figure":
     tasks = list(dict.fromkeys((row.model, row.dataset) for row in rows))
     methods = list(dict.fromkeys(r.method for r in sorted(rows, key=lambda r: r.method)))
     pruning = [m for m in methods if any(r.method == m and r.sparsity > 0 for r in rows)]
-    figure = Figure(figsize=(5.6 * len(tasks) + 1.6, 4.4), layout="constrained")
+    height = max(4.4, 1.0 + 0.22 * len(methods))
+    figure = Figure(figsize=(5.6 * len(tasks) + 1.6, height), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         chosen = [row for row in rows if (row.model, row.dataset) == task]
         for i, method in enumerate(pruning):
-            style = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+            turn, place = divmod(i, len(_COLOURS))
+            style = _COLOURS[place], _MARKERS[place], _LINES[turn % len(_LINES)]
             # Side by side, so that intervals at one sparsity can be told apart.
-            shift = 0.25 * (i - (len(pruning) - 1) / 2)
+            shift = (i - (len(pruning) - 1) / 2) * min(0.25, 1.5 / len(pruning))
             _line(axes, [r for r in chosen if r.method == method], metric, style, shift)
         for row in chosen:
             if row.sparsity == 0:
@@ -55,12 +58,12 @@ def write_png(path: Path, rows: Sequence[Row], metric: str) -> None:
 
 
 def _line(
-    axes: "Axes", rows: Sequence[Row], metric: str, style: tuple[str, str], shift: float
+    axes: "Axes", rows: Sequence[Row], metric: str, style: tuple[str, str, str], shift: float
 ) -> None:
     rows = sorted((row for row in rows if row.sparsity > 0), key=lambda row: row.sparsity)
     if not rows:
         return
-    colour, marker = style
+    colour, marker, dashes = style
     scale = _scale(metric)
     x = [100 * row.sparsity + shift for row in rows]
     axes.errorbar(
@@ -69,6 +72,7 @@ def _line(
         [scale * (row.result.half or 0) for row in rows],
         color=colour,
         marker=marker,
+        linestyle=dashes,
         markersize=5,
         capsize=3,
         linewidth=1.5,

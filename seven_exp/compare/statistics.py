@@ -28,7 +28,8 @@ class Difference:
 
     Attributes:
         estimate: Of this minus baseline.
-        p: Of the two-sided paired t test; None where one pair gives none.
+        p: Of the two-sided paired t test; None where there is one pair, or all differ alike: a
+            test needs a spread, and on a small test split a few seeds may show none by chance.
     """
 
     estimate: Estimate
@@ -67,8 +68,9 @@ def paired_difference(
     if found.n == 1:
         return Difference(found, None)
     error = _standard_error(differences, found.mean)
-    if error == 0:
-        return Difference(found, 1.0 if found.mean == 0 else 0.0)
+    # Equal differences of rounded numbers leave a residue.
+    if error <= 1e-12 * max(1.0, abs(found.mean)):
+        return Difference(found, 1.0 if abs(found.mean) <= 1e-12 else None)
     return Difference(found, 2 * float(stdtr(found.n - 1, -abs(found.mean) / error)))
 
 
