@@ -9,14 +9,13 @@ from torch import nn
 
 import seven_exp
 
-STEPS, SPARSITY = 300, 0.9
+TRAIN, STEPS, SPARSITY = 1400, 300, 0.9
 
 
 def main() -> None:
     """Train the same network twice and print what is left of it."""
     pixels, labels = (torch.as_tensor(array) for array in load_digits(return_X_y=True))
     x, y = pixels.float() / 16, labels.long()
-    train, test = slice(0, 1400), slice(1400, None)
 
     def loss(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(model(x[rows]), y[rows])
@@ -26,7 +25,7 @@ def main() -> None:
         model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU())
         model.append(nn.Linear(128, 10))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        batches = [torch.randint(1400, (64,)) for _ in range(STEPS)]
+        batches = [torch.randint(TRAIN, (64,)) for _ in range(STEPS)]
         if name == "seven_pre":
             pruner = seven_exp.create_pruner(
                 name, model, sparsity=SPARSITY, rounds=50, exclude=["4"]
@@ -41,7 +40,7 @@ def main() -> None:
             optimizer.step()
             pruner.step()  # after optimizer.step(), before zero_grad()
             optimizer.zero_grad()
-        accuracy = (model(x[test]).argmax(1) == y[test]).float().mean()
+        accuracy = (model(x[TRAIN:]).argmax(1) == y[TRAIN:]).float().mean()
         print(f"{name}: {accuracy:.1%} accuracy at {pruner.sparsity:.1%} sparsity")
 
 

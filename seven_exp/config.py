@@ -7,9 +7,11 @@ data set, an optimizer), checked against its signature: a new one brings its own
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -210,20 +212,27 @@ def load_plugins(plugins: Sequence[str]) -> None:
     for plugin in plugins:
         try:
             if plugin.endswith(".py"):
-                name = f"seven_exp_plugin_{Path(plugin).stem}"
-                if name in sys.modules:
-                    continue
-                spec = importlib.util.spec_from_file_location(name, plugin)
-                assert spec is not None
-                assert spec.loader is not None
-                module = importlib.util.module_from_spec(spec)
-                sys.modules[name] = module
-                spec.loader.exec_module(module)
+                _import_file(Path(plugin).resolve())
             else:
                 importlib.import_module(plugin)
         except Exception as error:
-            sys.modules.pop(f"seven_exp_plugin_{Path(plugin).stem}", None)
             raise ConfigError(f"plugins: can't import '{plugin}': {error}") from error
+
+
+def _import_file(path: Path) -> None:
+    """Run a file as a module, once: registering twice is a mistake."""
+    name = re.sub(r"\W", "_", f"seven_exp_plugin{path.with_suffix('')}")
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 def check_arguments(
@@ -249,16 +258,15 @@ def check_arguments(
         raise ConfigError(f"{group}.{_explain(error, model)}") from None
 
 
-class faults_of_the_user:  # noqa: N801
-    """Turns a ValueError raised inside into a ConfigError with the same words."""
-
-    def __enter__(self) -> None:
-        """Nothing to set up."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Re-raise as the user's mistake."""
-        if isinstance(error, ValueError | OSError) and not isinstance(error, ConfigError):
-            raise ConfigError(" ".join(str(error).split())) from error
+@contextmanager
+def faults_of_the_user() -> Iterator[None]:
+    """Turns a ValueError or OSError raised inside into a ConfigError with the same words."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
 
 
 def _explain(error: ValidationError, schema: type[BaseModel]) -> str:
