@@ -4,7 +4,8 @@ The threshold is found digit by digit (radix select, 16 bits at a time) on integ
 is that of the scores; large tensors are read as they lie, small ones in bundles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 _DIGIT = 16
 _BINS = 1 << _DIGIT
 _CHUNK = 1 << 20
+
+KeysOf = Callable[[range], Tensor]
 
 
 def top_k_masks(
@@ -49,10 +52,15 @@ def top_k_masks(
         ]
 
     chunks = _chunks(scores)
-    threshold, ties_to_keep = _kth_largest(scores, allowed, chunks, k)
+    keys_of: KeysOf = partial(_ordered_keys, scores, allowed)
+    if len(chunks) == 1:
+        # Where all fits into one bundle, it is cheaper to keep than to make again.
+        keys_of = cache(keys_of)
+    bits = 64 if scores[0].dtype == torch.float64 else 32
+    threshold, ties_to_keep = _kth_largest(keys_of, chunks, bits, k)
     masks: list[Tensor] = []
     for chunk in chunks:
-        keys = _ordered_keys(scores, allowed, chunk)
+        keys = keys_of(chunk)
         mask = keys > threshold
         if ties_to_keep:
             ties = (keys == threshold).nonzero().squeeze(1)[:ties_to_keep]
@@ -162,11 +170,8 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.flatten() for t in tensors]) if len(tensors) > 1 else tensors[0].flatten()
 
 
-def _kth_largest(
-    scores: Sequence[Tensor], allowed: Sequence[Tensor | None], chunks: Sequence[range], k: int
-) -> tuple[int, int]:
+def _kth_largest(keys_of: KeysOf, chunks: Sequence[range], bits: int, k: int) -> tuple[int, int]:
     """Key of the k-th largest score, and how many scores with that very key are to be kept."""
-    bits = 64 if scores[0].dtype == torch.float64 else 32
     prefix = 0
     for shift in range(bits - _DIGIT, -1, -_DIGIT):
         leading = shift == bits - _DIGIT
@@ -174,13 +179,15 @@ def _kth_largest(
         offset = _BINS // 2 if leading else 0
         counts = torch.zeros(_BINS, dtype=torch.int64)
         for chunk in chunks:
-            keys = _ordered_keys(scores, allowed, chunk)
+            keys = keys_of(chunk)
             if not leading:
                 keys = keys[(keys >> (shift + _DIGIT)) == prefix]
             digits = (keys >> shift) + offset if leading else (keys >> shift) & (_BINS - 1)
             counts += torch.bincount(digits, minlength=_BINS).cpu()
-        at_or_above = counts.flip(0).cumsum(0).flip(0)
-        digit = int((at_or_above >= k).nonzero().max())
-        k -= int(at_or_above[digit] - counts[digit])
+        # Places from the top become places from the bottom, which a search in the sums finds.
+        below = counts.cumsum(0)
+        total = int(below[-1])
+        digit = int(torch.searchsorted(below, total - k + 1))
+        k -= total - int(below[digit])
         prefix = digit - offset if leading else (prefix << _DIGIT) | digit
     return prefix, k
