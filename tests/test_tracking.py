@@ -5,6 +5,7 @@ import logging
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ def records_of(path: Path) -> list[wandb_internal_pb2.Record]:
             continue
         _, size, kind = struct.unpack("<IHB", data[place : place + 7])
         partial += data[place + 7 : place + 7 + size]
+        if place + 7 + size > len(data):
+            break
         place += 7 + size
         if kind in (1, 4):  # whole, or the last of several
             found.append(wandb_internal_pb2.Record.FromString(partial))
@@ -59,7 +62,13 @@ def records_of(path: Path) -> list[wandb_internal_pb2.Record]:
 
 def offline_records(folder: Path) -> list[wandb_internal_pb2.Record]:
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    return records_of(path)
+    # W&B's own process writes the file, and may still be at it when the run is finished.
+    for _ in range(200):
+        records = records_of(path)
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{path} was never finished")
 
 
 def items(updates) -> dict:
