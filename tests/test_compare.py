@@ -1,20 +1,24 @@
 """Comparisons: statistics against figures worked out by hand, grouping, and the files."""
 
 import csv
+import itertools
 import json
 import math
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from seven_exp.compare.__main__ import compare, main
-from seven_exp.compare.records import labels, read_records
+from seven_exp.compare.plot import draw, styles
+from seven_exp.compare.records import read_records, runs_frame
 from seven_exp.compare.statistics import estimate, holm, paired_difference
 from seven_exp.compare.summary import summarize
 
@@ -23,14 +27,17 @@ ROOT = Path(__file__).parent.parent
 
 def write(root, pruner, sparsity, seed, accuracy, status="finished", **changes):
     """A record as a run leaves it."""
-    config = {
-        "seed": seed, "sparsity": sparsity, "schedule": {"name": "cubic"},
-        "optimizer": {"lr": 0.001}, "pruner": {"name": pruner}, **changes.pop("config", {}),
-    }  # fmt: skip
+    config = changes.pop("config", {})
+    if config is not None:
+        config = {
+            "seed": seed, "sparsity": sparsity, "schedule": {"name": "cubic"},
+            "optimizer": {"lr": 0.001}, "pruner": {"name": pruner}, **config,
+        }  # fmt: skip
     values = {
         "schema": 1, "run_hash": f"{pruner}-{sparsity}-{seed}-{json.dumps(config)}",
         "status": status, "pruner": pruner, "model": "mlp", "dataset": "digits", "seed": seed,
-        "sparsity_target": sparsity, "metrics": {"accuracy": accuracy, "loss": 1 - accuracy},
+        "sparsity_target": sparsity, "sparsity": sparsity,
+        "metrics": {"accuracy": accuracy, "loss": 1 - accuracy},
         "params_nonzero": 100, "seconds": 2.0, "steps": 10, "config": config, **changes,
     }  # fmt: skip
     folder = root / f"{len(list(root.iterdir()))}"
@@ -54,7 +61,8 @@ def sweep(tmp_path):
 def rows_of(folder, **settings):
     records, _ = read_records([folder])
     arguments = {"metric": "accuracy", "baseline": "magnitude", **settings}
-    return {(row.method, row.sparsity): row for row in summarize(records, **arguments)}
+    rows, _ = summarize(records, **arguments)
+    return {(row.method, row.sparsity): row for row in rows}
 
 
 def test_interval_of_three_values():
@@ -64,8 +72,25 @@ def test_interval_of_three_values():
     assert found.half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
 
 
-def test_one_value_has_no_interval():
+@pytest.mark.parametrize(
+    ("n", "quantile"),
+    [(2, 12.706205), (4, 3.182446), (5, 2.776445), (10, 2.262157), (30, 2.045230)],
+)
+def test_intervals_use_the_textbook_quantiles(n, quantile):
+    values = [float(i) for i in range(n)]
+    # the variance of 0..n-1 about its mean, with n - 1 in the denominator, is n (n + 1) / 12
+    assert estimate(values).half == pytest.approx(quantile * math.sqrt((n + 1) / 12), rel=1e-6)
+
+
+def test_one_value_has_no_interval(tmp_path, capsys):
     assert estimate([0.5]).half is None
+    write(tmp_path, "magnitude", 0.9, 0, 0.5)
+    compare([tmp_path])
+    assert "50.00 ± n/a" in capsys.readouterr().out
+    assert "50.00 ± n/a" in (tmp_path / "comparison.html").read_text()
+    assert (tmp_path / "comparison.csv").read_text().splitlines()[1].split(",")[6:9] == [
+        *("0.5", "", "1"),
+    ]
 
 
 def test_pairs_cancel_what_seeds_have_in_common(sweep):
@@ -92,6 +117,18 @@ def test_only_common_seeds_are_paired(tmp_path):
     assert paired_difference({5: 1.0}, {6: 1.0}) is None
 
 
+def test_the_table_says_how_many_pairs_there_were(tmp_path, capsys):
+    for seed, value in ((0, 0.5), (1, 0.6), (2, 0.9)):
+        write(tmp_path, "magnitude", 0.9, seed, value)
+        write(tmp_path, "seven_dyn", 0.9, seed + 1, value + 0.1)
+    row = rows_of(tmp_path)["seven_dyn", 0.9]
+    # seeds 1 and 2: 0.6 - 0.6 and 0.7 - 0.9
+    assert (row.result.n, row.difference.estimate.n) == (3, 2)
+    assert row.difference.estimate.mean == pytest.approx(-0.1)
+    compare([tmp_path])
+    assert re.search(r"-10\.00 ± 127\.06 \(n=2\)", capsys.readouterr().out)
+
+
 def test_without_a_spread_there_is_no_test():
     assert paired_difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).p == 1.0
     # one image of 360 in each of three seeds, whose differences are equal but for rounding
@@ -100,6 +137,10 @@ def test_without_a_spread_there_is_no_test():
     difference = paired_difference(ours, baseline)
     assert difference.estimate.mean == pytest.approx(-1 / 360)
     assert difference.p is None
+    # rounding grows with the numbers, a real spread of the same size does not vanish
+    shifted = paired_difference({0: 1e9 + 0.1, 1: 3e9 + 0.1}, {0: 1e9, 1: 3e9})
+    assert shifted.p is None
+    assert paired_difference({0: 3e-9, 1: 5e-9}, {0: 1e-9, 1: 1e-9}).p is not None
 
 
 def test_holm_by_hand():
@@ -107,6 +148,18 @@ def test_holm_by_hand():
     assert holm([0.02, 0.5, 0.01, 0.03]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_holm_is_the_closed_test_of_bonferroni():
+    # Holm's adjusted p is the largest Bonferroni p over all sets of hypotheses that hold this one
+    p_values = [0.012, 0.3, 0.004, 0.04, 0.012]
+    everything = range(len(p_values))
+    sets = [s for n in everything for s in itertools.combinations(everything, n + 1)]
+    expected = [
+        max(min(1.0, len(s) * min(p_values[j] for j in s)) for s in sets if i in s)
+        for i in everything
+    ]
+    assert holm(p_values) == pytest.approx(expected)
 
 
 def test_correction_covers_the_whole_table(sweep):
@@ -138,10 +191,10 @@ def test_settings_are_never_mixed(tmp_path):
     rows = rows_of(tmp_path)
     assert set(rows) == {
         *(("seven_dyn optimizer.lr=0.001", 0.9), ("seven_dyn optimizer.lr=0.01", 0.9)),
-        *(("magnitude", 0.9), ("random", 0.9)),
+        *(("magnitude optimizer.lr=0.001", 0.9), ("random optimizer.lr=0.001", 0.9)),
     }
     assert rows["seven_dyn optimizer.lr=0.01", 0.9].result.mean == pytest.approx(0.6)
-    assert rows["random", 0.9].result.n == 2
+    assert rows["random optimizer.lr=0.001", 0.9].result.n == 2
 
 
 def test_other_models_and_data_sets_are_tables_of_their_own(tmp_path):
@@ -149,8 +202,7 @@ def test_other_models_and_data_sets_are_tables_of_their_own(tmp_path):
     write(tmp_path, "magnitude", 0.9, 0, 0.8, model="vit_tiny", run_hash="other")
     write(tmp_path, "seven_dyn", 0.9, 0, 0.9, model="vit_tiny", run_hash="another")
     records, _ = read_records([tmp_path])
-    assert labels(records) == ["magnitude", "magnitude", "seven_dyn"]
-    rows = summarize(records, "accuracy", "magnitude")
+    rows, _ = summarize(records, "accuracy", "magnitude")
     assert [(r.model, r.method, r.best) for r in rows] == [
         *(("mlp", "magnitude", True), ("vit_tiny", "seven_dyn", True)),
         ("vit_tiny", "magnitude", False),
@@ -158,19 +210,170 @@ def test_other_models_and_data_sets_are_tables_of_their_own(tmp_path):
     assert rows[1].difference.estimate.mean == pytest.approx(0.1)
 
 
+def test_longer_training_is_another_method(tmp_path):
+    for seed, steps in itertools.product((0, 1), (10, 20)):
+        write(
+            tmp_path, "magnitude", 0.9, seed, steps / 100, steps=steps, run_hash=f"{seed} {steps}"
+        )
+    rows = rows_of(tmp_path)
+    assert {key: row.result.mean for key, row in rows.items()} == {
+        ("magnitude steps=10", 0.9): 0.1,
+        ("magnitude steps=20", 0.9): 0.2,
+    }
+
+
+def test_two_ways_to_say_how_long_are_one_method(tmp_path):
+    write(tmp_path, "magnitude", 0.9, 0, 0.4, config={"trainer": {"epochs": 1, "max_steps": None}})
+    write(tmp_path, "magnitude", 0.9, 1, 0.6, config={"trainer": {"epochs": None, "max_steps": 10}})
+    assert rows_of(tmp_path)["magnitude", 0.9].result.n == 2
+
+
+def test_pruners_trained_otherwise_are_labelled(tmp_path):
+    write(tmp_path, "magnitude", 0.9, 0, 0.4, config={"optimizer": {"lr": 0.1}})
+    write(tmp_path, "seven_dyn", 0.9, 0, 0.5, config={"optimizer": {"lr": 0.2}})
+    rows = rows_of(tmp_path)
+    assert set(rows) == {("magnitude optimizer.lr=0.1", 0.9), ("seven_dyn optimizer.lr=0.2", 0.9)}
+    row = rows["seven_dyn optimizer.lr=0.2", 0.9]
+    assert row.reference == "magnitude optimizer.lr=0.1"
+    assert row.difference.estimate.mean == pytest.approx(0.1)
+
+
+def test_a_setting_unknown_to_older_runs_is_not_its_default(tmp_path):
+    write(tmp_path, "magnitude", 0.9, 0, 0.4)
+    write(tmp_path, "magnitude", 0.9, 1, 0.6, config={"trainer": {"distill": None}})
+    assert set(rows_of(tmp_path)) == {
+        ("magnitude trainer.distill=unset", 0.9),
+        ("magnitude trainer.distill=null", 0.9),
+    }
+
+
+def test_settings_come_from_hydra_where_the_record_has_none(tmp_path):
+    for seed, alpha in itertools.product((0, 1), (0.8, 0.9)):
+        folder = write(
+            tmp_path, "seven_dyn", 0.9, seed, alpha, config=None, run_hash=f"{seed} {alpha}"
+        )
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra" / "config.yaml").write_text(
+            f"seed: {seed}\noutput_root: ${{oc.env:HOME}}/{alpha}\npruner:\n  alpha_1: {alpha}\n"
+        )
+    rows = rows_of(tmp_path, baseline=None)
+    assert {key: row.result.mean for key, row in rows.items()} == {
+        ("seven_dyn pruner.alpha_1=0.8", 0.9): 0.8,
+        ("seven_dyn pruner.alpha_1=0.9", 0.9): 0.9,
+    }
+
+
+@pytest.mark.parametrize("axis", ["schedule", "scope", "pattern", "when", "criterion"])
+def test_without_any_config_the_record_itself_tells_settings(tmp_path, axis):
+    for value in ("this", "that"):
+        write(tmp_path, "magnitude", 0.9, 0, 0.5, config=None, run_hash=value, **{axis: value})
+    assert set(rows_of(tmp_path)) == {
+        (f"magnitude {axis}=this", 0.9),
+        (f"magnitude {axis}=that", 0.9),
+    }
+
+
+def test_each_row_is_compared_with_the_baseline_of_its_settings(tmp_path):
+    for seed, lr in itertools.product((0, 1), (0.001, 0.01)):
+        settings = {"optimizer": {"lr": lr}}
+        write(tmp_path, "magnitude", 0.9, seed, 0.5 + 10 * lr, config=settings)
+        write(tmp_path, "seven_dyn", 0.9, seed, 0.6 + 20 * lr, config=settings)
+    rows = rows_of(tmp_path)
+    # 0.62 - 0.51 and 0.8 - 0.6
+    low, high = (rows[f"seven_dyn optimizer.lr={lr}", 0.9] for lr in (0.001, 0.01))
+    assert low.reference == "magnitude optimizer.lr=0.001"
+    assert low.difference.estimate.mean == pytest.approx(0.11)
+    assert high.difference.estimate.mean == pytest.approx(0.2)
+    assert rows["magnitude optimizer.lr=0.01", 0.9].difference is None
+    # one of the baseline's own settings can be the baseline
+    rows = rows_of(tmp_path, baseline="magnitude optimizer.lr=0.001")
+    assert rows["magnitude optimizer.lr=0.01", 0.9].difference.estimate.mean == pytest.approx(0.09)
+    assert rows["seven_dyn optimizer.lr=0.01", 0.9].difference.estimate.mean == pytest.approx(0.29)
+
+
+def test_an_unclear_baseline_is_said_so(tmp_path, capsys):
+    for rounds in (1, 2):
+        pruner = {"name": "magnitude", "rounds": rounds}
+        write(tmp_path, "magnitude", 0.9, 0, 0.5, config={"pruner": pruner})
+    write(tmp_path, "seven_dyn", 0.9, 0, 0.7)
+    assert rows_of(tmp_path)["seven_dyn", 0.9].difference is None
+    compare([tmp_path])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "differences: 1 ('magnitude' has several settings" in said
+    assert "--baseline 'magnitude pruner.rounds=" in said
+
+
+def test_dense_is_a_baseline_for_every_sparsity(tmp_path):
+    for seed in (0, 1):
+        write(tmp_path, "dense", 0.0, seed, 0.9)
+        write(tmp_path, "magnitude", 0.5, seed, 0.8 + seed / 10)
+        write(tmp_path, "magnitude", 0.9, seed, 0.6 + seed / 10)
+    rows = rows_of(tmp_path, baseline="dense")
+    assert rows["magnitude", 0.5].difference.estimate.mean == pytest.approx(-0.05)
+    assert rows["magnitude", 0.9].difference.estimate.mean == pytest.approx(-0.25)
+    assert rows["dense", 0.0].difference is None
+
+
 def test_what_is_left_out_is_counted(tmp_path):
     write(tmp_path, "magnitude", 0.9, 0, 0.4)
     write(tmp_path, "magnitude", 0.9, 1, 0.4, status="failed")
+    write(tmp_path, "magnitude", 0.9, 3, 0.4, status="running")
     half = write(tmp_path, "magnitude", 0.9, 2, 0.4) / "results.json"
     half.write_text(half.read_text()[:40])
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "results.json").write_text("[1, 2]")
+    write(tmp_path, "magnitude", 0.9, "x", 0.4)
+    write(tmp_path, "magnitude", 0.9, 5, 0.4, metrics=None)
+    write(tmp_path, "magnitude", float("nan"), 6, 0.4)
+    for name, text in (("a", "[1, 2]"), ("b", '{"status": ["finished"]}'), ("c", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(text)
     older = write(tmp_path, "seven_dyn", 0.9, 0, 0.3)
     newer = write(tmp_path, "seven_dyn", 0.9, 0, 0.5)
     os.utime(older / "results.json", (1, 1))
-    records, notes = read_records([tmp_path])
-    assert notes == ["left out: 1 done twice", "left out: 1 failed", "left out: 2 unreadable"]
+    records, notes = read_records([tmp_path, tmp_path / "."])
+    assert notes == [
+        *("1 done twice (the newest is kept)", "1 failed", "5 foreign"),
+        *("1 still running", "2 unreadable"),
+    ]
     assert {r.folder for r in records} == {tmp_path / "0", newer}
+
+
+def test_notes_are_one_line_and_no_error(tmp_path, capsys):
+    write(tmp_path, "magnitude", 0.9, 0, 0.4)
+    write(tmp_path, "magnitude", 0.9, 1, 0.4, status="failed")
+    write(tmp_path, "magnitude", 0.9, 2, float("nan"))
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().err == "left out: 1 failed, 1 without accuracy\n"
+    assert rows_of(tmp_path)["magnitude", 0.9].by_seed == {0: 0.4}
+
+
+def test_a_seed_counts_once(tmp_path):
+    older = write(tmp_path, "magnitude", 0.9, 0, 0.4, run_hash="a checkpoint of this name")
+    write(tmp_path, "magnitude", 0.9, 0, 0.6, run_hash="another of the same name")
+    os.utime(older / "results.json", (1, 1))
+    records, _ = read_records([tmp_path])
+    rows, notes = summarize(records, "accuracy", None)
+    assert rows[0].by_seed == {0: 0.6}
+    assert notes == ["1 alike in all but the hash (the newest is kept)"]
+
+
+def test_frame_of_runs(tmp_path):
+    folder = write(
+        tmp_path, "seven_dyn", 0.9, 3, 0.4, best={"accuracy": 0.5, "step": 7}, flops_sparse=11,
+        params_prunable=1000, scope="global",
+    )  # fmt: skip
+    write(tmp_path, "magnitude", 0.5, 0, 0.8)
+    frame = runs_frame(read_records([tmp_path])[0])
+    assert frame.shape[0] == 2
+    row = frame.set_index("pruner").loc["seven_dyn"]
+    expected = {
+        "model": "mlp", "dataset": "digits", "seed": 3, "sparsity_target": 0.9, "sparsity": 0.9,
+        "accuracy": 0.4, "best_accuracy": 0.5, "best_step": 7, "params_nonzero": 100,
+        "params_prunable": 1000, "flops_sparse": 11, "steps": 10, "scope": "global",
+        "folder": str(folder),
+    }  # fmt: skip
+    assert {key: row[key] for key in expected} == expected
+    assert {"criterion", "when", "schedule", "pattern", "flops_dense", "run_hash"} <= {*frame}
 
 
 def test_files(sweep, capsys):
@@ -179,38 +382,118 @@ def test_files(sweep, capsys):
     assert "mlp on digits" in printed
     assert re.search(r"90%\s+seven_dyn\s+72\.00 ± 26\.17\s+3\s+\+2\.00 ± 2\.48", printed)
 
-    with (sweep / "comparison.csv").open() as file:
+    with (sweep / "comparison.csv").open(encoding="utf-8") as file:
         sheet = {(row["method"], row["sparsity"]): row for row in csv.DictReader(file)}
     assert float(sheet["seven_dyn", "0.9"]["mean"]) == pytest.approx(0.72)
     assert float(sheet["seven_dyn", "0.9"]["difference"]) == pytest.approx(0.02)
+    assert float(sheet["seven_dyn", "0.9"]["difference_half_interval_95"]) == pytest.approx(
+        4.302653 * 0.01 / math.sqrt(3), rel=1e-6
+    )
+    assert (sheet["seven_dyn", "0.9"]["pairs"], sheet["seven_dyn", "0.9"]["baseline"]) == (
+        *("3", "magnitude"),
+    )
     assert sheet["dense", "0.0"]["half_interval_95"] == ""
+    assert sheet["magnitude", "0.9"]["difference"] == ""
+    assert len(sheet) == 5
 
     with Image.open(sweep / "comparison.png") as image:
         pixels = np.asarray(image.convert("RGB"))
     assert min(pixels.shape[:2]) > 500
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
 
-    page = (sweep / "comparison.html").read_text()
-    for words in ("seven_dyn", "72.00 ± 26.17", "+2.00 ± 2.48", "95% Student t", "13 runs"):
+    assert not list(sweep.glob(".*partial*"))
+
+
+LOADS = r"""(?:src|href|action|data|poster)\s*=\s*["']?([^"'\s>#]+)|url\(["']?([^#)"']+)|@import"""
+
+
+def test_page(sweep):
+    compare([sweep], output=sweep / "a folder" / "out")
+    page = (sweep / "a folder" / "out" / "comparison.html").read_text(encoding="utf-8")
+    for words in ("72.00 ± 26.17", "+2.00 ± 2.48", "95% Student t", "All 13 runs", "all 2 tests"):
         assert words in page
-    assert "<svg" in page
-    loaded = re.findall(r"(?:src|href)=['\"]([^'\"#]+)['\"]", page)
-    assert loaded
-    assert not [link for link in loaded if "://" in link]
-    assert all((sweep / link).exists() for link in loaded if link.endswith(".json"))
+    links = [first or second for first, second in re.findall(LOADS, page)]
+    assert len(links) == 13
+    for link in links:
+        assert "://" not in link
+        assert (sweep / "a folder" / "out" / unquote(link) / "results.json").exists()
+    assert "fetch(" not in page
+    # every mean has a row of the table to tell of it
+    points = set(re.findall(r'<g id="method\d+-row(\d+)"', page))
+    assert points == set(re.findall(r'<tr id="row(\d+)"', page)) == {"0", "1", "2", "3", "4"}
 
 
-def test_names_with_markup_do_no_harm(tmp_path):
-    write(tmp_path, "<script>alert(1)</script>", 0.9, 0, 0.4)
+def test_links_survive_odd_names(tmp_path):
+    odd = tmp_path / "50% #1 & more"
+    odd.mkdir()
+    write(odd, "magnitude", 0.9, 0, 0.4)
     compare([tmp_path])
-    assert "<script>alert" not in (tmp_path / "comparison.html").read_text()
+    (link,) = re.findall(r'<a href="([^"]+)"', (tmp_path / "comparison.html").read_text())
+    assert link == "50%25%20%231%20%26%20more/0/"
 
 
-def test_a_thousand_runs_of_many_settings(tmp_path):
-    for seed in range(20):
-        for sparsity in range(50):
-            write(tmp_path, "magnitude", sparsity / 50, seed, 0.5)
-    assert len(rows_of(tmp_path)) == 50
+def test_the_same_records_make_the_same_files(sweep):
+    names = ("comparison.csv", "comparison.png", "comparison.html")
+    compare([sweep], output=sweep / "a")
+    compare([sweep], output=sweep / "b")
+    for name in names:
+        assert (sweep / "a" / name).read_bytes() == (sweep / "b" / name).read_bytes()
+
+
+def test_every_method_looks_different(tmp_path):
+    for i in range(40):
+        write(tmp_path, f"pruner_{i}", 0.9, 0, 0.5)
+    look = styles(rows_of(tmp_path, baseline=None).values())
+    assert len({(style.colour, style.marker) for style in look.values()}) == 40
+
+
+def test_the_picture_holds_a_line_an_interval_and_the_seeds(sweep):
+    rows = list(rows_of(sweep).values())
+    (panel,) = draw(rows, "accuracy").axes
+    drawn = {artist.get_gid(): artist for artist in panel.get_children() if artist.get_gid()}
+    style = styles(rows)["seven_dyn"]
+    place = next(i for i, r in enumerate(rows) if (r.method, r.sparsity) == ("seven_dyn", 0.9))
+    ends = drawn[f"method{style.index}-bar{place}"].get_segments()[0][:, 1]
+    # 72 ± 4.302653 s / sqrt 3 with values 61, 82 and 73, whose s is sqrt 111
+    half = 4.302653 * math.sqrt(111) / math.sqrt(3)
+    assert ends == pytest.approx([72 - half, 72 + half], rel=1e-6)
+    seeds = drawn[f"method{style.index}-seeds{place}"].get_ydata()
+    assert sorted(seeds) == pytest.approx([61, 73, 82])
+    dense = next(i for i, r in enumerate(rows) if r.method == "dense")
+    reference = drawn[f"method{styles(rows)['dense'].index}-row{dense}"]
+    assert list(reference.get_ydata()) == [97, 97]
+    # one value: no bar of zero length, which would look like certainty
+    assert f"method{styles(rows)['dense'].index}-bar{dense}" not in drawn
+
+
+def test_names_with_markup_do_no_harm(tmp_path, capsys):
+    # HTML's markup, rich's, and matplotlib's
+    for name in ("<script>alert(1)</script>", "[/red] [bold]", r"$\frac{ and $ -->"):
+        write(tmp_path, name, 0.9, 0, 0.4)
+    compare([tmp_path])
+    page = (tmp_path / "comparison.html").read_text()
+    assert "<script>alert" not in page
+    assert "[/red] [bold]" in capsys.readouterr().out
+
+
+def test_reading_takes_time_in_proportion_to_runs(tmp_path):
+    for seed, sparsity in itertools.product(range(20), range(50)):
+        folder = tmp_path / f"{seed}" / f"{sparsity}"
+        folder.mkdir(parents=True)
+        write(folder, "magnitude", sparsity / 50, seed, 0.5)
+    started = time.perf_counter()
+    rows = rows_of(tmp_path)
+    assert time.perf_counter() - started < 5
+    assert {(row.sparsity, row.result.n) for row in rows.values()} == {
+        (sparsity / 50, 20) for sparsity in range(50)
+    }
+
+
+def run_main(arguments):
+    try:
+        return main(arguments)
+    except SystemExit as stop:  # argparse's way
+        return stop.code
 
 
 @pytest.mark.parametrize(
@@ -220,7 +503,10 @@ def test_a_thousand_runs_of_many_settings(tmp_path):
         (["empty"], "no finished run below empty"),
         (["sweep", "--metric", "acuracy"], "did you mean 'accuracy'"),
         (["sweep", "--baseline", "magnitud"], "did you mean 'magnitude'"),
-        (["sweep", "--output", "file/below"], "file/below"),
+        (["sweep", "--output", "file/below"], "--output is 'file/below': can't write there"),
+        (["failed"], "no finished run below failed (left out: 1 failed)"),
+        (["sweep", "--basline", "magnitude"], "--basline"),
+        ([], "FOLDER"),
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, capsys, arguments, words):
@@ -228,17 +514,32 @@ def test_mistakes(tmp_path, monkeypatch, capsys, arguments, words):
     (tmp_path / "file").write_text("")
     (tmp_path / "sweep").mkdir()
     write(tmp_path / "sweep", "magnitude", 0.9, 0, 0.4)
+    write(tmp_path / "sweep", "magnitude", 0.9, 1, 0.4, status="failed")
+    (tmp_path / "failed").mkdir()
+    write(tmp_path / "failed", "magnitude", 0.9, 0, 0.4, status="failed")
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
+    assert run_main(arguments) == 2
     captured = capsys.readouterr().err
     assert words in captured
     assert captured.count("\n") == 1
 
 
 def test_the_module_is_a_command(sweep):
-    done = subprocess.run(
-        [sys.executable, "-m", "seven_exp.compare", str(sweep), "--output", str(sweep / "out")],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "seven_exp.compare", *map(str, arguments)],
+            capture_output=True, text=True, cwd=ROOT,
+        )  # fmt: skip
+
+    done = run(sweep, "--output", sweep / "out")
     assert done.returncode == 0, done.stderr
     assert (sweep / "out" / "comparison.png").exists()
+    with subprocess.Popen(
+        [sys.executable, "-m", "seven_exp.compare", str(sweep)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT,
+    ) as piped:  # fmt: skip
+        piped.stdout.close()
+    assert (sweep / "comparison.html").exists()
+    mistaken = run(sweep, "--metric", "acuracy")
+    assert mistaken.returncode == 2
+    assert mistaken.stderr == "error: --metric is 'acuracy': did you mean 'accuracy'?\n"

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from seven_exp.compare.page import write_html
 from seven_exp.compare.plot import write_png
@@ -14,9 +15,16 @@ from seven_exp.compare.table import print_table, write_csv
 DEFAULT_BASELINE = "magnitude"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Without the usage before each error: a mistake costs one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m seven_exp.compare",
         description="Compare the runs recorded below some folders.",
     )
@@ -29,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         compare(options.folders, options.metric, options.baseline, options.output)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -41,28 +49,34 @@ def compare(
     baseline: str | None = None,
     output: Path | None = None,
 ) -> None:
-    """Print the table and write the files.
+    """Write the files, print the table, and say on stderr what was left out.
 
     Raises:
-        ValueError: A folder is missing, holds no finished run, or a name is unknown.
-        OSError: The files can't be written.
+        ValueError: A folder is missing or holds no finished run, a name is unknown, or the files
+            can't be written.
     """
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"no folder '{folder}'")
-    records, notes = read_records(folders)
-    for note in notes:
-        print(note, file=sys.stderr)
+    records, left_out = read_records(folders)
     if not records:
-        raise ValueError(f"no finished run below {', '.join(map(str, folders))}")
-    if baseline is None and any(r.values["pruner"] == DEFAULT_BASELINE for r in records):
-        baseline = DEFAULT_BASELINE
-    rows = summarize(records, metric, baseline)
+        reasons = f" (left out: {', '.join(left_out)})" if left_out else ""
+        raise ValueError(f"no finished run below {', '.join(map(str, folders))}{reasons}")
+    if baseline is None:
+        took_part = any(r.pruner == DEFAULT_BASELINE and metric in r.metrics for r in records)
+        baseline = DEFAULT_BASELINE if took_part else None
+    rows, notes = summarize(records, metric, baseline)
     output = output or folders[0]
+    try:
+        write_csv(output / "comparison.csv", rows, metric)
+        write_png(output / "comparison.png", rows, metric)
+        write_html(output / "comparison.html", rows, records, metric, baseline)
+    except OSError as error:
+        raise ValueError(f"--output is '{output}': can't write there: {error.strerror}") from error
+    # The files come first: a pipe to `head` closes while the table is printed.
     print_table(rows, metric, baseline)
-    write_csv(output / "comparison.csv", rows, metric, baseline)
-    write_png(output / "comparison.png", rows, metric)
-    write_html(output / "comparison.html", rows, records, metric, baseline)
+    if left_out or notes:
+        print(f"left out: {', '.join([*left_out, *notes])}", file=sys.stderr)
     print(f"written: {output / 'comparison'}.csv, .png, .html")
 
 

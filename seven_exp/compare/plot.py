@@ -1,6 +1,9 @@
 """Accuracy over sparsity: a line a method, its interval, and every seed as a point."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,77 +14,140 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by colour-blind readers; markers tell the rest.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-_MARKERS = "osD^vPX*"
-_LINES = ("-", "--", ":", "-.")
+# Okabe and Ito's palette, made for colour-blind readers, less its yellow: white swallows it.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# One more than colours, so that colour and marker together tell 56 methods apart.
+_MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
+_DENSE = "#666666"
+
+_SETTINGS: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titleweight": "bold",
+    "text.parse_math": False,  # a "$" in a name is a "$"
+}
 
 
-def draw(rows: Sequence[Row], metric: str) -> "Figure":
-    """One panel for each model and data set."""
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn.
+
+    Attributes:
+        index: Among the methods; names its parts in an SVG.
+        colour: In hexadecimal.
+        marker: As matplotlib calls it; "" for a reference line.
+        symbol: The marker as a character.
+    """
+
+    index: int
+    colour: str
+    marker: str
+    symbol: str
+
+
+def styles(rows: Iterable[Row]) -> dict[str, Style]:
+    """Method -> style, by the order of names, so that a method keeps its own in every panel."""
+    rows = list(rows)
+    pruning = sorted({row.method for row in rows if row.sparsity > 0})
+    dense = sorted({row.method for row in rows} - set(pruning))
+    found = {method: Style(i, _DENSE, "", "⋯") for i, method in enumerate(dense)}
+    for i, method in enumerate(pruning):
+        marker, symbol = list(_MARKERS.items())[i % len(_MARKERS)]
+        colour = _COLOURS[i % len(_COLOURS)]
+        found[method] = Style(len(dense) + i, colour, marker, symbol)
+    return found
+
+
+def draw(rows: Sequence[Row], metric: str, *, key: bool = True) -> "Figure":
+    """One panel for each model and data set.
+
+    Args:
+        rows: At least one.
+        metric: Its name, for the axis.
+        key: Whether to explain colours and markers.
+
+    Returns:
+        A figure, in whose SVG the parts of method i have ids that begin with ``method{i}-``, and
+        its point of ``rows[j]`` has the id ``method{i}-row{j}``.
+    """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    tasks = list(dict.fromkeys((row.model, row.dataset) for row in rows))
-    methods = list(dict.fromkeys(r.method for r in sorted(rows, key=lambda r: r.method)))
-    pruning = [m for m in methods if any(r.method == m and r.sparsity > 0 for r in rows)]
-    height = max(4.4, 1.0 + 0.22 * len(methods))
-    figure = Figure(figsize=(5.6 * len(tasks) + 1.6, height), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        chosen = [row for row in rows if (row.model, row.dataset) == task]
-        for i, method in enumerate(pruning):
-            turn, place = divmod(i, len(_COLOURS))
-            style = _COLOURS[place], _MARKERS[place], _LINES[turn % len(_LINES)]
-            # Side by side, so that intervals at one sparsity can be told apart.
-            shift = (i - (len(pruning) - 1) / 2) * min(0.25, 1.5 / len(pruning))
-            _line(axes, [r for r in chosen if r.method == method], metric, style, shift)
-        for row in chosen:
-            if row.sparsity == 0:
-                axes.axhline(
-                    _scale(metric) * row.result.mean, color="0.45", linestyle=":", label=row.method
-                )
-        axes.set_title(" on ".join(task))
-        axes.set_xlabel("sparsity: zeros among the prunable weights, %")
-        axes.set_ylabel(f"{metric}, %" if _scale(metric) == 100 else metric)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
+    look = styles(rows)
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    columns = min(2, len(tasks))
+    lines = math.ceil(len(tasks) / columns)
+    width = (5.2 if columns > 1 else 6.4) * columns + (1.8 if key else 0)
+    height = max(4.2 * lines, 0.6 + 0.21 * len(look) if key else 0)
+    with rc_context(_SETTINGS):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        panels = figure.subplots(lines, columns, squeeze=False).flat
+        for panel, task in zip(panels, tasks, strict=False):
+            _panel(panel, [(i, r) for i, r in enumerate(rows) if r.task == task], look, metric)
+            panel.set_title(" on ".join(task), loc="left")
+        for empty in panels[len(tasks) :]:
+            empty.remove()
+        if key:
+            handles = [
+                Line2D([], [], color=s.colour, marker=s.marker, ls="-" if s.marker else ":", ms=6)
+                for s in look.values()
+            ]
+            figure.legend(handles, list(look), loc="outside right center", frameon=False)
     return figure
 
 
 def write_png(path: Path, rows: Sequence[Row], metric: str) -> None:
-    """The picture at 160 dots an inch."""
+    """The picture at 200 dots an inch."""
     with replacing(path) as partial:
-        draw(rows, metric).savefig(partial, dpi=160)
+        draw(rows, metric).savefig(partial, dpi=200)
 
 
-def _line(
-    axes: "Axes", rows: Sequence[Row], metric: str, style: tuple[str, str, str], shift: float
+def _panel(
+    axes: "Axes", rows: Sequence[tuple[int, Row]], look: dict[str, Style], metric: str
 ) -> None:
-    rows = sorted((row for row in rows if row.sparsity > 0), key=lambda row: row.sparsity)
-    if not rows:
-        return
-    colour, marker, dashes = style
-    scale = _scale(metric)
-    x = [100 * row.sparsity + shift for row in rows]
-    axes.errorbar(
-        x,
-        [scale * row.result.mean for row in rows],
-        [scale * (row.result.half or 0) for row in rows],
-        color=colour,
-        marker=marker,
-        linestyle=dashes,
-        markersize=5,
-        capsize=3,
-        linewidth=1.5,
-        label=rows[0].method,
-    )
-    for place, row in zip(x, rows, strict=True):
-        values = [scale * value for value in row.by_seed.values()]
-        axes.plot([place] * len(values), values, marker, color=colour, alpha=0.3, markersize=3)
+    scale = 100 if "accuracy" in metric else 1
+    targets = sorted({row.sparsity for _, row in rows if row.sparsity > 0})
+    gaps = [_place(b) - _place(a) for a, b in pairwise(targets)]
+    present = [method for method in look if any(row.method == method for _, row in rows)]
+    pruning = [method for method in present if look[method].marker]
+    # Side by side, so that intervals at one sparsity can be told apart.
+    step = min(0.02, 0.6 * min(gaps, default=1) / max(1, len(pruning)))
+    for method in present:
+        style = look[method]
+        own = sorted((r.sparsity, i, r) for i, r in rows if r.method == method)
+        if not style.marker:
+            for _, i, row in own:
+                axes.axhline(
+                    scale * row.result.mean,
+                    color=style.colour,
+                    linestyle=":",
+                    gid=f"method{style.index}-row{i}",
+                )
+            continue
+        shift = step * (pruning.index(method) - (len(pruning) - 1) / 2)
+        places = [_place(sparsity) + shift for sparsity, _, _ in own]
+        means = [scale * row.result.mean for _, _, row in own]
+        gid = f"method{style.index}"
+        axes.plot(places, means, color=style.colour, lw=1.4, gid=f"{gid}-line{own[0][1]}")
+        for x, mean, (_, i, row) in zip(places, means, own, strict=True):
+            if row.result.half is not None:
+                half = scale * row.result.half
+                bar = axes.vlines(x, mean - half, mean + half, color=style.colour, lw=1.2)
+                bar.set_gid(f"{gid}-bar{i}")
+            seeds = [scale * value for value in row.by_seed.values()]
+            (points,) = axes.plot([x] * len(seeds), seeds, style.marker, color=style.colour)
+            points.set(alpha=0.3, markersize=3.5, markeredgewidth=0, gid=f"{gid}-seeds{i}")
+            (point,) = axes.plot(x, mean, style.marker, color=style.colour, zorder=3)
+            point.set(markersize=6.5, markeredgecolor="white", markeredgewidth=0.4)
+            point.set_gid(f"{gid}-row{i}")
+    axes.set_xticks([_place(s) for s in targets], [f"{100 * s:.4g}" for s in targets])
+    axes.set_xlabel("sparsity, % (spaced by the logarithm of density)")
+    axes.set_ylabel(f"{metric}, %" if scale == 100 else metric)
+    axes.grid(alpha=0.25, lw=0.6)
 
 
-def _scale(metric: str) -> int:
-    return 100 if "accuracy" in metric else 1
+def _place(sparsity: float) -> float:
+    """Where a sparsity stands on the axis: high ones, where methods part, are given room."""
+    return -math.log(1 - sparsity)

@@ -1,18 +1,29 @@
-"""Reading the records of finished runs."""
+"""Reading the records of finished runs, wherever they were copied from."""
 
 import json
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _ELSEWHERE = (
     *("seed", "sparsity", "output_root", "cache_dir", "device", "threads", "plugins", "tracker"),
-    *("model.name", "dataset.name", "dataset.data_dir", "dataset.download", "pruner.name"),
-    *("trainer.log_interval", "trainer.save_model"),
+    *("model.name", "dataset.name", "dataset.data_dir", "dataset.download", "dataset.workers"),
+    *("pruner.name", "trainer.log_interval", "trainer.save_model"),
 )
 """Keys of a run's config that say nothing of its method, or are told apart by other means."""
+
+_LENGTH = ("trainer.epochs", "trainer.max_steps")
+"""Two ways to say how long to train; a finished run's number of steps says it for both."""
+
+_AXES = ("criterion", "when", "schedule", "scope", "pattern")
+
+_REASONS = {"failed": "failed", "running": "still running"}
 
 
 @dataclass(frozen=True)
@@ -21,93 +32,164 @@ class Record:
 
     Attributes:
         folder: Where it lies.
-        values: ``results.json``.
+        written: When its record was written, seconds since the epoch.
+        run_hash: Its identity.
+        pruner: Its name.
+        model: Its name.
+        dataset: Its name.
+        seed: Of everything random.
+        sparsity: Target, in [0, 1).
+        kept: Number of nonzero prunable weights.
+        seconds: Of training.
+        metrics: Final figures, the finite ones.
         settings: What else decided the result, as dotted keys.
+        values: All of ``results.json``.
     """
 
     folder: Path
-    values: Mapping[str, Any]
+    written: float
+    run_hash: str
+    pruner: str
+    model: str
+    dataset: str
+    seed: int
+    sparsity: float
+    kept: int
+    seconds: float
+    metrics: Mapping[str, float]
     settings: Mapping[str, Any]
+    values: Mapping[str, Any]
 
     @property
     def task(self) -> tuple[str, str]:
         """(model, dataset)."""
-        return self.values["model"], self.values["dataset"]
+        return self.model, self.dataset
 
 
-def read_records(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
-    """All finished runs below some folders, and a line for each kind that was left out.
+def read_records(folders: Iterable[Path]) -> tuple[list[Record], list[str]]:
+    """All finished runs below some folders, and words for each kind that was left out.
 
     A run found twice (by its hash) is taken once, its newest record.
     """
-    found: dict[str, tuple[float, Record]] = {}
+    found: dict[str, Record] = {}
     left_out: Counter[str] = Counter()
-    for path in sorted({p for folder in folders for p in folder.rglob("results.json")}):
-        try:
-            values = json.loads(path.read_text())
-            status = values["status"]
-            record = Record(path.parent, values, dict(_settings(values)))
-            key = values["run_hash"]
-            _ = record.task, values["pruner"], values["sparsity_target"], values["seed"]
-        except (OSError, ValueError, KeyError, TypeError):
-            left_out["unreadable"] += 1
+    paths = {p.resolve(): p for folder in folders for p in sorted(folder.rglob("results.json"))}
+    for path in paths.values():
+        record = _read(path)
+        if isinstance(record, str):
+            left_out[record] += 1
             continue
-        if status != "finished":
-            left_out[status] += 1
-            continue
-        written = path.stat().st_mtime
-        if key in found:
-            left_out["done twice"] += 1
-        if key not in found or written > found[key][0]:
-            found[key] = (written, record)
-    notes = [f"left out: {n} {kind}" for kind, n in sorted(left_out.items())]
-    return [record for _, record in found.values()], notes
+        other = found.get(record.run_hash)
+        if other is not None:
+            left_out["done twice (the newest is kept)"] += 1
+        if other is None or record.written >= other.written:
+            found[record.run_hash] = record
+    notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
+    return list(found.values()), notes
 
 
-def labels(records: Sequence[Record]) -> list[str]:
-    """For each record its pruner's name and the settings that differ among that pruner's runs.
+def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
+    """For each record the settings that tell it from others, seeds apart.
 
-    Settings are compared within one model and data set; runs with the same label differ in seed
-    and sparsity alone.
+    What belongs to pruning is compared among the runs of one pruner, since pruners differ there by
+    nature; all the rest (optimizer, steps, ...) among all runs on one model and data set.
+
+    Returns:
+        Dotted key -> value as Hydra's command line spells it, in the order of ``records``.
     """
-    values: dict[tuple[str, str, str], dict[str, set[str]]] = {}
+    tasks: dict[object, list[Record]] = defaultdict(list)
+    pruners: dict[object, list[Record]] = defaultdict(list)
     for record in records:
-        seen = values.setdefault(_kind(record), {})
-        for key, value in record.settings.items():
-            seen.setdefault(key, set()).add(json.dumps(value, sort_keys=True))
-    followers = {
-        (kind, key)
-        for kind, seen in values.items()
-        for key in seen
-        if key.endswith(".seed")
-        and all(r.settings.get(key) == r.values["seed"] for r in records if _kind(r) == kind)
-    }
-    counts = Counter(_kind(record) for record in records)
-    present = Counter((_kind(r), key) for r in records for key in r.settings)
-    result = []
-    for record in records:
-        kind = _kind(record)
-        differing = [
-            f"{key}={record.settings.get(key)}"
-            for key, options in sorted(values[kind].items())
-            if (len(options) > 1 or present[kind, key] < counts[kind])
-            and (kind, key) not in followers
-        ]
-        result.append(" ".join([record.values["pruner"], *differing]))
-    return result
+        tasks[record.task].append(record)
+        pruners[record.task, record.pruner].append(record)
+    shared = {task: _differing(group, of_pruning=False) for task, group in tasks.items()}
+    own = {kind: _differing(group, of_pruning=True) for kind, group in pruners.items()}
+    return [
+        {key: _spelled(r, key) for key in own[r.task, r.pruner] + shared[r.task]} for r in records
+    ]
 
 
-def _kind(record: Record) -> tuple[str, str, str]:
-    return *record.task, record.values["pruner"]
+def runs_frame(records: Sequence[Record]) -> "DataFrame":
+    """One row for each run, for analyses of one's own.
+
+    Columns: the record's scalars, every final metric under its name, every best one under
+    ``best_`` and its name, and ``folder``.
+    """
+    import pandas as pd
+
+    columns = (
+        *("pruner", "model", "dataset", *_AXES, "sparsity_target", "sparsity", "seed"),
+        *("params_total", "params_prunable", "params_nonzero", "flops_dense", "flops_sparse"),
+        *("steps", "seconds", "seconds_pruning", "run_hash"),
+    )
+    return pd.DataFrame(
+        {
+            **{key: record.values.get(key) for key in columns},
+            **record.metrics,
+            **{f"best_{key}": value for key, value in (record.values.get("best") or {}).items()},
+            "folder": str(record.folder),
+        }
+        for record in records
+    )
 
 
-def _settings(values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def _read(path: Path) -> Record | str:
+    """A record, or in few words why there is none."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return "unreadable"
+    if not isinstance(values, dict):
+        return "foreign"
+    if values.get("status") != "finished":
+        return _REASONS.get(str(values.get("status")), "foreign")
+    try:
+        record = Record(
+            folder=path.parent,
+            written=path.stat().st_mtime,
+            run_hash=str(values["run_hash"]),
+            pruner=str(values["pruner"]),
+            model=str(values["model"]),
+            dataset=str(values["dataset"]),
+            seed=int(values["seed"]),
+            sparsity=float(values["sparsity_target"]),
+            kept=int(values["params_nonzero"]),
+            seconds=float(values["seconds"]),
+            metrics={k: float(v) for k, v in values["metrics"].items() if _is_finite(v)},
+            settings=dict(_settings(values, path.parent)),
+            values=values,
+        )
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return "foreign"
+    return record if 0 <= record.sparsity < 1 else "foreign"
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, Any]]:
     """Dotted keys of the config and of the record that tell two methods apart."""
-    yield "steps", values.get("steps")
-    config = values.get("config") or {key: values.get(key) for key in ("schedule", "scope")}
-    for key, value in _flatten(config):
-        if not any(key == other or key.startswith(f"{other}.") for other in _ELSEWHERE):
+    hidden = list(_ELSEWHERE)
+    if values.get("steps") is not None:
+        yield "steps", values["steps"]
+        hidden += _LENGTH
+    config = values.get("config") or _hydra_config(folder)
+    for key, value in _flatten(config or {key: values.get(key) for key in _AXES}):
+        if not any(key == other or key.startswith(f"{other}.") for other in hidden):
             yield key, value
+
+
+def _hydra_config(folder: Path) -> Mapping[str, Any] | None:
+    """The config that Hydra left beside a record which does not hold its own."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        text = (folder / ".hydra" / "config.yaml").read_text(encoding="utf-8")
+        config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -116,3 +198,25 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _differing(records: Sequence[Record], *, of_pruning: bool) -> list[str]:
+    keys = {
+        key
+        for record in records
+        for key in record.settings
+        if (key in _AXES or key.startswith(("pruner.", "schedule."))) == of_pruning
+    }
+    return sorted(
+        key
+        for key in keys
+        if len({_spelled(record, key) for record in records}) > 1
+        and not (key.endswith(".seed") and all(r.settings.get(key) == r.seed for r in records))
+    )
+
+
+def _spelled(record: Record, key: str) -> str:
+    if key not in record.settings:
+        return "unset"
+    value = record.settings[key]
+    return value if isinstance(value, str) else json.dumps(value, default=str)

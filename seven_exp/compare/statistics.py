@@ -68,9 +68,10 @@ def paired_difference(
     if found.n == 1:
         return Difference(found, None)
     error = _standard_error(differences, found.mean)
-    # Equal differences of rounded numbers leave a residue.
-    if error <= 1e-12 * max(1.0, abs(found.mean)):
-        return Difference(found, 1.0 if abs(found.mean) <= 1e-12 else None)
+    # Equal differences of rounded numbers leave a residue, as large as the numbers' own rounding.
+    residue = 1e-12 * max(map(abs, (*ours.values(), *baseline.values())))
+    if error <= residue:
+        return Difference(found, 1.0 if abs(found.mean) <= residue else None)
     return Difference(found, 2 * float(stdtr(found.n - 1, -abs(found.mean) / error)))
 
 

@@ -1,9 +1,10 @@
 """Records -> rows: one for each model, data set, method and sparsity."""
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from seven_exp.compare.records import Record, labels
+from seven_exp.compare.records import Record, differing_settings
 from seven_exp.compare.statistics import (
     Difference,
     Estimate,
@@ -23,108 +24,153 @@ class Row:
     Attributes:
         model: Its name.
         dataset: Its name.
-        method: The pruner, with the settings that tell it from its siblings.
-        pruner: The pruner alone.
+        pruner: Its name.
+        settings: What tells it from its siblings, dotted key -> value.
         sparsity: Target.
         by_seed: Seed -> value of the metric.
         result: Their mean and interval.
-        difference: To the baseline; None for itself and where it has no common seed.
-        p: The difference's p value, corrected over the whole table.
         kept: Mean number of kept weights.
         seconds: Mean.
+        reference: The method it is compared with; None for the baseline itself, and where there
+            is none to compare with.
+        difference: To the reference.
+        p: The difference's p value, corrected over the whole table.
         best: Whether no method of the same task and sparsity has a better mean.
     """
 
     model: str
     dataset: str
-    method: str
     pruner: str
+    settings: Mapping[str, str]
     sparsity: float
-    by_seed: dict[int, float]
+    by_seed: Mapping[int, float]
     result: Estimate
-    difference: Difference | None
-    p: float | None
     kept: float
     seconds: float
-    best: bool
+    reference: str | None = None
+    difference: Difference | None = None
+    p: float | None = None
+    best: bool = False
+
+    @property
+    def method(self) -> str:
+        """The pruner, with the settings that tell it from its siblings."""
+        return " ".join([self.pruner, *(f"{key}={value}" for key, value in self.settings.items())])
+
+    @property
+    def task(self) -> tuple[str, str]:
+        """(model, dataset)."""
+        return self.model, self.dataset
 
 
-def summarize(records: Sequence[Record], metric: str, baseline: str | None) -> list[Row]:
-    """Rows by task, sparsity and then result, the best first.
+def summarize(
+    records: Sequence[Record], metric: str, baseline: str | None
+) -> tuple[list[Row], list[str]]:
+    """Rows by task, sparsity and then result, the best first; and words for what was left out.
 
     Args:
         records: At least one.
         metric: A final metric that the records have.
-        baseline: A method or a pruner with one method; None for no differences.
+        baseline: A pruner, or one of its methods where it has several; None for no differences.
 
     Raises:
         ValueError: No record has the metric, or none is of the baseline.
     """
-    metrics = sorted({name for record in records for name in record.values["metrics"]})
+    metrics = {name for record in records for name in record.metrics}
+    if not metrics:
+        raise ValueError(f"--metric is '{metric}': no run has a finite metric")
     if metric not in metrics:
         raise ValueError(f"--metric is '{metric}': {nearest(metric, metrics)}")
-    rows: dict[tuple[str, str, str, float], list[Record]] = {}
-    for record, method in zip(records, labels(records), strict=True):
-        if metric in record.values["metrics"]:
-            key = (*record.task, method, float(record.values["sparsity_target"]))
-            rows.setdefault(key, []).append(record)
+    groups: dict[object, dict[int, Record]] = defaultdict(dict)
+    settings: dict[object, dict[str, str]] = {}
+    left_out: Counter[str] = Counter()
+    for record, differing in zip(records, differing_settings(records), strict=True):
+        if metric not in record.metrics:
+            left_out[f"without {metric}"] += 1
+            continue
+        key = (*record.task, record.pruner, *differing.items(), record.sparsity)
+        settings[key] = differing
+        other = groups[key].get(record.seed)
+        if other is not None:
+            left_out["alike in all but the hash (the newest is kept)"] += 1
+        if other is None or record.written >= other.written:
+            groups[key][record.seed] = record
+    notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
 
-    found = [_row(key, group, metric) for key, group in rows.items()]
+    rows = [_row(list(group.values()), settings[key], metric) for key, group in groups.items()]
     if baseline is not None:
-        found = _with_differences(found, baseline)
+        rows, torn = _with_differences(rows, baseline)
+        if torn:
+            notes.append(
+                f"differences: {len(torn)} ('{baseline}' has several settings: "
+                f"take one, such as --baseline '{torn[0].method}')"
+            )
     sign = 1 if metric in SMALLER_IS_BETTER else -1
-    found = [replace(row, best=_is_best(row, found, sign)) for row in found]
-    return sorted(found, key=lambda r: (r.model, r.dataset, r.sparsity, sign * r.result.mean))
+    rows = _with_best(rows, sign)
+    rows.sort(key=lambda r: (r.task, r.sparsity, sign * r.result.mean, r.method))
+    return rows, notes
 
 
-def _row(key: tuple[str, str, str, float], group: Sequence[Record], metric: str) -> Row:
-    model, dataset, method, sparsity = key
-    by_seed = {int(r.values["seed"]): float(r.values["metrics"][metric]) for r in group}
+def _row(group: Sequence[Record], settings: Mapping[str, str], metric: str) -> Row:
+    by_seed = {record.seed: record.metrics[metric] for record in group}
     return Row(
-        model=model,
-        dataset=dataset,
-        method=method,
-        pruner=group[0].values["pruner"],
-        sparsity=sparsity,
+        model=group[0].model,
+        dataset=group[0].dataset,
+        pruner=group[0].pruner,
+        settings=settings,
+        sparsity=group[0].sparsity,
         by_seed=by_seed,
         result=estimate(list(by_seed.values())),
-        difference=None,
-        p=None,
-        kept=sum(r.values["params_nonzero"] for r in group) / len(group),
-        seconds=sum(r.values["seconds"] for r in group) / len(group),
-        best=False,
+        kept=sum(record.kept for record in group) / len(group),
+        seconds=sum(record.seconds for record in group) / len(group),
     )
 
 
-def _with_differences(rows: Sequence[Row], baseline: str) -> list[Row]:
+def _with_differences(rows: Sequence[Row], baseline: str) -> tuple[list[Row], list[Row]]:
+    """Rows with their differences; and one of several references for each row that has no one."""
     names = {row.method for row in rows} | {row.pruner for row in rows}
     if baseline not in names:
         raise ValueError(f"--baseline is '{baseline}': {nearest(baseline, names)}")
-    references = {
-        (row.model, row.dataset, row.sparsity): row
-        for row in rows
-        if baseline in (row.method, row.pruner)
-    }
-    compared = []
+    references: dict[object, list[Row]] = defaultdict(list)
+    pruned = False
     for row in rows:
-        reference = references.get((row.model, row.dataset, row.sparsity))
-        if reference is not None and reference.method != row.method:
-            row = replace(row, difference=paired_difference(row.by_seed, reference.by_seed))
+        if baseline in (row.method, row.pruner):
+            references[*row.task, row.sparsity].append(row)
+            pruned |= row.sparsity > 0
+    compared, torn = [], []
+    for row in rows:
+        # A dense baseline is there for every sparsity.
+        candidates = references[*row.task, row.sparsity if pruned else 0.0]
+        if baseline not in (row.method, row.pruner) and candidates:
+            reference = _reference(row, candidates)
+            if reference is None:
+                torn.append(candidates[0])
+            else:
+                difference = paired_difference(row.by_seed, reference.by_seed)
+                row = replace(row, difference=difference, reference=reference.method)
         compared.append(row)
-    p_values = {
-        i: row.difference.p
-        for i, row in enumerate(compared)
-        if row.difference is not None and row.difference.p is not None
-    }
-    for i, p in zip(p_values, holm(list(p_values.values())), strict=True):
+    tested = [i for i, r in enumerate(compared) if r.difference and r.difference.p is not None]
+    raw = [d.p for i in tested if (d := compared[i].difference) and d.p is not None]
+    for i, p in zip(tested, holm(raw), strict=True):
         compared[i] = replace(compared[i], p=p)
-    return compared
+    return compared, torn
 
 
-def _is_best(row: Row, rows: Sequence[Row], sign: int) -> bool:
-    rivals = [
-        other.result.mean
-        for other in rows
-        if (other.model, other.dataset, other.sparsity) == (row.model, row.dataset, row.sparsity)
+def _reference(row: Row, candidates: Sequence[Row]) -> Row | None:
+    """The only candidate, or of several the one that has the row's settings; None if none has."""
+    if len(candidates) == 1:
+        return candidates[0]
+    alike = [
+        other
+        for other in candidates
+        if all(row.settings.get(key, value) == value for key, value in other.settings.items())
     ]
-    return sign * row.result.mean <= min(sign * mean for mean in rivals)
+    return alike[0] if len(alike) == 1 else None
+
+
+def _with_best(rows: Sequence[Row], sign: int) -> list[Row]:
+    best: dict[object, float] = {}
+    for row in rows:
+        place, cost = (row.task, row.sparsity), sign * row.result.mean
+        best[place] = min(best.get(place, cost), cost)
+    return [replace(r, best=sign * r.result.mean <= best[r.task, r.sparsity]) for r in rows]

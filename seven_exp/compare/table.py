@@ -7,33 +7,38 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from seven_exp.atomic import replacing
-from seven_exp.compare.statistics import Estimate
+from seven_exp.compare.statistics import Difference, Estimate
 from seven_exp.compare.summary import Row
 
 SIGNIFICANT = 0.05
 
 
 def headings(metric: str, baseline: str | None) -> list[str]:
-    """Column titles."""
-    difference = f"minus {baseline}" if baseline else "difference"
-    return ["sparsity", "method", metric, "seeds", difference, "p (Holm)", "kept", "seconds"]
+    """Column titles; three of them are there only with a baseline."""
+    compared = [f"minus {baseline}", "p (Holm)"] if baseline else []
+    return ["sparsity", "method", metric, "seeds", *compared, "kept", "seconds"]
 
 
-def cells(row: Row, metric: str) -> list[str]:
-    """A row in words: per cent for accuracies, ± half the 95% interval."""
-    difference = row.difference
+def cells(row: Row, metric: str, baseline: str | None) -> list[str]:
+    """A row in words: per cent for accuracies, ± half the 95% interval where there is one."""
+    compared = [_difference(row, metric), _p(row.p)] if baseline else []
     return [
-        f"{row.sparsity:.1%}" if row.sparsity * 1000 % 10 else f"{row.sparsity:.0%}",
+        percent(row.sparsity),
         row.method,
         _with_interval(row.result, metric, signed=False),
         str(row.result.n),
-        _with_interval(difference.estimate, metric, signed=True) if difference else "",
-        "" if row.p is None else f"{row.p:.3f}" + ("*" if row.p < SIGNIFICANT else ""),
+        *compared,
         f"{row.kept:,.0f}",
         f"{row.seconds:.1f}",
     ]
+
+
+def percent(sparsity: float) -> str:
+    """As short as it can be said: 90%, 97.5%."""
+    return f"{100 * sparsity:.4g}%"
 
 
 def print_table(rows: Sequence[Row], metric: str, baseline: str | None) -> None:
@@ -41,20 +46,23 @@ def print_table(rows: Sequence[Row], metric: str, baseline: str | None) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, 140))
-    for task in dict.fromkeys((row.model, row.dataset) for row in rows):
-        table = Table(title=" on ".join(task), box=box.SIMPLE_HEAD, pad_edge=False)
+    for task in dict.fromkeys(row.task for row in rows):
+        table = Table(title=Text(" on ".join(task)), box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in headings(metric, baseline):
-            table.add_column(heading, justify="left" if heading == "method" else "right")
-        chosen = [row for row in rows if (row.model, row.dataset) == task]
+            justify = "left" if heading == "method" else "right"
+            table.add_column(Text(heading), justify=justify)  # type: ignore[arg-type]
+        chosen = [row for row in rows if row.task == task]
         for i, row in enumerate(chosen):
             last = i + 1 == len(chosen) or chosen[i + 1].sparsity != row.sparsity
-            table.add_row(*cells(row, metric), style="bold" if row.best else None, end_section=last)
+            # As Text, since "[...]" in a setting's value would be read as markup.
+            line = map(Text, cells(row, metric, baseline))
+            table.add_row(*line, style="bold" if row.best else None, end_section=last)
         console.print(table)
 
 
-def write_csv(path: Path, rows: Sequence[Row], metric: str, baseline: str | None) -> None:
+def write_csv(path: Path, rows: Sequence[Row], metric: str) -> None:
     """All numbers in full precision, empty where there is none."""
-    with replacing(path) as partial, partial.open("w", newline="") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
             [
@@ -68,14 +76,30 @@ def write_csv(path: Path, rows: Sequence[Row], metric: str, baseline: str | None
             writer.writerow(
                 [
                     *(row.model, row.dataset, row.pruner, row.method, row.sparsity, metric),
-                    *(row.result.mean, row.result.half, row.result.n, baseline if d else None),
+                    *(row.result.mean, row.result.half, row.result.n, row.reference),
                     *((d.estimate.mean, d.estimate.half, d.estimate.n, d.p) if d else [None] * 4),
                     *(row.p, row.kept, row.seconds),
                 ]
             )
 
 
+def _difference(row: Row, metric: str) -> str:
+    difference: Difference | None = row.difference
+    if difference is None:
+        return ""
+    words = _with_interval(difference.estimate, metric, signed=True)
+    pairs = difference.estimate.n
+    return words if pairs == row.result.n else f"{words} (n={pairs})"
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return ""
+    return ("<0.001" if p < 0.001 else f"{p:.3f}") + ("*" if p < SIGNIFICANT else "")
+
+
 def _with_interval(value: Estimate, metric: str, *, signed: bool) -> str:
     scale, digits = (100, 2) if "accuracy" in metric else (1, 4)
     mean = f"{scale * value.mean:{'+' if signed else ''}.{digits}f}"
-    return mean if value.half is None else f"{mean} ± {scale * value.half:.{digits}f}"
+    half = "n/a" if value.half is None else f"{scale * value.half:.{digits}f}"
+    return f"{mean} ± {half}"
