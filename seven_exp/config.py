@@ -58,6 +58,7 @@ class Model(_Named):
 
     pretrain: Pretrain
     checkpoint: str | None
+    freeze: list[str]
 
 
 class Dataset(_Named):
@@ -77,6 +78,8 @@ class Pruner(_Named):
     rounds: Annotated[int, Field(ge=1)] | None
     batches_per_round: Annotated[int, Field(ge=1)] | None
     finetune_steps: Steps
+    levels: Annotated[int, Field(ge=1)]
+    rewind: Literal["none", "lr", "weights"]
 
 
 class Schedule(_Section):
@@ -105,6 +108,7 @@ class Trainer(_Section):
     max_steps: Annotated[int, Field(ge=1)] | None
     batch_size: Annotated[int, Field(ge=1)]
     distill: Fraction
+    distill_hidden: Annotated[float, Field(ge=0)]
     distill_temperature: Annotated[float, Field(gt=0)]
     grad_clip: Annotated[float, Field(gt=0)] | None
     precision: Literal["fp32", "bf16"]
@@ -192,10 +196,16 @@ def check(config: RunConfig) -> None:
         trained = (
             checkpoint or config.model.pretrain.epochs or config.model.arguments.get("pretrained")
         )
-        if config.trainer.distill and not trained:
+        for key in ("distill", "distill_hidden"):
+            if (weight := getattr(config.trainer, key)) and not trained:
+                raise ConfigError(
+                    f"trainer.{key} is {weight}: the teacher would be untrained; "
+                    "give model.pretrain.epochs, model.pretrained or model.checkpoint"
+                )
+        if config.trainer.distill_hidden and config.trainer.compile:
             raise ConfigError(
-                f"trainer.distill is {config.trainer.distill}: the teacher would be untrained; "
-                "give model.pretrain.epochs, model.pretrained or model.checkpoint"
+                "trainer.distill_hidden can't look into a compiled model: choose "
+                "trainer.compile=false"
             )
         check_data(config.dataset.name, **config.dataset.arguments)
         images = TRAIN_SIZES.get(config.dataset.name)

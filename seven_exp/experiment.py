@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from seven_exp.console import progress_bar
 from seven_exp.datasets import Data, build_data
 from seven_exp.models import build_model
 from seven_exp.pruning import Pruner, create_pruner
+from seven_exp.pruning.layers import matches
 from seven_exp.tracking import RunInfo, Tracker
 from seven_exp.training import loop
 from seven_exp.training.distillation import Distillation
@@ -26,6 +27,7 @@ from seven_exp.training.flops import forward_flops
 from seven_exp.training.optimizers import build_optimizer, lr_factor
 from seven_exp.training.plan import Plan
 from seven_exp.training.pretrain import cached_start
+from seven_exp.training.rewinding import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class Outcome:
 
     metrics: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
+    levels: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
     seconds: float = 0.0
     seconds_pruning: float = 0.0
@@ -71,6 +74,8 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
         data = _data(config, config.seed)
         plan = Plan.of(config, len(data.train))
         model = _start(config, data, device)
+        _freeze(model, config.model.freeze)
+        distillation = _distillation(config, model)
         optimizer = _optimizer(config, model, config.optimizer.lr)
         pruner = _pruner(config, plan, model, optimizer)
     _announce(pruner)
@@ -86,7 +91,7 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
     )
     outcome = Outcome()
     try:
-        _train(config, plan, data, model, pruner, optimizer, tracker, outcome)
+        _train(config, plan, data, model, pruner, optimizer, distillation, tracker, outcome)
         sample = next(iter(data.test.epoch(0)))[0][:1].to(device)
         dense, sparse = forward_flops(model, sample, pruner.layers, pruner.layer_counts)
         facts |= {"flops_dense": dense, "flops_sparse": sparse}
@@ -109,6 +114,7 @@ def _train(
     model: nn.Module,
     pruner: Pruner,
     optimizer: torch.optim.Optimizer,
+    distillation: Distillation | None,
     tracker: Tracker,
     outcome: Outcome,
 ) -> None:
@@ -116,12 +122,9 @@ def _train(
     torch.manual_seed(config.seed)
     compute = loop.Compute(next(model.parameters()).device, config.trainer.precision)
     objective: loop.Objective = compute.loss
-    if config.trainer.distill > 0:
-        teacher = copy.deepcopy(model).eval().requires_grad_(False)
-        objective = partial(
-            Distillation(teacher, config.trainer.distill, config.trainer.distill_temperature).loss,
-            compute,
-        )
+    if distillation is not None:
+        objective = partial(distillation.loss, compute)
+    rewound: list[Snapshot] = []
     started = time.perf_counter()
 
     @contextmanager
@@ -136,16 +139,28 @@ def _train(
                 loop.endless(data.train),
                 lambda model, batch: compute.loss(model, *compute.place(batch))[0],
                 batches_per_round=config.pruner.batches_per_round or 1,
+                rounds=pruner.rounds // len(plan.prune_at),
             )
+
+    def at(done: int) -> None:
+        """What happens between this step and the next, beside training."""
+        if done == plan.rewind_to and plan.rewind == "weights":
+            rewound.append(Snapshot(model, optimizer))
+        if done in plan.prune_at:
+            if plan.when == "after":
+                level = loop.evaluate(model, data.test, compute)
+                outcome.levels.append({"step": done, "sparsity": pruner.sparsity, **level})
+            prune()
+            for snapshot in rewound:
+                snapshot.restore()
+                pruner.apply()
 
     def after_step(done: int) -> None:
         with on_the_clock():
             pruner.step()
-        if done == plan.prune_at:
-            prune()
+        at(done)
 
-    if plan.prune_at == 0:
-        prune()
+    at(0)
     trained = model
     if config.trainer.compile:
         trained = cast(nn.Module, torch.compile(model))
@@ -155,7 +170,7 @@ def _train(
         optimizer,
         compute,
         steps=plan.steps,
-        lr_factor=lambda t: lr_factor(config.optimizer.lr_schedule, t, plan.steps, plan.warmup),
+        lr_factor=lambda t: lr_factor(config.optimizer.lr_schedule, *plan.lr_place(t), plan.warmup),
         objective=objective,
         after_step=after_step,
         grad_clip=config.trainer.grad_clip,
@@ -193,7 +208,7 @@ def _start(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
         return model
     identity = {
         "version": 1,
-        "model": runs.model_identity(config),
+        "model": {k: v for k, v in runs.model_identity(config).items() if k != "freeze"},
         "dataset": config.dataset.model_dump(exclude=runs.PLACES),
         "optimizer": config.optimizer.model_dump(exclude={"lr"}),
         "trainer": config.trainer.model_dump(include={"batch_size", "grad_clip", "precision"}),
@@ -222,6 +237,31 @@ def _start(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
     folder = Path(config.cache_dir).expanduser() / "pretrained"
     model.load_state_dict(cached_start(folder, runs.digest(identity), build, identity))
     return model
+
+
+def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Let parameters whose names match stay as they are.
+
+    Raises:
+        ValueError: A pattern matches none.
+    """
+    for pattern in patterns:
+        frozen = [p for name, p in model.named_parameters() if matches(name, pattern)]
+        if not frozen:
+            raise ValueError(f"model.freeze: pattern '{pattern}' matches no parameter")
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def _distillation(config: RunConfig, model: nn.Module) -> Distillation | None:
+    """The start as a teacher, if one is wanted."""
+    trainer = config.trainer
+    if trainer.distill == trainer.distill_hidden == 0:
+        return None
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    return Distillation(
+        teacher, trainer.distill, trainer.distill_temperature, trainer.distill_hidden
+    )
 
 
 def _data(config: RunConfig, seed: int) -> Data:
@@ -258,6 +298,8 @@ def _pruner(
     config: RunConfig, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Pruner:
     window: dict[str, Any] = {"rounds": config.pruner.rounds}
+    if config.pruner.levels > 1:
+        window = {"rounds": config.pruner.levels * (config.pruner.rounds or 1)}
     if plan.when == "during":
         window = {
             "begin_step": plan.begin,

@@ -41,7 +41,7 @@ def test_every_choice_of_every_group(group, name, tmp_path, monkeypatch):
     schema.check(config)
     section = getattr(config, group)
     if group not in ("trainer", "tracker"):
-        assert section.name == name
+        assert section.name == {"gradual": "cubic"}.get(name, name)
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
@@ -51,7 +51,7 @@ def test_every_preset(name, monkeypatch):
 
 
 def test_every_registered_pruner_and_schedule_has_its_file():
-    assert choices("schedule") == list(SCHEDULES)
+    assert set(SCHEDULES) <= set(choices("schedule"))
     assert set(PRUNERS) <= set(choices("pruner"))
 
 

@@ -14,7 +14,7 @@ class Pool(NamedTuple):
     """Layers whose weights compete with one another.
 
     Attributes:
-        layers: Their indices.
+        layers: Their indices, rising.
         kept: How many weights they keep in all; where ``each_row``, how many in every output row.
         each_row: Whether weights compete only within their output row.
     """

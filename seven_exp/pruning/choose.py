@@ -1,11 +1,11 @@
-"""Choosing masks: scores and a density in, masks out, by scope and pattern."""
+"""Choosing masks: scores and a pool in, masks out, by pattern."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.allocation import Pool, Scope
+from seven_exp.pruning.allocation import Pool
 from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
 
@@ -13,20 +13,18 @@ from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top
 def choose_masks(
     scores: Sequence[Tensor],
     candidates: Sequence[Tensor],
-    density: float,
+    pool: Pool,
     *,
-    scope: Scope,
     pattern: Pattern,
     units: Sequence[Tensor] | None,
     min_density: float,
 ) -> list[Tensor]:
-    """The masks that keep the best, as many as the density asks for.
+    """The masks that keep the best of a pool, as many as it may keep.
 
     Args:
-        scores: One tensor a layer.
+        scores: One tensor for each of the pool's layers.
         candidates: Bool tensors like them: what may be kept.
-        density: Fraction to keep, of all weights, candidates or not.
-        scope: Who competes with whom.
+        pool: How many are kept, and whether rows are on their own.
         pattern: Which sets may go together.
         units: The pattern's units of these layers, if it has any.
         min_density: Fraction that each layer keeps at least.
@@ -34,19 +32,11 @@ def choose_masks(
     Returns:
         Bool tensors like ``candidates``.
     """
-    masks = list(candidates)
-    for pool in scope(density, [score.shape for score in scores]):
-        own_scores = [scores[i] for i in pool.layers]
-        own = [candidates[i] for i in pool.layers]
-        if pool.each_row:
-            kept = [_best_of_rows(s, pool.kept, c) for s, c in zip(own_scores, own, strict=True)]
-        elif units is not None:
-            kept = top_units(own_scores, [units[i] for i in pool.layers], pool.kept, own)
-        else:
-            kept = _best_of_pool(own_scores, own, pool, pattern, min_density)
-        for i, mask in zip(pool.layers, kept, strict=True):
-            masks[i] = mask
-    return masks
+    if pool.each_row:
+        return [_best_of_rows(s, pool.kept, c) for s, c in zip(scores, candidates, strict=True)]
+    if units is not None:
+        return top_units(scores, units, pool.kept, candidates)
+    return _best_of_pool(scores, candidates, pool, pattern, min_density)
 
 
 def _best_of_rows(score: Tensor, kept: int, candidates: Tensor) -> Tensor:

@@ -77,6 +77,14 @@ def watching(weights: Sequence[Tensor], watcher: Watcher) -> Iterator[None]:
         yield
 
 
+def order_of_use(weights: Sequence[Tensor], run: Callable[[], object]) -> list[int]:
+    """Indices of the weights as ``run`` first meets them; those it never meets come last."""
+    met: dict[int, None] = {}
+    with watching(weights, lambda i, _: met.setdefault(i)):
+        run()
+    return [*met, *(i for i in range(len(weights)) if i not in met)]
+
+
 def forward_only(model: nn.Module, run: Callable[[], object]) -> None:
     """Run forward passes in evaluation mode; without gradients attention would fuse its maps."""
     training = model.training

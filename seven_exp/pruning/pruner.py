@@ -4,15 +4,15 @@ import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seven_exp.pruning.allocation import SCOPES
+from seven_exp.pruning.allocation import SCOPES, Pool
 from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction, cleaned
+from seven_exp.pruning.inputs import forward_only, order_of_use
 from seven_exp.pruning.layers import Layer, matches, prunable_layers, unwrap
 from seven_exp.pruning.masks import apply_masks, pack_bits, unpack_bits
 from seven_exp.pruning.patterns import NOfM, parse_pattern
@@ -69,7 +69,8 @@ class Pruner:
         if self._revival == "remembered":
             self._memory = [weight.detach().clone() for weight in self._weights()]
         if criterion.starts_sparse:
-            self._choose(self._selected(criterion.scores(self._weights()), lambda target: target))
+            draw = criterion.scores(self._weights())
+            self._choose(self._pools(lambda target: target), dict(enumerate(draw)))
             self.apply()
 
     @property
@@ -106,6 +107,9 @@ class Pruner:
         """
         if self.window is None:
             return
+        if self.when == "after":
+            self.apply()
+            return
         if self.window.covers(self._t) and self.criterion.uses_gradients:
             grads = [weight.grad for weight in self._weights()]
             values = self._values()
@@ -118,18 +122,21 @@ class Pruner:
         loss_fn: LossFunction | None = None,
         *,
         batches_per_round: int | None = None,
+        rounds: int | None = None,
     ) -> None:
-        """Choose the masks outside training; the surviving weights keep their values.
+        """Choose the masks outside training.
 
-        Every round takes gradients on the next batches at the weights as masked so far, then
-        raises the sparsity along the schedule. Parameters' ``.grad`` and the training mode are
-        left as they are.
+        Survivors keep their values, unless the criterion is one that moves them. Every round takes
+        gradients on the next batches at the weights as masked so far, then raises the sparsity
+        along the schedule. Parameters' ``.grad`` and the training mode are left as they are.
 
         Args:
             batches: What ``loss_fn`` takes, one each; begun again when they run out. Not needed
                 by criteria that look at the weights alone.
             loss_fn: ``loss_fn(model, batch)`` -> scalar.
             batches_per_round: Default: all batches where there is one round, else one.
+            rounds: How many of the pruner's rounds to do now, the others being left for later
+                calls (iterative pruning with training in between). None: all, from the first.
 
         Raises:
             RuntimeError: This pruner acts during training.
@@ -147,12 +154,15 @@ class Pruner:
         else:
             per_round = batches_per_round or 1
         supply = iter(_endless(batches))
-        self.window, self._t = Schedule(self.curve, 0, self.rounds), 0
-        weights = self._weights()
-        for _ in range(self.rounds):
+        if rounds is None or self.window is None or self._t >= self.rounds:
+            self.window, self._t = Schedule(self.curve, 0, self.rounds), 0
+        for _ in range(self.rounds if rounds is None else min(rounds, self.rounds - self._t)):
+            chosen = list(itertools.islice(supply, max(1, per_round)))
+            if self.criterion.one_by_one and loss_fn is not None:
+                self._advance_one_by_one(chosen, loss_fn)
+                continue
             if self.criterion.uses_gradients and loss_fn is not None:
-                chosen = list(itertools.islice(supply, max(1, per_round)))
-                self.criterion.measure(self._model, weights, self._values(), chosen, loss_fn)
+                self._measure(chosen, loss_fn, range(len(self.layers)))
             with torch.no_grad():
                 self._advance()
 
@@ -190,7 +200,7 @@ class Pruner:
         weights = self._weights()
         self.target, self._t = state["target"], state["step"]
         self.window = None if state["window"] is None else Schedule(**state["window"])
-        self._choose(
+        self._set_masks(
             [
                 unpack_bits(packed.to(weight.device), weight.shape)
                 for packed, weight in zip(state["masks"].values(), weights, strict=True)
@@ -210,38 +220,107 @@ class Pruner:
     def _advance(self) -> None:
         """One step on: new masks if the schedule says so, and pruned weights back to zero."""
         assert self.window is not None
-        values = self._values()
         if self.window.updates(self._t):
-            wanted = partial(self.window.sparsity, self._t)
-            ranks = self.criterion.rank(values, self._masks, self.window.progress(self._t))
-            before = self._masks
-            self._choose(self._selected(ranks, wanted))
-            self._revive(before, values)
-        if self._memory is not None:
-            self._memory = [value.detach() for value in values]
+            self._update(self._pools(self._wanted))
+        elif self._revival == "trained" and self.window.covers(self._t):
+            self._memory = self._values()
         self._t += 1
         self.apply()
 
+    def _advance_one_by_one(self, batches: Sequence[Any], loss_fn: LossFunction) -> None:
+        """One step on, pool after pool, each measured behind the pruned ones before it."""
+        order = order_of_use(
+            self._weights(),
+            lambda: forward_only(self._model, lambda: loss_fn(self._model, batches[0])),
+        )
+        gathered: dict[str, list[Tensor]] = {}
+        for pool in sorted(self._pools(self._wanted), key=lambda p: order.index(p.layers[0])):
+            self.criterion.state = {}
+            self._measure(batches, loss_fn, pool.layers)
+            with torch.no_grad():
+                self._update([pool])
+                self.apply()
+            for name, tensors in self.criterion.state.items():
+                own = gathered.setdefault(name, [torch.empty(0)] * len(self.layers))
+                for i, tensor in zip(pool.layers, tensors, strict=True):
+                    own[i] = tensor
+        self.criterion.state = gathered
+        self._t += 1
+
+    def _measure(
+        self, batches: Sequence[Any], loss_fn: LossFunction, members: Sequence[int]
+    ) -> None:
+        """Let the criterion look at the model with some of its layers; frozen ones are no bar."""
+        weights, values = self._weights(), self._values()
+        frozen = [weight for weight in weights if not weight.requires_grad]
+        for weight in frozen:
+            weight.requires_grad_(True)
+        try:
+            self.criterion.measure(
+                self._model,
+                [weights[i] for i in members],
+                [values[i] for i in members],
+                batches,
+                loss_fn,
+            )
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+
+    def _update(self, pools: Sequence[Pool]) -> None:
+        """New masks for the layers of some pools, and values where these change them."""
+        assert self.window is not None
+        members = sorted(i for pool in pools for i in pool.layers)
+        everything = self._values()
+        values = [everything[i] for i in members]
+        before = [self._masks[i] for i in members]
+        rows = [self.layers[pool.layers[0]].weight.shape[0] for pool in pools]
+        kept = sum(p.kept * (n if p.each_row else 1) for p, n in zip(pools, rows, strict=True))
+        ranks = self.criterion.rank(
+            values,
+            before,
+            self.window.progress(self._t),
+            kept / sum(self._sizes[i] for i in members),
+        )
+        self._choose(pools, dict(zip(members, ranks, strict=True)))
+        after = [self._masks[i] for i in members]
+        weights = [self.layers[i].weight for i in members]
+        self._revive(weights, before, after, values)
+        compensated = self.criterion.compensate(values, before, after)
+        if compensated is not None:
+            for weight, value in zip(weights, compensated, strict=True):
+                weight.data.copy_(value)
+        if self._memory is not None:
+            for i, value in zip(members, values, strict=True):
+                self._memory[i] = value.detach()
+
     def _values(self) -> list[Tensor]:
         """The weights, pruned ones as they would come back."""
-        weights: list[Tensor] = list(self._weights())
+        weights: list[Tensor] = [weight.detach() for weight in self._weights()]
         if self._memory is None:
             return weights
-        with torch.no_grad():
-            return [
-                torch.where(mask, weight, remembered)
-                for mask, weight, remembered in zip(self._masks, weights, self._memory, strict=True)
-            ]
+        # What a pruned weight holds now, the optimizer has added to zero.
+        added = weights if self._revival == "trained" else [None] * len(weights)
+        return [
+            torch.where(mask, weight, remembered if move is None else remembered + move)
+            for mask, weight, remembered, move in zip(
+                self._masks, weights, self._memory, added, strict=True
+            )
+        ]
 
-    def _revive(self, before: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    def _revive(
+        self,
+        weights: Sequence[nn.Parameter],
+        before: Sequence[Tensor],
+        after: Sequence[Tensor],
+        values: Sequence[Tensor],
+    ) -> None:
         """Give weights that are back the value they come back with."""
         if self._revival in ("never", "moved"):
             return
-        for weight, old, new, value in zip(
-            self._weights(), before, self._masks, values, strict=True
-        ):
+        for weight, old, new, value in zip(weights, before, after, values, strict=True):
             returned = new & ~old
-            if self._revival == "remembered":
+            if self._revival != "zero":
                 torch.where(returned, value, weight, out=weight.data)
                 continue
             weight.data.masked_fill_(returned, 0.0)
@@ -250,27 +329,43 @@ class Pruner:
                 if isinstance(moment, Tensor) and moment.shape == weight.shape:
                     moment.masked_fill_(returned, 0.0)
 
-    def _selected(self, scores: Sequence[Tensor], wanted: Callable[[float], float]) -> list[Tensor]:
-        """New masks, given what sparsity is wanted now of layers with a target."""
-        masks = list(self._masks)
+    def _wanted(self, target: float) -> float:
+        """Sparsity wanted now of layers with a target."""
+        assert self.window is not None
+        asked = self.window.sparsity(self._t, target)
+        return min(asked, self.criterion.ceiling(self.window.progress(self._t)))
+
+    def _pools(self, wanted: Callable[[float], float]) -> list[Pool]:
+        """Who competes for how many places, given the sparsity wanted of layers with a target."""
+        pools = []
         for target, members in self._groups.items():
-            candidates = [self._masks[i] for i in members]
+            shapes = [self.layers[i].weight.shape for i in members]
+            pools += [
+                pool._replace(layers=[members[i] for i in pool.layers])
+                for pool in SCOPES[self.scope](1 - wanted(target), shapes)
+            ]
+        return pools
+
+    def _choose(self, pools: Sequence[Pool], ranks: Mapping[int, Tensor]) -> None:
+        """New masks for the pools' layers, the highest ranks kept."""
+        masks = list(self._masks)
+        for pool in pools:
+            candidates = [self._masks[i] for i in pool.layers]
             if self._revival != "never":
                 candidates = [torch.ones_like(mask) for mask in candidates]
             chosen = choose_masks(
-                [scores[i] for i in members],
+                [ranks[i] for i in pool.layers],
                 candidates,
-                1 - wanted(target),
-                scope=SCOPES[self.scope],
+                pool,
                 pattern=self._pattern,
-                units=None if self._units is None else [self._units[i] for i in members],
+                units=None if self._units is None else [self._units[i] for i in pool.layers],
                 min_density=self._min_density,
             )
-            for i, mask in zip(members, chosen, strict=True):
+            for i, mask in zip(pool.layers, chosen, strict=True):
                 masks[i] = mask
-        return masks
+        self._set_masks(masks)
 
-    def _choose(self, masks: list[Tensor]) -> None:
+    def _set_masks(self, masks: list[Tensor]) -> None:
         self._masks = masks
         living = [i for i, kept in enumerate(self._kept) if kept]
         self._kept = torch.stack([mask.sum().cpu() for mask in masks]).tolist()
@@ -278,7 +373,7 @@ class Pruner:
             if self._kept[i] == 0:
                 warnings.warn(
                     f"{self.layers[i].name} has lost all its weights; min_density keeps some",
-                    stacklevel=4,
+                    stacklevel=6,
                 )
 
     def _weights(self) -> list[nn.Parameter]:
@@ -366,7 +461,7 @@ def create_pruner(
         _check_floor(min_density, own, pattern)
     for own, members in _groups(layers, target, sparsities).items():
         parse_pattern(pattern).check([layers[i] for i in members], own, scope)
-    if criterion.uses_gradients:
+    if criterion.uses_gradients and when == "during":
         for layer in layers:
             if not layer.weight.requires_grad:
                 raise ValueError(

@@ -17,7 +17,10 @@ class Plan:
         begin: Start of the window, "during" only.
         end: End of the window, "during" only.
         interval: Steps between choices of masks, "during" only.
-        prune_at: Moment of `Pruner.prune`; None for "during".
+        prune_at: Moments of `Pruner.prune`, rising; none for "during".
+        retrain: Steps of training after each of them, "after" only.
+        rewind: What goes back before each retraining: nothing, the learning rate, or the weights
+            too.
         warmup: Steps over which the learning rate rises.
         log_interval: Steps between reports.
         eval_interval: Steps between evaluations.
@@ -28,7 +31,9 @@ class Plan:
     begin: int
     end: int
     interval: int
-    prune_at: int | None
+    prune_at: tuple[int, ...]
+    retrain: int
+    rewind: Literal["none", "lr", "weights"]
     warmup: int
     log_interval: int
     eval_interval: int
@@ -57,10 +62,18 @@ class Plan:
         interval = max(1, _moment(config.schedule.interval, steps))
         if when == "during":
             _check_window(config, begin, end, interval, steps)
-        finetune = _moment(config.pruner.finetune_steps, steps)
-        if when == "after" and finetune > steps:
+        retrain, levels = 0, config.pruner.levels
+        prune_at: tuple[int, ...] = (0,) if when == "before" else ()
+        if when == "after":
+            retrain = _moment(config.pruner.finetune_steps, steps) // levels
+            first = steps - levels * retrain
+            prune_at = tuple(first + level * retrain for level in range(levels))
+            _check_retraining(config, steps, first, retrain)
+        elif levels > 1 or config.pruner.rewind != "none":
+            key, value = ("levels", levels) if levels > 1 else ("rewind", config.pruner.rewind)
             raise ConfigError(
-                f"pruner.finetune_steps is {finetune}: the training has {steps} steps in all"
+                f"pruner.{key} is {value}: only pruning after training is repeated or rewound, "
+                f"and {config.pruner.name} prunes {when} it"
             )
         if when == "during" and config.pruner.rounds is not None:
             raise ConfigError(
@@ -73,7 +86,9 @@ class Plan:
             begin=begin,
             end=end,
             interval=interval,
-            prune_at={"before": 0, "during": None, "after": steps - finetune}[when],
+            prune_at=prune_at,
+            retrain=retrain,
+            rewind=config.pruner.rewind,
             warmup=cls.warmup_steps(config, steps),
             log_interval=trainer.log_interval,
             eval_interval=trainer.eval_interval or batches_per_epoch,
@@ -82,7 +97,25 @@ class Plan:
     @property
     def settled(self) -> int:
         """First moment at which the masks are final."""
-        return self.end if self.prune_at is None else self.prune_at
+        return self.prune_at[-1] if self.prune_at else self.end
+
+    @property
+    def rewind_to(self) -> int | None:
+        """Moment whose weights, or learning rate, come back at each pruning."""
+        return None if self.rewind == "none" else self.prune_at[0] - self.retrain
+
+    def lr_place(self, step: int) -> tuple[int, int]:
+        """Step ``step`` on the learning rate's own way: how far, and how long that way is.
+
+        Rewound, the rate has come to its end when pruning starts, and runs through its last
+        ``retrain`` steps again after each pruning (Renda et al., arXiv 2003.02389).
+        """
+        if self.rewind_to is None:
+            return step, self.steps
+        end = self.prune_at[0]
+        if step < end:
+            return step, end
+        return self.rewind_to + (step - end) % self.retrain, end
 
     @staticmethod
     def warmup_steps(config: RunConfig, steps: int) -> int:
@@ -101,6 +134,21 @@ class Plan:
 def _moment(value: int | float, steps: int) -> int:
     """Integers are steps already; decimals are fractions of the training."""
     return value if isinstance(value, int) else round(value * steps)
+
+
+def _check_retraining(config: RunConfig, steps: int, first: int, retrain: int) -> None:
+    asked, levels = config.pruner.finetune_steps, config.pruner.levels
+    if first < 0:
+        raise ConfigError(f"pruner.finetune_steps is {asked}: the training has {steps} steps")
+    if levels > 1 and retrain == 0:
+        raise ConfigError(
+            f"pruner.levels is {levels}: finetune_steps {asked} of {steps} leave no step for each"
+        )
+    if config.pruner.rewind != "none" and retrain > first:
+        raise ConfigError(
+            f"pruner.finetune_steps is {asked}: each of {levels} levels would rewind {retrain} "
+            f"steps, and only {first} lie before the first"
+        )
 
 
 def _check_window(config: RunConfig, begin: int, end: int, interval: int, steps: int) -> None:

@@ -430,3 +430,237 @@ def test_wanda_sees_patches_of_convolutions_and_attention_s_output_projection():
         norms["attention.out_proj.weight"], fed.norm(dim=0).detach(), rtol=1e-3, atol=1e-4
     )
     assert nn.functional.linear.__name__ != "watched_linear"
+
+
+def test_layers_on_their_own_are_measured_behind_pruned_ones():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)).double()
+    x = torch.randn(9, 6).double()
+    dense = model[0](x).tanh().norm(dim=0)
+    second = model[2].weight.detach().abs().clone()
+    apart = seven_exp.create_pruner("wanda", model, sparsity=0.5, scope="per_layer", exclude=[])
+    apart.prune([x], lambda m, b: m(b).sum())
+    pruned = model[0](x).tanh().norm(dim=0).detach()
+    assert not torch.allclose(pruned, dense, rtol=0.01)
+    survivors = apart.masks["2.weight"]
+    torch.testing.assert_close(
+        apart.scores["2.weight"], second * pruned * survivors, rtol=1e-12, atol=0
+    )
+    kept = (second * pruned)[survivors].min()
+    assert (second * pruned)[~survivors].max() <= kept
+
+
+def test_straight_through_trains_dense_weights_at_the_pruned_model():
+    model, batches = regression()
+    dense = model.weight.detach().numpy().copy()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    pruner = seven_exp.create_pruner(
+        "straight_through", model, sparsity=0.75, end_step=12, schedule="one_shot", interval=2
+    )
+    mask, returned = np.ones((4, 6), bool), 0
+    for t in range(12):
+        loss_fn(model, batches[t % 3]).backward()
+        optimizer.step()
+        pruner.step()
+        optimizer.zero_grad()
+        dense -= 0.02 * closed_form(dense * mask, batches[t % 3])
+        if t % 2:
+            new = np.zeros(24, bool)
+            new[np.argsort(-np.abs(dense).flatten(), kind="stable")[:6]] = True
+            returned += int((new.reshape(4, 6) & ~mask).sum()) if t > 1 else 0
+            mask = new.reshape(4, 6)
+        np.testing.assert_array_equal(pruner.masks["weight"].numpy(), mask)
+        np.testing.assert_allclose(model.weight.detach().numpy(), dense * mask, rtol=1e-10)
+    assert returned > 0, "the case must hold a weight that returns"
+
+
+def test_soft_movement_by_autograd_of_its_penalty():
+    """S follows Adam on sum(g w S) + lambda mean sigmoid(S); what is at most tau goes."""
+    tau, penalty, steps = 0.4, 30.0, 12
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4, bias=False), nn.Linear(4, 5, bias=False)).double()
+    pruner = seven_exp.create_pruner(
+        "soft_movement", model, sparsity=0.99, end_step=steps, lr=0.3, tau=tau, penalty=penalty,
+        exclude=[],
+    )  # fmt: skip
+    scores = [torch.zeros_like(layer.weight, requires_grad=True) for layer in model]
+    adam = torch.optim.Adam(scores, lr=0.3)
+    dense, rise = [layer.weight.detach().clone() for layer in model], 0.0
+    for t in range(steps):
+        slopes = [torch.randn_like(score) for score in scores]
+        for layer, slope in zip(model, slopes, strict=True):
+            layer.weight.grad = slope.clone()
+        pruner.step()
+        moved = sum((g * w * s).sum() for g, w, s in zip(slopes, dense, scores, strict=True))
+        cost = sum(score.sigmoid().mean() for score in scores) / 2
+        adam.zero_grad()
+        (moved + penalty * rise * cost).backward()
+        adam.step()
+        rise = 1 - (1 - (t + 1) / steps) ** 3
+        for mask, score in zip(pruner.masks.values(), scores, strict=True):
+            assert torch.equal(mask, score.sigmoid() > tau * rise)
+    for found, score in zip(pruner.scores.values(), scores, strict=True):
+        torch.testing.assert_close(found, score.detach(), rtol=1e-9, atol=1e-12)
+    assert 0.1 < pruner.sparsity < 0.9
+    capped = seven_exp.create_pruner(
+        "soft_movement", model, sparsity=0.5, end_step=1, tau=0.9, exclude=[]
+    )
+    capped.criterion.state["score"] = [score.detach() for score in scores]
+    capped.step()
+    assert capped.sparsity == 0.5
+
+
+def fed_with_gradients(name, weight, gradients, sparsity, **settings):
+    """A pruner of one weight whose batches' gradients are the given ones."""
+    model = nn.Linear(weight.size, 1, bias=False, dtype=torch.float64)
+    model.weight.data.copy_(torch.from_numpy(weight).view(1, -1))
+    pruner = seven_exp.create_pruner(name, model, sparsity=sparsity, exclude=[], **settings)
+    pruner.prune(
+        [torch.from_numpy(g) for g in gradients],
+        lambda m, g: (m.weight.flatten() * g).sum(),
+        batches_per_round=len(gradients),
+    )
+    return pruner.masks["weight"].flatten().numpy(), model.weight.detach().flatten().numpy()
+
+
+def least(quadratic, weight, kept):
+    """Where x^T Q x / 2 about ``weight`` is least with zeros outside ``kept``, and its value."""
+    gone = ~kept
+    moved = np.zeros_like(weight)
+    pull = quadratic[np.ix_(kept, gone)] @ weight[gone]
+    moved[kept] = weight[kept] + np.linalg.solve(quadratic[np.ix_(kept, kept)], pull)
+    shift = moved - weight
+    return moved, 0.5 * shift @ quadratic @ shift
+
+
+def masks_of(n, kept):
+    for chosen in itertools.combinations(range(n), kept):
+        mask = np.zeros(n, bool)
+        mask[list(chosen)] = True
+        yield mask
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_obert_removes_the_best_single_weight_of_all(seed):
+    rng = np.random.default_rng(seed)
+    weight, gradients = rng.standard_normal(8), rng.standard_normal((30, 8)) @ rng.random((8, 8))
+    fisher = gradients.T @ gradients / 30 + 1e-3 * np.eye(8)
+    best = min(masks_of(8, 7), key=lambda mask: least(fisher, weight, mask)[1])
+    mask, moved = fed_with_gradients(
+        "obert_pre", weight, gradients, 1 / 8, rounds=1, block=8, dampening=1e-3
+    )
+    np.testing.assert_array_equal(mask, best)
+    np.testing.assert_allclose(moved, least(fisher, weight, best)[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_obert_step_by_step_comes_near_the_best_mask_of_all(seed):
+    """One weight a round, survivors moved each time; and blocks know nothing of each other."""
+    rng = np.random.default_rng(seed)
+    weight, gradients = (
+        rng.standard_normal(10),
+        rng.standard_normal((40, 10)) @ rng.random((10, 10)),
+    )
+    fisher = gradients.T @ gradients / 40
+    apart = np.zeros((10, 10))
+    apart[:5, :5], apart[5:, 5:] = fisher[:5, :5], fisher[5:, 5:]
+    quadratic = apart + 1e-3 * np.eye(10)
+    mask, moved = fed_with_gradients(
+        "obert_pre", weight, gradients, 0.4, rounds=4, schedule="linear", block=5, dampening=1e-3
+    )
+    assert mask.sum() == 6
+    own, value = least(quadratic, weight, mask)
+    np.testing.assert_allclose(moved, own, rtol=1e-6, atol=1e-9)
+    values = sorted(least(quadratic, weight, other)[1] for other in masks_of(10, 6))
+    largest = np.zeros(10, bool)
+    largest[np.argsort(-np.abs(weight))[:6]] = True
+    assert value <= least(quadratic, weight, largest)[1]
+    assert value <= values[len(values) // 20], "not among the best twentieth of all masks"
+
+
+def calibrated(seed, inputs=8, outputs=3, samples=40):
+    """Correlated inputs of a linear layer, its weight, and SparseGPT's H for them."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((samples, inputs)) @ (np.eye(inputs) + rng.random((inputs, inputs)))
+    hessian = 2 / samples * x.T @ x
+    hessian += 0.01 * np.diag(hessian).mean() * np.eye(inputs)
+    return x, rng.standard_normal((outputs, inputs)), hessian
+
+
+def sparsegpt(x, weight, sparsity, **settings):
+    model = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.float64)
+    model.weight.data.copy_(torch.from_numpy(weight))
+    pruner = seven_exp.create_pruner("sparsegpt", model, sparsity=sparsity, exclude=[], **settings)
+    halves = np.array_split(x, 2)
+    pruner.prune([torch.from_numpy(half) for half in halves], lambda m, b: m(b).sum())
+    return pruner.masks["weight"].numpy(), model.weight.detach().numpy()
+
+
+@pytest.mark.parametrize("block", [3, 8])
+def test_sparsegpt_is_column_by_column_elimination(block):
+    """The same by the whole inverse, from which each column done is eliminated (OBS)."""
+    x, weight, hessian = calibrated(0)
+    mask, found = sparsegpt(x, weight, 0.5, block=block)
+    w, inverse = weight.copy(), np.linalg.inv(hessian)
+    order = range(8)
+    for start in range(0, 8, block):
+        columns = list(order[start : start + block])
+        ahead, scores = inverse.copy(), []
+        for j in columns:
+            scores.append(w[:, j] ** 2 / ahead[j, j])
+            ahead -= np.outer(ahead[:, j], ahead[j]) / ahead[j, j]
+        scores = np.array(scores).T
+        keeps = np.zeros(scores.size, bool)
+        keeps[np.argsort(-scores.flatten(), kind="stable")[: scores.size // 2]] = True
+        if scores.size % 2 == 0:
+            np.testing.assert_array_equal(mask[:, columns], keeps.reshape(scores.shape))
+        for j in columns:
+            error = np.where(mask[:, j], 0.0, w[:, j]) / inverse[j, j]
+            w -= np.outer(error, inverse[j])
+            inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+    np.testing.assert_allclose(found, w * mask, rtol=1e-8, atol=1e-10)
+    assert mask.sum() == 12
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sparsegpt_comes_near_the_best_of_all_masks_and_weights(seed):
+    x, weight, hessian = calibrated(seed, outputs=1)
+    _, found = sparsegpt(x, weight, 0.5)
+    values = sorted(least(hessian, weight[0], other)[1] for other in masks_of(8, 4))
+    shift = (found - weight)[0]
+    value = 0.5 * shift @ hessian @ shift
+    largest = np.zeros(8, bool)
+    largest[np.argsort(-np.abs(weight[0]))[:4]] = True
+    cut = weight[0] * largest - weight[0]
+    assert values[0] - 1e-12 <= value
+    assert value < 0.5 * cut @ hessian @ cut, "no better than magnitude without an update"
+    assert value < np.mean(values)
+
+
+def test_sparsegpt_sees_a_convolution_as_a_linear_map_of_patches():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 4, 3, padding=1, bias=False).double()
+    images = torch.randn(3, 2, 5, 5).double()
+    patches = nn.functional.unfold(images, 3, padding=1).transpose(1, 2).flatten(0, 1)
+    weight = conv.weight.detach().flatten(1).numpy().copy()
+    pruner = seven_exp.create_pruner("sparsegpt", conv, sparsity=0.5, exclude=[])
+    pruner.prune([images], lambda m, b: m(b).sum())
+    mask, found = sparsegpt(patches.numpy(), weight, 0.5)
+    np.testing.assert_array_equal(pruner.masks["weight"].flatten(1).numpy(), mask)
+    np.testing.assert_allclose(conv.weight.detach().flatten(1).numpy(), found, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"pattern": "2:4"}, {"scope": "per_row"}, {"scope": "global"}]
+)
+def test_sparsegpt_in_patterns_and_scopes_does_better_than_magnitude(settings):
+    x, weight, hessian = calibrated(3)
+    losses = {}
+    for name in ("magnitude", "sparsegpt"):
+        model = nn.Linear(8, 3, bias=False, dtype=torch.float64)
+        model.weight.data.copy_(torch.from_numpy(weight))
+        pruner = seven_exp.create_pruner(name, model, sparsity=0.5, exclude=[], **settings)
+        pruner.prune([torch.from_numpy(x)], lambda m, b: m(b).sum())
+        shift = model.weight.detach().numpy() - weight
+        losses[name] = np.einsum("ij,jk,ik->", shift, hessian, shift)
+    assert losses["sparsegpt"] < losses["magnitude"]

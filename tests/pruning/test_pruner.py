@@ -14,6 +14,8 @@ import seven_exp
 from seven_exp.pruning import PRUNERS, SCHEDULES
 
 PRUNING = [name for name in PRUNERS if PRUNERS[name].prunes]
+# The sparsity comes of itself, and the one asked for is the most there is.
+EMERGENT = ["soft_movement"]
 # A random draw does not follow its weight when layers or neurons change places.
 DETERMINISTIC = [
     name for name in PRUNING if name != "random" and not PRUNERS[name].criterion.starts_sparse
@@ -86,7 +88,11 @@ def test_the_final_count_is_exact(name, scope, sparsity):
     sizes = {"global": [PRUNABLE], "per_layer": [27, 84, 35]}[scope]
     kept = [int(mask.sum()) for mask in pruner.masks.values()]
     counts = [sum(kept)] if scope == "global" else kept
-    assert counts == [int((1 - sparsity) * n + 1e-6) for n in sizes]
+    wanted = [int((1 - sparsity) * n + 1e-6) for n in sizes]
+    if name in EMERGENT:
+        assert all(count >= least for count, least in zip(counts, wanted, strict=True))
+    else:
+        assert counts == wanted
     assert pruner.sparsity == pytest.approx(1 - sum(kept) / PRUNABLE)
     assert pruner.layer_counts == {
         layer: (mask.numel(), int(mask.sum())) for layer, mask in pruner.masks.items()
@@ -138,7 +144,11 @@ def test_order_and_names_of_layers_do_not_matter(name):
         assert torch.equal(one[f"{mine}.weight"], two[f"parts.{theirs}.weight"])
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+# What is done column by column, or in blocks of neighbours, depends on their order by design.
+ORDERED = ["sparsegpt", "obert", "obert_pre"]
+
+
+@pytest.mark.parametrize("name", [name for name in DETERMINISTIC if name not in ORDERED])
 def test_neurons_permuted_give_masks_permuted(name):
     model, permuted = net(), net()
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
@@ -218,7 +228,8 @@ def test_bf16_models(name):
         optimizer.step()
         pruner.step()
         optimizer.zero_grad()
-    assert sum(int(mask.sum()) for mask in pruner.masks.values()) == int(0.4 * PRUNABLE)
+    kept = sum(int(mask.sum()) for mask in pruner.masks.values())
+    assert kept == (PRUNABLE if name in EMERGENT else int(0.4 * PRUNABLE))
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
@@ -376,12 +387,21 @@ def test_mistakes_are_named(settings, words):
         seven_exp.create_pruner(arguments.pop("name"), net(), **arguments)
 
 
-def test_a_frozen_weight_needs_no_gradient_only_where_none_is_used():
-    model = net()
+def test_a_frozen_weight_has_no_gradient_in_training_but_one_for_pruning_outside_it():
+    model, free = net(), net()
     model[3].weight.requires_grad_(False)
     with pytest.raises(ValueError, match=r"3\.weight is frozen"):
-        seven_exp.create_pruner("snip", model, sparsity=0.5)
-    seven_exp.create_pruner("magnitude", model, sparsity=0.5).prune()
+        seven_exp.create_pruner("seven_dyn", model, sparsity=0.5, end_step=5)
+    seven_exp.create_pruner("magnitude_dyn", model, sparsity=0.5, end_step=5).step()
+    pruners = []
+    for name in ("snip", "grasp", "synflow", "seven_pre"):
+        for one in (model, free):
+            one.load_state_dict(net().state_dict())
+            pruners.append(seven_exp.create_pruner(name, one, sparsity=0.5))
+            pruners[-1].prune(batches(), loss_fn)
+        frozen_masks, masks = (pruner.masks for pruner in pruners[-2:])
+        assert all(torch.equal(mask, frozen_masks[layer]) for layer, mask in masks.items())
+    assert not model[3].weight.requires_grad
 
 
 def test_pruning_before_training_needs_batches():

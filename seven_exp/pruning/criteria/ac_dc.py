@@ -18,7 +18,7 @@ class AcDc(Magnitude):
     revival = "moved"
 
     def rank(
-        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float
+        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
     ) -> list[Tensor]:
         """Within a sparse phase those alive stay, whatever the optimizer moves the others to."""
         return [

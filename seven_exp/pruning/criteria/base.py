@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-Revival = Literal["never", "moved", "zero", "remembered"]
+Revival = Literal["never", "moved", "zero", "remembered", "trained"]
 """A pruned weight stays gone; or may return with the value that the optimizer has moved it to, with
-zero and a fresh optimizer state, or with the value it had."""
+zero and a fresh optimizer state, with the value it had, or with the value it had and all that the
+optimizer has added since."""
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """``loss_fn(model, batch)``: a scalar to be minimised."""
@@ -23,7 +24,7 @@ class Criterion:
     """
 
     uses_gradients: ClassVar[bool] = False
-    """Whether `update` needs gradients, and pruning before training therefore needs batches."""
+    """Whether `update` needs gradients, and pruning outside training therefore needs batches."""
 
     revival: ClassVar[Revival] = "never"
     """Whether a pruned weight may come back, and with which value."""
@@ -33,6 +34,10 @@ class Criterion:
 
     starts_sparse: ClassVar[bool] = False
     """Whether the first masks are chosen at once, by `scores`, before the first step."""
+
+    one_by_one: ClassVar[bool] = False
+    """Whether layers that don't compete are measured and pruned in turn, each fed by the pruned
+    ones before it."""
 
     def __init__(self) -> None:
         self.state: dict[str, list[Tensor]] = {}
@@ -56,16 +61,33 @@ class Criterion:
         raise NotImplementedError
 
     def rank(
-        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float
+        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
     ) -> list[Tensor]:
-        """What the next masks are chosen by: `scores`, unless the masks so far matter.
+        """What the next masks are chosen by: `scores`, unless more matters.
 
         Args:
             weights: The weights as they are now.
             masks: Bool, which of them are alive.
             progress: How far through its window the pruner is, in (0, 1].
+            density: Fraction of these weights that will be kept.
         """
         return self.scores(weights)
+
+    def ceiling(self, progress: float) -> float:
+        """Sparsity beyond which the criterion prunes nothing, whatever the schedule asks for."""
+        return 1.0
+
+    def compensate(
+        self, weights: Sequence[Tensor], before: Sequence[Tensor], after: Sequence[Tensor]
+    ) -> list[Tensor] | None:
+        """Values that make the survivors stand in for the pruned; None leaves them as they are.
+
+        Args:
+            weights: The weights as they are now, those about to be pruned included.
+            before: Masks so far.
+            after: The new masks; what they prune is set to zero afterwards.
+        """
+        return None
 
     def measure(
         self,

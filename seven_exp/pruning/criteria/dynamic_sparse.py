@@ -36,7 +36,7 @@ class _DropAndGrow(Criterion):
         return self._draw(weights, 0)
 
     def rank(
-        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float
+        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
     ) -> list[Tensor]:
         """Survivors first, then the rest in the order of growth."""
         fraction = self.drop * (1 + math.cos(math.pi * progress)) / 2

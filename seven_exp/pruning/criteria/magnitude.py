@@ -8,6 +8,7 @@ from seven_exp.pruning.criteria.base import Criterion, magnitudes
 from seven_exp.pruning.registry import register
 
 
+@register("imp", when="after", schedule="exponential", rounds=10)
 @register("magnitude", when="after", schedule="one_shot")
 @register("magnitude_pre", when="before", schedule="one_shot")
 @register("magnitude_dyn", when="during", schedule="cubic")

@@ -15,12 +15,13 @@ from seven_exp.pruning.registry import register
 class Wanda(Criterion):
     """|W_ij| * ||X_j||_2, compared within each output row (Sun et al., arXiv 2306.11695, eq. 1).
 
-    X_j is all that input j is fed with over the calibration batches. All layers are measured in the
-    dense model at once; the authors measure each behind the pruned ones before it.
+    X_j is all that input j is fed with over the calibration batches, behind layers pruned already
+    unless they compete with this one.
     """
 
     uses_gradients = True
     only_before = True
+    one_by_one = True
 
     def measure(
         self,

@@ -1,0 +1,119 @@
+"""oBERT: the optimal brain surgeon with a block-diagonal Fisher matrix."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.registry import register
+
+_CHUNK = 4096
+"""Blocks inverted at once, which bounds the working memory."""
+
+
+@register("obert_pre", when="before", schedule="exponential", rounds=10)
+@register("obert", when="during", schedule="cubic")
+class Obert(Criterion):
+    """w^2 / (2 [F^-1]_qq), the survivors of each block then moved to where the loss is least.
+
+    F = (1/m) sum of g g^T + lambda I over the m gradients since the masks were last chosen, on
+    blocks of consecutive weights of a layer, the pruned ones left out (Kurtic et al., "The optimal
+    BERT surgeon", arXiv 2203.07259, eqs. 4 to 6; Singh and Alistarh, "WoodFisher", 2004.14340).
+    Q being what is pruned of a block and S what stays, delta_S = F_SS^-1 F_SQ w_Q: the exact joint
+    optimum, where the authors add up those of single weights.
+
+    Args:
+        block: Weights a block.
+        dampening: lambda.
+    """
+
+    uses_gradients = True
+
+    def __init__(self, *, block: int = 50, dampening: float = 1e-7) -> None:
+        super().__init__()
+        if block < 1:
+            raise ValueError(f"block is {block}: choose 1 or more")
+        if dampening <= 0:
+            raise ValueError(f"dampening is {dampening}: choose a positive number")
+        self.block, self.dampening = block, dampening
+
+    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Add the gradient's outer product with itself, block by block."""
+        self.numbers["m"] = self.numbers.get("m", 0) + 1
+        if "fisher" not in self.state:
+            self.state["fisher"] = [
+                grad.new_zeros(-(-grad.numel() // self.block), self.block, self.block)
+                for grad in grads
+            ]
+        for fisher, grad in zip(self.state["fisher"], grads, strict=True):
+            rows = self._blocks(grad)
+            fisher.baddbmm_(rows.unsqueeze(2), rows.unsqueeze(1))
+
+    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """w^2 / (2 [F^-1]_qq); weights of zero count as pruned."""
+        scores = []
+        for i, weight in enumerate(weights):
+            w = self._blocks(weight.detach())
+            parts = [
+                w[own].double().square()
+                / (2 * _inverse_diagonal(self._fisher(i, own), w[own] != 0))
+                for own in _chunks(len(w))
+            ]
+            score = torch.cat(parts).flatten()[: weight.numel()].view_as(weight)
+            scores.append(score.to(torch.promote_types(weight.dtype, torch.float32)))
+        return scores
+
+    def compensate(
+        self, weights: Sequence[Tensor], before: Sequence[Tensor], after: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """delta_S = F_SS^-1 F_SQ w_Q; then the next gradients are gathered anew."""
+        moved = []
+        for i, (weight, old, new) in enumerate(zip(weights, before, after, strict=True)):
+            w, stays = self._blocks(weight.detach()), self._blocks(new)
+            goes = self._blocks(old) & ~stays
+            parts = [
+                w[own] + _shift(self._fisher(i, own), w[own], stays[own], goes[own])
+                for own in _chunks(len(w))
+            ]
+            moved.append(torch.cat(parts).flatten()[: weight.numel()].view_as(weight))
+        self.state.clear()
+        self.numbers.clear()
+        return moved
+
+    def _blocks(self, tensor: Tensor) -> Tensor:
+        """Rows of ``block`` consecutive entries, the last filled up with zeros."""
+        flat = tensor.flatten()
+        return functional.pad(flat, (0, -flat.numel() % self.block)).view(-1, self.block)
+
+    def _fisher(self, layer: int, blocks: slice) -> Tensor:
+        """F of some blocks, in float64, which the dampening needs: (blocks, block, block)."""
+        if "fisher" not in self.state:
+            count = blocks.stop - blocks.start
+            return self.dampening * torch.eye(self.block, dtype=torch.float64).repeat(count, 1, 1)
+        fisher = self.state["fisher"][layer][blocks].double() / self.numbers["m"]
+        fisher.diagonal(dim1=1, dim2=2).add_(self.dampening)
+        return fisher
+
+
+def _chunks(blocks: int) -> list[slice]:
+    return [slice(i, min(i + _CHUNK, blocks)) for i in range(0, blocks, _CHUNK)]
+
+
+def _within(matrices: Tensor, members: Tensor) -> Tensor:
+    """The matrices on their members, the identity elsewhere."""
+    inside = matrices * (members.unsqueeze(1) & members.unsqueeze(2))
+    inside.diagonal(dim1=1, dim2=2).add_((~members).to(inside.dtype))
+    return inside
+
+
+def _inverse_diagonal(fisher: Tensor, alive: Tensor) -> Tensor:
+    factor = torch.linalg.cholesky(_within(fisher, alive))
+    return torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)
+
+
+def _shift(fisher: Tensor, w: Tensor, stays: Tensor, goes: Tensor) -> Tensor:
+    pull = (fisher @ (w * goes).double().unsqueeze(2)).squeeze(2) * stays
+    factor = torch.linalg.cholesky(_within(fisher, stays))
+    return torch.cholesky_solve(pull.unsqueeze(2), factor).squeeze(2).to(w.dtype)

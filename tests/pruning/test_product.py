@@ -1,0 +1,143 @@
+"""Any criterion with any schedule, scope and pattern, at any time: it works, or says why not."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import seven_exp
+from seven_exp.pruning import PRUNERS, SCHEDULES
+from seven_exp.pruning.allocation import SCOPES
+from seven_exp.pruning.select import kept_count
+
+PATTERNS = ["unstructured", "2:4", "1:4", "2x2", "1x4", "rows", "heads"]
+REFUSALS = "pattern|scope|looks at the model|exchanges weights"
+
+
+class Tiny(nn.Module):
+    """Attention, a convolution and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 8, 2)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.out = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.conv(x).transpose(1, 2)
+        return self.out(self.attention(x, x, x, need_weights=False)[0]).mean(1)
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(6, 4, 5, generator=generator), torch.randint(4, (6,), generator=generator))
+        for _ in range(3)
+    ]
+
+
+def loss_fn(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def run(name, *, when, reload=False, **arguments):
+    """A short training; with ``reload`` the pruner is saved and loaded at every step."""
+    torch.manual_seed(0)
+    model = Tiny()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.1)
+    window = {"end_step": 8} if when == "during" else {"rounds": 2}
+    pruner = seven_exp.create_pruner(
+        name, model, when=when, optimizer=optimizer, exclude=[], **window, **arguments
+    )
+    if when == "before":
+        pruner.prune(batches(), loss_fn)
+    for t in range(10):
+        if when == "after" and t == 6:
+            pruner.prune(batches(), loss_fn)
+        loss_fn(model, batches()[t % 3]).backward()
+        optimizer.step()
+        pruner.step()
+        optimizer.zero_grad()
+        if reload:
+            pruner.load_state_dict(copy.deepcopy(pruner.state_dict()))
+        for layer, mask in pruner.masks.items():
+            weight = model.get_parameter(layer).detach()
+            assert weight.isfinite().all()
+            assert not weight[~mask].any()
+    return pruner
+
+
+def check_counts(pruner, scope, pattern, sparsity):
+    """Exact to the weight, or short by less than a unit, as the scope and the pattern promise."""
+    kept = {layer: int(mask.sum()) for layer, mask in pruner.masks.items()}
+    sizes = {layer: mask.numel() for layer, mask in pruner.masks.items()}
+    if pattern in ("2:4", "1:4"):
+        n, m = map(int, pattern.split(":"))
+        for layer, mask in pruner.masks.items():
+            groups = mask.movedim(1, -1).reshape(-1, m).sum(1)
+            assert (groups == n).all(), layer
+    elif pattern == "unstructured" and scope == "global":
+        assert sum(kept.values()) == kept_count(1 - sparsity, sum(sizes.values()))
+    elif pattern == "unstructured" and scope == "per_layer":
+        assert kept == {layer: kept_count(1 - sparsity, n) for layer, n in sizes.items()}
+    elif pattern == "unstructured" and scope == "per_row":
+        for layer, mask in pruner.masks.items():
+            each = kept_count(1 - sparsity, mask[0].numel())
+            assert (mask.flatten(1).sum(1) == each).all(), layer
+    else:
+        largest = {"2x2": 8, "1x4": 8, "rows": 16, "heads": 128}.get(pattern, 1)
+        short = (1 - sparsity) * sum(sizes.values()) - sum(kept.values())
+        pools = 1 if scope == "global" else len(sizes)
+        assert -1e-6 <= short < largest * pools + 1
+
+
+@pytest.mark.parametrize("name", [name for name in PRUNERS if PRUNERS[name].prunes])
+@settings(max_examples=30)
+@given(
+    when=st.sampled_from(["before", "during", "after"]),
+    schedule=st.sampled_from(list(SCHEDULES)),
+    scope=st.sampled_from(list(SCOPES)),
+    pattern=st.sampled_from(PATTERNS),
+    sparsity=st.floats(0.05, 0.95),
+)
+def test_any_combination_is_exact_or_refused_with_a_reason(
+    name, when, schedule, scope, pattern, sparsity
+):
+    if ":" in pattern:
+        sparsity = {"2:4": 0.5, "1:4": 0.75}[pattern]
+    arguments = {
+        "when": when, "schedule": schedule, "scope": scope, "pattern": pattern,
+        "sparsity": sparsity,
+    }  # fmt: skip
+    if pattern == "heads":
+        arguments["include"] = ["attention*"]
+    if not _fits(name, when, scope, pattern):
+        with pytest.raises(ValueError, match=REFUSALS):
+            run(name, **arguments)
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*has lost all its weights")
+        pruner = run(name, **arguments)
+        again = run(name, reload=True, **arguments)
+    if name != "soft_movement":
+        check_counts(pruner, scope, pattern, sparsity)
+    for layer, mask in pruner.masks.items():
+        assert torch.equal(mask, again.masks[layer]), "neither time nor reloading may change a mask"
+        assert pruner.scores[layer].isfinite().all()
+
+
+def _fits(name, when, scope, pattern):
+    criterion = PRUNERS[name].criterion
+    if criterion.only_before and when == "during":
+        return False
+    if criterion.starts_sparse and when != "during":
+        return False
+    if ":" in pattern:
+        return scope in ("global", "per_layer")
+    if pattern == "heads":
+        return scope == "global"
+    return pattern == "unstructured" or scope != "per_row"
