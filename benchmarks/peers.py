@@ -4,16 +4,23 @@ None of their code is here: point at checkouts of
 
     --synaptic-flow   ganguli-lab/Synaptic-Flow (SNIP, GraSP, SynFlow)
     --platon          QingruZhang/PLATON
+    --force           naver/force (iterative SNIP, FORCE: their masks after ten rounds)
+    --wanda           locuslab/wanda (Wanda, SparseGPT: the correlation is that of the new weights)
+    --torch-pruning   VainF/Torch-Pruning (LAMP; Taylor, summed over rows as it does)
 
-    python benchmarks/peers.py --synaptic-flow DIR --platon DIR
+    python benchmarks/peers.py --synaptic-flow DIR --platon DIR ...
 """
 
 import argparse
+import contextlib
+import importlib
 import importlib.util
+import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import cast
 
 import torch
 from rich.console import Console
@@ -26,38 +33,113 @@ from seven_exp.datasets import build_data
 
 SPARSITY = 0.9
 Scores = dict[str, Tensor]
+Batches = list[tuple[Tensor, Tensor]]
+Agreements = Iterator[tuple[str, Scores, Scores]]
+"""(criterion, our scores, their scores)."""
 
 
 def main() -> None:
     """Print a table of agreements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--synaptic-flow", type=Path)
-    parser.add_argument("--platon", type=Path)
-    options = parser.parse_args()
+    for peer in PEERS:
+        parser.add_argument(f"--{peer}", type=Path)
+    options = vars(parser.parse_args())
     table = Table("criterion", "peer", "rank correlation", f"Jaccard of masks at {SPARSITY:.0%}")
-    for name, peer, ours, theirs in comparisons(options.synaptic_flow, options.platon):
-        correlation, jaccard = agreement(ours, theirs)
-        table.add_row(name, peer, f"{correlation:.6f}", f"{jaccard:.4f}")
+    batches = list(build_data("digits", batch_size=64, seed=0, augment=False).train.epoch(0))[:8]
+    for peer, compare in PEERS.items():
+        folder = options[peer.replace("-", "_")]
+        for name, ours, theirs in compare(folder, batches) if folder else ():
+            correlation, jaccard = agreement(ours, theirs)
+            table.add_row(name, peer, f"{correlation:.6f}", f"{jaccard:.4f}")
     Console().print(table)
 
 
-def comparisons(
-    synaptic_flow: Path | None, platon: Path | None
-) -> Iterator[tuple[str, str, Scores, Scores]]:
-    """(criterion, peer, our scores, their scores) for every checkout given."""
-    batches = list(build_data("digits", batch_size=64, seed=0, augment=False).train.epoch(0))[:8]
-    if synaptic_flow is not None:
-        layers = load(synaptic_flow / "Layers" / "layers.py")
-        pruners = load(synaptic_flow / "Pruners" / "pruners.py")
-        for name, kind in (("snip", "SNIP"), ("grasp", "GraSP"), ("synflow", "SynFlow")):
-            theirs = their_scores(
-                getattr(pruners, kind), net(layers.Linear, layers.Conv2d), batches
-            )
-            pruner = seven_exp.create_pruner(name, net(), sparsity=0.0, rounds=1, exclude=[])
-            pruner.prune(batches, loss, batches_per_round=len(batches))
-            yield name, "Synaptic-Flow", pruner.scores, theirs
-    if platon is not None:
-        yield "platon", "PLATON", *platon_scores(load(platon / "Pruner.py"), batches)
+def synaptic_flow(folder: Path, batches: Batches) -> Agreements:
+    """SNIP, GraSP and SynFlow."""
+    layers = load(folder / "Layers" / "layers.py")
+    pruners = load(folder / "Pruners" / "pruners.py")
+    for name, kind in (("snip", "SNIP"), ("grasp", "GraSP"), ("synflow", "SynFlow")):
+        theirs = their_scores(getattr(pruners, kind), net(layers.Linear, layers.Conv2d), batches)
+        pruner = seven_exp.create_pruner(name, net(), sparsity=0.0, rounds=1, exclude=[])
+        pruner.prune(batches, loss, batches_per_round=len(batches))
+        yield name, pruner.scores, theirs
+
+
+def force(folder: Path, batches: Batches) -> Agreements:
+    """Iterative SNIP and FORCE. Their loop takes the first batch of its loader at every step."""
+    sys.path.insert(0, str(folder))
+    theirs = importlib.import_module("pruning.pruning_algos")
+    for name, method in (("snip_iterative", 1), ("force", 3)):
+        pruner = seven_exp.create_pruner(name, net(), sparsity=SPARSITY, rounds=10, exclude=[])
+        pruner.prune(batches[:1], loss, batches_per_round=1)
+        with contextlib.redirect_stdout(io.StringIO()):
+            masks = theirs.iterative_pruning(
+                nn.Sequential(net(), nn.LogSoftmax(1)), batches, torch.device("cpu"),
+                pruning_factor=1 - SPARSITY, prune_method=method, num_steps=10, num_batches=1,
+            )  # fmt: skip
+        ours = {layer: mask.float() for layer, mask in pruner.masks.items()}
+        yield name, ours, dict(zip(ours, masks, strict=True))
+
+
+def wanda(folder: Path, batches: Batches) -> Agreements:
+    """Wanda and SparseGPT on one wide layer, fed by the layers before it."""
+    # Their files import transformers for one class, and wait for a GPU.
+    sys.modules.setdefault("transformers", cast(ModuleType, SimpleNamespace(Conv1D=type(None))))
+    torch.cuda.synchronize = lambda *_: None
+    layer = "5.weight"
+    fed = [net()[:5](images).detach() for images, _ in batches]
+
+    model = net()
+    wrapped = load(folder / "lib" / "layerwrapper.py").WrappedGPT(model[5])
+    for inputs in fed:
+        wrapped.add_batch(inputs, None)
+    pruner = seven_exp.create_pruner("wanda", net(), sparsity=0.0, include=[layer])
+    pruner.prune(batches, loss)
+    scores = model[5].weight.detach().abs() * wrapped.scaler_row.sqrt()
+    yield "wanda", pruner.scores, {layer: scores}
+
+    model = net()
+    theirs = load(folder / "lib" / "sparsegpt.py").SparseGPT(model[5])
+    for inputs in fed:
+        theirs.add_batch(inputs, None)
+    theirs.fasterprune(SPARSITY)
+    own = net()
+    pruner = seven_exp.create_pruner("sparsegpt", own, sparsity=SPARSITY, include=[layer])
+    pruner.prune(batches, loss)
+    yield "sparsegpt", {layer: own[5].weight.abs()}, {layer: model[5].weight.abs()}
+
+
+def torch_pruning(folder: Path, batches: Batches) -> Agreements:
+    """LAMP's normalisation; Taylor's importance of a layer's rows."""
+    sys.path.insert(0, str(folder))
+    peer = importlib.import_module("torch_pruning")
+    pruner = seven_exp.create_pruner("lamp", net(), sparsity=0.0, exclude=[])
+    squares = {name: net().get_parameter(name).detach().square() for name in pruner.masks}
+    lamp = peer.importance.LAMPImportance()._lamp
+    yield "lamp", pruner.scores, {name: lamp(square.clone()) for name, square in squares.items()}
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 400))
+    pruner = seven_exp.create_pruner("taylor_pre", model, sparsity=0.0, exclude=[])
+    pruner.prune(batches[:1], loss)
+    loss(model, batches[0]).backward()
+    graph = peer.DependencyGraph().build_dependency(model, batches[0][0])
+    group = graph.get_pruning_group(model[1], peer.prune_linear_out_channels, list(range(400)))
+    theirs = peer.importance.TaylorImportance(normalizer=None)(group)
+    yield "taylor, by row", {"1": pruner.scores["1.weight"].sum(1)}, {"1": theirs}
+
+
+def platon(folder: Path, batches: Batches) -> Agreements:
+    """PLATON's own class."""
+    yield "platon", *platon_scores(load(folder / "Pruner.py"), batches)
+
+
+PEERS: dict[str, Callable[[Path, Batches], Agreements]] = {
+    "synaptic-flow": synaptic_flow,
+    "platon": platon,
+    "force": force,
+    "wanda": wanda,
+    "torch-pruning": torch_pruning,
+}
 
 
 def agreement(ours: Scores, theirs: Scores) -> tuple[float, float]:
@@ -66,7 +148,7 @@ def agreement(ours: Scores, theirs: Scores) -> tuple[float, float]:
     two = torch.cat([theirs[name].double().flatten() for name in ours])
     k = int((1 - SPARSITY) * one.numel())
     kept = [set(scores.argsort(descending=True, stable=True)[:k].tolist()) for scores in (one, two)]
-    correlation = float(spearmanr(one.numpy(), two.numpy()).statistic)
+    correlation = float(spearmanr(one.detach().numpy(), two.detach().numpy()).statistic)
     return correlation, len(kept[0] & kept[1]) / len(kept[0] | kept[1])
 
 
@@ -87,7 +169,7 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def their_scores(
-    kind: Callable[..., SimpleNamespace], model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+    kind: Callable[..., SimpleNamespace], model: nn.Module, batches: Batches
 ) -> Scores:
     """Scores of one of Synaptic-Flow's pruners, which know parameters by their id."""
     weights = {n: p for n, p in model.named_parameters() if n.endswith("weight")}
@@ -97,9 +179,7 @@ def their_scores(
     return {name: pruner.scores[id(weight)].detach() for name, weight in weights.items()}
 
 
-def platon_scores(
-    module: ModuleType, batches: list[tuple[Tensor, Tensor]]
-) -> tuple[Scores, Scores]:
+def platon_scores(module: ModuleType, batches: Batches) -> tuple[Scores, Scores]:
     """Both fed with one training trajectory of thirty-one steps, three whole windows."""
     model = net()
     settings = SimpleNamespace(beta1=0.85, beta2=0.95, deltaT=10)

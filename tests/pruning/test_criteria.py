@@ -622,6 +622,17 @@ def test_sparsegpt_is_column_by_column_elimination(block):
     assert mask.sum() == 12
 
 
+def test_sparsegpt_prunes_weights_of_unused_inputs_first_and_leaves_the_others_alone():
+    x, weight, _ = calibrated(0)
+    x[:, [2, 5]] = 0
+    weight[:, [2, 5]] *= 100
+    mask, found = sparsegpt(x, weight, 0.25)
+    np.testing.assert_array_equal(
+        mask, np.isin(np.arange(8), [2, 5], invert=True)[None].repeat(3, 0)
+    )
+    np.testing.assert_allclose(found, weight * mask, rtol=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_sparsegpt_comes_near_the_best_of_all_masks_and_weights(seed):
     x, weight, hessian = calibrated(seed, outputs=1)

@@ -18,30 +18,34 @@ _CHUNK = 4096
 class Obert(Criterion):
     """w^2 / (2 [F^-1]_qq), the survivors of each block then moved to where the loss is least.
 
-    F = (1/m) sum of g g^T + lambda I over the m gradients since the masks were last chosen, on
-    blocks of consecutive weights of a layer, the pruned ones left out (Kurtic et al., "The optimal
-    BERT surgeon", arXiv 2203.07259, eqs. 4 to 6; Singh and Alistarh, "WoodFisher", 2004.14340).
-    Q being what is pruned of a block and S what stays, delta_S = F_SS^-1 F_SQ w_Q: the exact joint
-    optimum, where the authors add up those of single weights.
+    F is the mean of g g^T, plus lambda I, on blocks of consecutive weights of a layer, the pruned
+    ones left out (Kurtic et al., "The optimal BERT surgeon", arXiv 2203.07259, eqs. 4 to 6; Singh
+    and Alistarh, "WoodFisher", 2004.14340). Q being what is pruned of a block and S what stays,
+    delta_S = F_SS^-1 F_SQ w_Q: the exact joint optimum, where the authors add up those of single
+    weights. They take m gradients anew at each pruning step; here the mean runs along with
+    training and is one of the last m or so.
 
     Args:
+        gradients: m.
         block: Weights a block.
         dampening: lambda.
     """
 
     uses_gradients = True
 
-    def __init__(self, *, block: int = 50, dampening: float = 1e-7) -> None:
+    def __init__(self, *, gradients: int = 1024, block: int = 50, dampening: float = 1e-7) -> None:
         super().__init__()
-        if block < 1:
-            raise ValueError(f"block is {block}: choose 1 or more")
+        for name, value in (("gradients", gradients), ("block", block)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}: choose 1 or more")
         if dampening <= 0:
             raise ValueError(f"dampening is {dampening}: choose a positive number")
-        self.block, self.dampening = block, dampening
+        self.gradients, self.block, self.dampening = gradients, block, dampening
 
     def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Add the gradient's outer product with itself, block by block."""
-        self.numbers["m"] = self.numbers.get("m", 0) + 1
+        """Take the gradient's outer product with itself into the mean, block by block."""
+        seen = self.numbers["seen"] = self.numbers.get("seen", 0) + 1
+        share = 1 / min(seen, self.gradients)
         if "fisher" not in self.state:
             self.state["fisher"] = [
                 grad.new_zeros(-(-grad.numel() // self.block), self.block, self.block)
@@ -49,7 +53,7 @@ class Obert(Criterion):
             ]
         for fisher, grad in zip(self.state["fisher"], grads, strict=True):
             rows = self._blocks(grad)
-            fisher.baddbmm_(rows.unsqueeze(2), rows.unsqueeze(1))
+            fisher.baddbmm_(rows.unsqueeze(2), rows.unsqueeze(1), beta=1 - share, alpha=share)
 
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """w^2 / (2 [F^-1]_qq); weights of zero count as pruned."""
@@ -68,7 +72,7 @@ class Obert(Criterion):
     def compensate(
         self, weights: Sequence[Tensor], before: Sequence[Tensor], after: Sequence[Tensor]
     ) -> list[Tensor]:
-        """delta_S = F_SS^-1 F_SQ w_Q; then the next gradients are gathered anew."""
+        """w_S + delta_S."""
         moved = []
         for i, (weight, old, new) in enumerate(zip(weights, before, after, strict=True)):
             w, stays = self._blocks(weight.detach()), self._blocks(new)
@@ -78,8 +82,6 @@ class Obert(Criterion):
                 for own in _chunks(len(w))
             ]
             moved.append(torch.cat(parts).flatten()[: weight.numel()].view_as(weight))
-        self.state.clear()
-        self.numbers.clear()
         return moved
 
     def _blocks(self, tensor: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ class Obert(Criterion):
         if "fisher" not in self.state:
             count = blocks.stop - blocks.start
             return self.dampening * torch.eye(self.block, dtype=torch.float64).repeat(count, 1, 1)
-        fisher = self.state["fisher"][layer][blocks].double() / self.numbers["m"]
+        fisher = self.state["fisher"][layer][blocks].to(torch.float64, copy=True)
         fisher.diagonal(dim1=1, dim2=2).add_(self.dampening)
         return fisher
 

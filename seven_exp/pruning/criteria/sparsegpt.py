@@ -120,7 +120,7 @@ class SparseGpt(Criterion):
             errors = torch.zeros_like(columns)
             for j in range(columns.shape[1]):
                 errors[:, j] = columns[:, j] * ~stays[:, j] / u[j, j]
-                columns[:, j:] -= errors[:, j : j + 1] * u[j, j:]
+                columns[:, j + 1 :] -= errors[:, j : j + 1] * u[j, j + 1 :]
             w[:, own.stop :] -= errors @ factor[own, own.stop :]
         return w.view(weight.shape).to(weight.dtype)
 
@@ -130,9 +130,12 @@ def _given(mask: Tensor) -> Choice:
 
 
 def _factor(hessian: Tensor, dampening: float) -> Tensor:
-    """Upper U with U^T U = H^-1; an input that is always zero has no say."""
+    """Upper U with U^T U = H^-1; infinite where an input is always zero: its weights go first."""
     diagonal = hessian.diagonal()
-    diagonal[diagonal == 0] = 1.0
-    diagonal += dampening * diagonal.mean()
+    unused = diagonal == 0
+    diagonal += dampening * diagonal.sum() / max(1, int((~unused).sum()))
+    diagonal[unused] = 1.0
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian.double()))
-    return torch.linalg.cholesky(inverse, upper=True).to(hessian.dtype)
+    factor = torch.linalg.cholesky(inverse, upper=True).to(hessian.dtype)
+    factor.diagonal()[unused] = torch.inf
+    return factor
