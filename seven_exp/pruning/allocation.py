@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from seven_exp.pruning.select import kept_count
 from seven_exp.registry import Registry
 
@@ -17,11 +19,14 @@ class Pool(NamedTuple):
         layers: Their indices, rising.
         kept: How many weights they keep in all; where ``each_row``, how many in every output row.
         each_row: Whether weights compete only within their output row.
+        by_share: Whether they compete by `lamp_shares` of their scores, layers being of different
+            scale.
     """
 
     layers: list[int]
     kept: int
     each_row: bool = False
+    by_share: bool = False
 
 
 Scope = Callable[[float, Sequence[Shape]], list[Pool]]
@@ -49,6 +54,16 @@ def per_row(density: float, shapes: Sequence[Shape]) -> list[Pool]:
         Pool([i], kept_count(density, math.prod(shape[1:])), each_row=True)
         for i, shape in enumerate(shapes)
     ]
+
+
+@SCOPES.register("lamp")
+def lamp(density: float, shapes: Sequence[Shape]) -> list[Pool]:
+    """All weights compete, each by its share of the scores in its layer that are no smaller.
+
+    The total is exact, and every layer's best weight has the same share, 1 (Lee et al., arXiv
+    2010.07611, for any score in place of the magnitude).
+    """
+    return [pool._replace(by_share=True) for pool in one_pool(density, shapes)]
 
 
 @SCOPES.register("erk")
@@ -82,3 +97,20 @@ def erk_densities(density: float, shapes: Sequence[Shape]) -> list[float]:
         1.0 if i in dense else eps * sum(shape) / size
         for i, (shape, size) in enumerate(zip(shapes, sizes, strict=True))
     ]
+
+
+def lamp_shares(score: Tensor, candidates: Tensor | None = None) -> Tensor:
+    """s^2 / (sum of r^2 over the layer's r with r^2 >= s^2), in the order of the scores.
+
+    (Lee et al., arXiv 2010.07611, eq. 1.)
+
+    Args:
+        score: Of any shape; where some are negative, all are counted from the lowest.
+        candidates: Bool, likewise: what competes; None: all.
+    """
+    lifted = score - score.min().clamp(max=0)
+    if candidates is not None:
+        lifted = lifted * candidates
+    squares, order = lifted.flatten().square().sort(descending=True, stable=True)
+    shares = squares / squares.cumsum(0).clamp(min=1e-38)
+    return shares.new_empty(shares.shape).scatter_(0, order, shares).view_as(score)

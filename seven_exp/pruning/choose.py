@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.allocation import Pool
+from seven_exp.pruning.allocation import Pool, lamp_shares
 from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
 
@@ -32,6 +32,8 @@ def choose_masks(
     Returns:
         Bool tensors like ``candidates``.
     """
+    if pool.by_share:
+        scores = [lamp_shares(s, c) for s, c in zip(scores, candidates, strict=True)]
     if pool.each_row:
         return [_best_of_rows(s, pool.kept, c) for s, c in zip(scores, candidates, strict=True)]
     if units is not None:

@@ -66,7 +66,7 @@ class Pruner:
             self._revival = "remembered"
         # Values that pruned weights may come back with.
         self._memory: list[Tensor] | None = None
-        if self._revival == "remembered":
+        if self._revival in ("remembered", "trained"):
             self._memory = [weight.detach().clone() for weight in self._weights()]
         if criterion.starts_sparse:
             draw = criterion.scores(self._weights())
@@ -416,7 +416,7 @@ def create_pruner(
         when: "before", "during" or "after"; default: what the name stands for.
         schedule: Name of a curve; default: what the name stands for.
         scope: "global": all weights compete; "per_layer": each layer reaches the sparsity;
-            "per_row", "erk"; default: what the name stands for.
+            "per_row", "lamp", "erk"; default: what the name stands for.
         sparsities: Name pattern -> another sparsity for the layers that match, the first one
             counting. The layers of one sparsity are pruned by ``scope`` among themselves.
         pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads".

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning.allocation import SCOPES, erk_densities
+from seven_exp.pruning.allocation import SCOPES, erk_densities, lamp_shares
 from seven_exp.pruning.patterns import parse_pattern
 from seven_exp.pruning.select import first_of_rows, top_units
 
@@ -65,7 +65,7 @@ def test_counts_of_every_scope(scope, sparsity):
     sizes = [mask.numel() for mask in masks]
     kept = [int(mask.sum()) for mask in masks]
     density = 1 - sparsity
-    if scope == "global":
+    if scope in ("global", "lamp"):
         assert sum(kept) == int(density * sum(sizes) + 1e-6)
     elif scope == "per_layer":
         assert kept == [int(density * n + 1e-6) for n in sizes]
@@ -238,3 +238,17 @@ def test_layers_of_one_sparsity_compete_among_themselves():
 def test_a_sparsity_for_nobody_is_a_mistake():
     with pytest.raises(ValueError, match="sparsities pattern 'encodr' matches no"):
         magnitudes_pruned(net(), sparsity=0.5, sparsities={"encodr": 0.1})
+
+
+def test_scope_lamp_is_lamp_for_magnitude_and_counts_negative_scores_from_the_lowest():
+    one, two = net(), net()
+    by_scope = magnitudes_pruned(one, sparsity=0.8, scope="lamp")
+    by_name = seven_exp.create_pruner("lamp", two, sparsity=0.8)
+    by_name.prune()
+    assert all(torch.equal(mask, by_name.masks[layer]) for layer, mask in by_scope.masks.items())
+    score = torch.tensor([[-3.0, 1.0], [0.0, -1.0]])
+    # counted from -3: 0, 4, 3, 2
+    expected = torch.tensor([[0.0, 1.0], [9 / 25, 4 / 29]])
+    torch.testing.assert_close(lamp_shares(score), expected)
+    without = lamp_shares(score, torch.tensor([[True, False], [True, True]]))
+    torch.testing.assert_close(without[1], torch.tensor([1.0, 4 / 13]))

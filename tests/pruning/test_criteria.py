@@ -450,12 +450,18 @@ def test_layers_on_their_own_are_measured_behind_pruned_ones():
     assert (second * pruned)[~survivors].max() <= kept
 
 
-def test_straight_through_trains_dense_weights_at_the_pruned_model():
+@pytest.mark.parametrize("interval", [1, 2])
+def test_straight_through_trains_dense_weights_at_the_pruned_model(interval):
     model, batches = regression()
     dense = model.weight.detach().numpy().copy()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     pruner = seven_exp.create_pruner(
-        "straight_through", model, sparsity=0.75, end_step=12, schedule="one_shot", interval=2
+        "straight_through",
+        model,
+        sparsity=0.75,
+        end_step=12,
+        schedule="one_shot",
+        interval=interval,
     )
     mask, returned = np.ones((4, 6), bool), 0
     for t in range(12):
@@ -464,10 +470,10 @@ def test_straight_through_trains_dense_weights_at_the_pruned_model():
         pruner.step()
         optimizer.zero_grad()
         dense -= 0.02 * closed_form(dense * mask, batches[t % 3])
-        if t % 2:
+        if (t + 1) % interval == 0:
             new = np.zeros(24, bool)
             new[np.argsort(-np.abs(dense).flatten(), kind="stable")[:6]] = True
-            returned += int((new.reshape(4, 6) & ~mask).sum()) if t > 1 else 0
+            returned += int((new.reshape(4, 6) & ~mask).sum()) if t >= interval else 0
             mask = new.reshape(4, 6)
         np.testing.assert_array_equal(pruner.masks["weight"].numpy(), mask)
         np.testing.assert_allclose(model.weight.detach().numpy(), dense * mask, rtol=1e-10)

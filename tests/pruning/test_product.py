@@ -80,7 +80,7 @@ def check_counts(pruner, scope, pattern, sparsity):
         for layer, mask in pruner.masks.items():
             groups = mask.movedim(1, -1).reshape(-1, m).sum(1)
             assert (groups == n).all(), layer
-    elif pattern == "unstructured" and scope == "global":
+    elif pattern == "unstructured" and scope in ("global", "lamp"):
         assert sum(kept.values()) == kept_count(1 - sparsity, sum(sizes.values()))
     elif pattern == "unstructured" and scope == "per_layer":
         assert kept == {layer: kept_count(1 - sparsity, n) for layer, n in sizes.items()}
@@ -91,7 +91,7 @@ def check_counts(pruner, scope, pattern, sparsity):
     else:
         largest = {"2x2": 8, "1x4": 8, "rows": 16, "heads": 128}.get(pattern, 1)
         short = (1 - sparsity) * sum(sizes.values()) - sum(kept.values())
-        pools = 1 if scope == "global" else len(sizes)
+        pools = 1 if scope in ("global", "lamp") else len(sizes)
         assert -1e-6 <= short < largest * pools + 1
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from seven_exp.pruning.allocation import lamp_shares
 from seven_exp.pruning.criteria.base import Criterion, magnitudes
 from seven_exp.pruning.registry import register
 
@@ -19,9 +20,4 @@ class Lamp(Criterion):
 
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """The ratio; the largest weight of every layer scores 1, so no layer dies first."""
-        result = []
-        for magnitude in magnitudes(weights):
-            squares, order = magnitude.flatten().square().sort(descending=True, stable=True)
-            ratio = squares / squares.cumsum(0).clamp(min=1e-38)
-            result.append(ratio.new_empty(ratio.shape).scatter_(0, order, ratio).view_as(magnitude))
-        return result
+        return [lamp_shares(magnitude) for magnitude in magnitudes(weights)]
