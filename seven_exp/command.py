@@ -55,7 +55,7 @@ def run(values: DictConfig) -> float | None:
     """One job of Hydra's: check the config, then run it.
 
     Returns:
-        The final accuracy, which Hydra's sweepers may maximise.
+        The final value of the task's headline metric, for Hydra's sweepers.
 
     Raises:
         ConfigError: The config is not valid.
@@ -78,8 +78,8 @@ def run(values: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     record = run_experiment(config, folder, build_tracker(config.tracker))
     show_record(record, folder)
-    accuracy: float | None = record["metrics"].get("accuracy")
-    return accuracy
+    value: float = record["metrics"][record["metric"]]
+    return value
 
 
 def explain(error: BaseException) -> str:
@@ -92,6 +92,11 @@ def explain(error: BaseException) -> str:
             return str(cause)
         if isinstance(cause, MissingConfigException) and cause.options and cause.missing_cfg_file:
             group, _, name = cause.missing_cfg_file.rpartition("/")
+            if group.startswith("dataset/"):
+                from seven_exp.datasets import DATASETS
+
+                name = f"{group.removeprefix('dataset/')}/{name}"
+                return f"unknown dataset '{name}': {nearest(name, DATASETS)}"
             return f"unknown {group or 'config'} '{name}': {nearest(name, cause.options)}"
         if "not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
             siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}

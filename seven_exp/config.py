@@ -107,11 +107,13 @@ class Trainer(_Section):
     epochs: Annotated[int, Field(ge=1)] | None
     max_steps: Annotated[int, Field(ge=1)] | None
     batch_size: Annotated[int, Field(ge=1)]
+    accumulate: Annotated[int, Field(ge=1)]
     distill: Fraction
     distill_hidden: Annotated[float, Field(ge=0)]
     distill_temperature: Annotated[float, Field(gt=0)]
     grad_clip: Annotated[float, Field(gt=0)] | None
     precision: Literal["fp32", "bf16"]
+    gradient_checkpointing: bool
     compile: bool
     log_interval: Annotated[int, Field(ge=1)]
     eval_interval: Annotated[int, Field(ge=1)] | None
@@ -165,8 +167,8 @@ def check(config: RunConfig) -> None:
     Raises:
         ConfigError: The first fault found.
     """
-    from seven_exp.datasets import DATASETS, TRAIN_SIZES, check_data
-    from seven_exp.models import MODELS
+    from seven_exp.datasets import DATASETS, TRAIN_SIZES, check_data, text_head
+    from seven_exp.models import check_model, factory, is_hub_model
     from seven_exp.pruning import PRUNERS, build_criterion
     from seven_exp.pruning.allocation import SCOPES
     from seven_exp.pruning.patterns import parse_pattern
@@ -182,12 +184,22 @@ def check(config: RunConfig) -> None:
         parse_pattern(config.pruner.pattern)
         check_arguments("pruner", config.pruner.name, spec.criterion, config.pruner.arguments)
         build_criterion(config.pruner.name, config.pruner.arguments)
-        check_arguments(
-            "model", config.model.name, MODELS[config.model.name], config.model.arguments
-        )
-        check_arguments(
-            "dataset", config.dataset.name, DATASETS[config.dataset.name], config.dataset.arguments
-        )
+        load = DATASETS[config.dataset.name]
+        head = text_head(config.dataset.name)
+        make = factory(config.model.name, "text" if head else "images")
+        check_arguments("model", config.model.name, make, config.model.arguments)
+        check_arguments("dataset", config.dataset.name, load, config.dataset.arguments)
+        if head and config.pruner.name == "synflow":
+            raise ConfigError("pruner.name is 'synflow': it feeds the model ones, not text")
+        if head not in (None, "classification") and config.trainer.distill:
+            raise ConfigError(
+                f"trainer.distill is {config.trainer.distill}: it needs classes; choose 0"
+            )
+        if config.trainer.gradient_checkpointing and not is_hub_model(config.model.name):
+            raise ConfigError(
+                f"trainer.gradient_checkpointing is true: {config.model.name} has no such thing, "
+                "transformers' models have; choose false"
+            )
         optimizer = OPTIMIZERS[config.optimizer.name]
         check_arguments("optimizer", config.optimizer.name, optimizer, config.optimizer.arguments)
         checkpoint = config.model.checkpoint
@@ -208,6 +220,7 @@ def check(config: RunConfig) -> None:
                 "trainer.compile=false"
             )
         check_data(config.dataset.name, **config.dataset.arguments)
+        check_model(config.model.name, head)
         images = TRAIN_SIZES.get(config.dataset.name)
         if images is not None or config.trainer.max_steps is not None:
             Plan.of(config, max(1, (images or 0) // config.trainer.batch_size))

@@ -20,6 +20,7 @@ from seven_exp.datasets import Data, build_data
 from seven_exp.models import build_model
 from seven_exp.pruning import Pruner, create_pruner
 from seven_exp.pruning.layers import matches
+from seven_exp.tasks import Classification, Inputs, Task
 from seven_exp.tracking import RunInfo, Tracker
 from seven_exp.training import loop
 from seven_exp.training.distillation import Distillation
@@ -38,8 +39,9 @@ _SMALL = 1_000_000
 
 @dataclass
 class Outcome:
-    """What a run has come to so far."""
+    """What a run has come to so far; ``metric`` is the task's headline."""
 
+    metric: str
     metrics: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     levels: list[dict[str, Any]] = field(default_factory=list)
@@ -47,10 +49,12 @@ class Outcome:
     seconds: float = 0.0
     seconds_pruning: float = 0.0
 
-    def add(self, step: int, metrics: dict[str, float], *, settled: bool) -> None:
+    def add(self, step: int, metrics: dict[str, float], task: Task, *, settled: bool) -> None:
         """Take in an evaluation; once the masks are final, it may be the best."""
         self.metrics = metrics
-        if settled and metrics["accuracy"] > self.best.get("accuracy", -1.0):
+        if not settled:
+            return
+        if not self.best or task.better(metrics[self.metric], self.best[self.metric]):
             self.best = {**metrics, "step": step}
 
 
@@ -75,7 +79,7 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
         plan = Plan.of(config, len(data.train))
         model = _start(config, data, device)
         _freeze(model, config.model.freeze)
-        distillation = _distillation(config, model)
+        distillation = _distillation(config, model, data.task)
         optimizer = _optimizer(config, model, config.optimizer.lr)
         pruner = _pruner(config, plan, model, optimizer)
     _announce(pruner)
@@ -87,12 +91,14 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
             tags=[pruner.name, *config.tracker.tags],
             config=config.model_dump(),
             folder=folder,
+            metric=data.task.metric,
+            lower_is_better=data.task.lower_is_better,
         )
     )
-    outcome = Outcome()
+    outcome = Outcome(data.task.metric)
     try:
         _train(config, plan, data, model, pruner, optimizer, distillation, tracker, outcome)
-        sample = next(iter(data.test.epoch(0)))[0][:1].to(device)
+        sample = _sample(data, device)
         dense, sparse = forward_flops(model, sample, pruner.layers, pruner.layer_counts)
         facts |= {"flops_dense": dense, "flops_sparse": sparse}
         runs.save_masks(folder / "masks.safetensors", pruner.masks)
@@ -120,7 +126,7 @@ def _train(
 ) -> None:
     # A start that had to be built has drawn numbers which a cached one has not.
     torch.manual_seed(config.seed)
-    compute = loop.Compute(next(model.parameters()).device, config.trainer.precision)
+    compute = loop.Compute(next(model.parameters()).device, config.trainer.precision, data.task)
     objective: loop.Objective = compute.loss
     if distillation is not None:
         objective = partial(distillation.loss, compute)
@@ -171,6 +177,7 @@ def _train(
         compute,
         steps=plan.steps,
         lr_factor=lambda t: lr_factor(config.optimizer.lr_schedule, *plan.lr_place(t), plan.warmup),
+        accumulate=config.trainer.accumulate,
         objective=objective,
         after_step=after_step,
         grad_clip=config.trainer.grad_clip,
@@ -180,13 +187,16 @@ def _train(
         for now in training:
             values = {
                 "loss": now.loss,
-                "accuracy": now.accuracy,
+                **({} if now.accuracy is None else {"accuracy": now.accuracy}),
                 "sparsity": pruner.sparsity,
                 "lr": now.lr,
             }
             if plan.evaluates(now.step):
                 metrics = loop.evaluate(trained, data.test, compute)
-                outcome.add(now.step, metrics, settled=now.step >= plan.settled)
+                for ending, split in data.more.items():
+                    more = loop.evaluate(trained, split, compute)
+                    metrics |= {f"{name}_{ending}": value for name, value in more.items()}
+                outcome.add(now.step, metrics, data.task, settled=now.step >= plan.settled)
                 values |= {f"test/{name}": value for name, value in metrics.items()}
                 values |= {
                     f"layer_sparsity/{name}": 1 - kept / size
@@ -211,21 +221,25 @@ def _start(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
         "model": {k: v for k, v in runs.model_identity(config).items() if k != "freeze"},
         "dataset": config.dataset.model_dump(exclude=runs.PLACES),
         "optimizer": config.optimizer.model_dump(exclude={"lr"}),
-        "trainer": config.trainer.model_dump(include={"batch_size", "grad_clip", "precision"}),
+        "trainer": config.trainer.model_dump(
+            include={"batch_size", "accumulate", "grad_clip", "precision"}
+        ),
     }
 
     def build() -> dict[str, Tensor]:
         torch.manual_seed(pretrain.seed)
         start = _model(config, data).to(device)
         batches = _data(config, pretrain.seed).train
-        steps = pretrain.epochs * len(batches)
+        accumulate = config.trainer.accumulate
+        steps = pretrain.epochs * max(1, len(batches) // accumulate)
         warmup = Plan.warmup_steps(config, steps)
         training = loop.train(
             start,
             batches,
             _optimizer(config, start, pretrain.lr),
-            loop.Compute(device, config.trainer.precision),
+            loop.Compute(device, config.trainer.precision, data.task),
             steps=steps,
+            accumulate=accumulate,
             lr_factor=lambda t: lr_factor(config.optimizer.lr_schedule, t, steps, warmup),
             grad_clip=config.trainer.grad_clip,
         )
@@ -253,9 +267,18 @@ def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def _distillation(config: RunConfig, model: nn.Module) -> Distillation | None:
-    """The start as a teacher, if one is wanted."""
+def _distillation(config: RunConfig, model: nn.Module, task: Task) -> Distillation | None:
+    """The start as a teacher, if one is wanted.
+
+    Raises:
+        ValueError: There is nothing that it could teach.
+    """
     trainer = config.trainer
+    if trainer.distill and not isinstance(task, Classification):
+        raise ValueError(
+            f"trainer.distill is {trainer.distill}: it compares probabilities of classes, and "
+            f"{config.dataset.name} has none: choose 0, or trainer.distill_hidden"
+        )
     if trainer.distill == trainer.distill_hidden == 0:
         return None
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
@@ -274,14 +297,26 @@ def _data(config: RunConfig, seed: int) -> Data:
 
 
 def _model(config: RunConfig, data: Data) -> nn.Module:
-    return build_model(
+    model = build_model(
         config.model.name,
-        num_classes=data.num_classes,
-        image_size=data.image_size,
-        channels=data.channels,
         checkpoint=config.model.checkpoint,
+        **data.for_model,
         **config.model.arguments,
     )
+    if config.trainer.gradient_checkpointing:
+        cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def _sample(data: Data, device: torch.device) -> Inputs:
+    """One example's inputs, for counting operations: the first of the split, of text the shortest.
+
+    Text is padded to nothing there, so that the figure is that of one length.
+    """
+    inputs, _ = next(iter(data.test.epoch(0)))
+    if isinstance(inputs, Mapping):
+        return {name: values[:1].to(device) for name, values in inputs.items()}
+    return inputs[:1].to(device)
 
 
 def _optimizer(config: RunConfig, model: nn.Module, lr: float) -> torch.optim.Optimizer:

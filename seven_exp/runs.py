@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of results.json's layout."""
 
-PLACES = {"data_dir", "download", "workers"}
+PLACES = {"data_dir", "cache_dir", "download", "workers"}
 """Keys of a data set that say where it lies or how it is read, not what it is."""
 
 
@@ -61,11 +62,13 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what figures depend on."""
+    used = "transformers" in sys.modules
     packages = ("torch", "torchvision", "numpy", "scikit-learn", "hydra-core", "wandb")
     return {
         "seven_exp": __version__,
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in packages},
+        **({"transformers": metadata.version("transformers")} if used else {}),
     }
 
 

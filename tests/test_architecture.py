@@ -15,19 +15,21 @@ ARROWS = {
     "registry": set(),
     "atomic": set(),
     "pruning": {"registry"},
-    "models": {"registry"},
-    "datasets": {"registry"},
+    "hub": set(),
+    "tasks": {"pruning"},
+    "models": {"registry", "hub"},
+    "datasets": {"registry", "atomic", "hub", "tasks"},
     "tracking": {"registry", "atomic", "config"},
     "config": {"registry", "pruning", "models", "datasets", "training"},
-    "training": {"registry", "atomic", "config", "pruning", "datasets"},
+    "training": {"registry", "atomic", "config", "pruning", "datasets", "tasks"},
     "runs": {"atomic", "config", "pruning"},
     "console": set(),
     "compare": {"registry", "atomic"},
     "experiment": {
         *("config", "console", "runs", "tracking", "training"),
-        *("models", "datasets", "pruning"),
+        *("models", "datasets", "pruning", "tasks"),
     },
-    "command": {"config", "console", "experiment", "registry", "tracking", "training"},
+    "command": {"datasets", "config", "console", "experiment", "registry", "tracking", "training"},
 }
 
 
@@ -80,7 +82,16 @@ def loaded_by(code: str) -> set[str]:
     )
 
 
-HEAVY = {"torch", "torchvision", "sklearn", "wandb", "pandas", "matplotlib", "scipy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "torchvision",
+    "sklearn",
+    "wandb",
+    "pandas",
+    "matplotlib",
+    "scipy",
+}
 
 
 def test_the_command_line_starts_without_heavy_libraries():

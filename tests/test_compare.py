@@ -543,3 +543,32 @@ def test_the_module_is_a_command(sweep):
     mistaken = run(sweep, "--metric", "acuracy")
     assert mistaken.returncode == 2
     assert mistaken.stderr == "error: --metric is 'acuracy': did you mean 'accuracy'?\n"
+
+
+def test_published_figures_stand_beside_ours_of_the_same_task(capsys):
+    from seven_exp.compare.published import beside, print_published, read_published
+    from seven_exp.compare.statistics import estimate
+    from seven_exp.compare.summary import Row
+
+    source, figures = read_published()
+    assert "2403.12688" in source
+    assert all(0 <= f.sparsity < 1 and f.metric in ("accuracy", "f1") for f in figures)
+    values = {0: 0.80, 1: 0.82}
+    row = Row("minilm", "glue/mrpc", "seven_pre", {}, 0.8, values, estimate([0.8, 0.82]), 1.0, 1.0)
+    found = [(figure, ours) for figure, ours in beside([row], "accuracy") if ours]
+    assert [(f.percent, f.pruner, f.sparsity) for f, _ in found] == [("81.0", "seven_pre", 0.8)]
+    assert {figure.dataset for figure, _ in beside([row], "accuracy")} == {"glue/mrpc"}
+    print_published([row], "accuracy")
+    out = capsys.readouterr().out
+    assert "81.0" in out
+    assert "minilm" in out
+
+
+def test_the_headline_is_what_most_runs_name():
+    from types import SimpleNamespace
+
+    from seven_exp.compare.summary import headline
+
+    named = [SimpleNamespace(values=v) for v in ({"metric": "f1"}, {"metric": "f1"}, {})]
+    assert headline(named) == "f1"
+    assert headline(named[2:]) == "accuracy"

@@ -11,6 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from seven_exp import config as schema
+from seven_exp.datasets import text_head
+from seven_exp.models import MODELS
 from seven_exp.pruning import PRUNERS, SCHEDULES
 
 ROOT = Path(__file__).parent.parent
@@ -32,12 +34,23 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def _partner(group: str, name: str) -> list[str]:
+    """A data set for a model of text, and the other way round."""
+    if group == "dataset" and text_head(name):
+        return ["model=bert_base"]
+    if group == "model" and "vocab_size" in inspect.signature(MODELS[name]).parameters:
+        return ["dataset=glue/sst2"]
+    return []
+
+
 @pytest.mark.parametrize(
     ("group", "name"), [(group, name) for group in GROUPS for name in choices(group)]
 )
 def test_every_choice_of_every_group(group, name, tmp_path, monkeypatch):
     monkeypatch.setattr("seven_exp.datasets.check_data", lambda name, **arguments: None)
-    config = composed(f"{group}={name}", f"cache_dir={tmp_path}")
+    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head: None)
+    both = [f"{group}={name}", *_partner(group, name)]
+    config = composed(*both, f"cache_dir={tmp_path}")
     schema.check(config)
     section = getattr(config, group)
     if group not in ("trainer", "tracker"):

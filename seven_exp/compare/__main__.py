@@ -8,8 +8,9 @@ from typing import NoReturn
 
 from seven_exp.compare.page import write_html
 from seven_exp.compare.plot import write_png
+from seven_exp.compare.published import print_published
 from seven_exp.compare.records import read_records
-from seven_exp.compare.summary import summarize
+from seven_exp.compare.summary import headline, summarize
 from seven_exp.compare.table import print_table, write_csv
 
 DEFAULT_BASELINE = "magnitude"
@@ -29,14 +30,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Compare the runs recorded below some folders.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--metric", default="accuracy", help="a final metric (accuracy)")
+    parser.add_argument("--metric", help="a final metric (the task's headline)")
     parser.add_argument(
         "--baseline", help=f"method to subtract ({DEFAULT_BASELINE}, where it took part)"
+    )
+    parser.add_argument(
+        "--published", action="store_true", help="also print the figures of SEVEN's authors beside"
     )
     parser.add_argument("--output", type=Path, help="where files go (the first FOLDER)")
     options = parser.parse_args(arguments)
     try:
-        compare(options.folders, options.metric, options.baseline, options.output)
+        compare(
+            options.folders,
+            options.metric,
+            options.baseline,
+            options.output,
+            published=options.published,
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -45,9 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compare(
     folders: Sequence[Path],
-    metric: str = "accuracy",
+    metric: str | None = None,
     baseline: str | None = None,
     output: Path | None = None,
+    *,
+    published: bool = False,
 ) -> None:
     """Write the files, print the table, and say on stderr what was left out.
 
@@ -62,6 +74,7 @@ def compare(
     if not records:
         reasons = f" (left out: {', '.join(left_out)})" if left_out else ""
         raise ValueError(f"no finished run below {', '.join(map(str, folders))}{reasons}")
+    metric = metric or headline(records)
     if baseline is None:
         took_part = any(r.pruner == DEFAULT_BASELINE and metric in r.metrics for r in records)
         baseline = DEFAULT_BASELINE if took_part else None
@@ -75,6 +88,8 @@ def compare(
         raise ValueError(f"--output is '{output}': can't write there: {error.strerror}") from error
     # The files come first: a pipe to `head` closes while the table is printed.
     print_table(rows, metric, baseline)
+    if published:
+        print_published(rows, metric)
     if left_out or notes:
         print(f"left out: {', '.join([*left_out, *notes])}", file=sys.stderr)
     print(f"written: {output / 'comparison'}.csv, .png, .html")

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = (
     *("seed", "sparsity", "output_root", "cache_dir", "device", "threads", "plugins", "tracker"),
-    *("model.name", "dataset.name", "dataset.data_dir", "dataset.download", "dataset.workers"),
+    *(
+        "model.name",
+        "dataset.name",
+        "dataset.data_dir",
+        "dataset.cache_dir",
+        "dataset.download",
+        "dataset.workers",
+    ),
     *("pruner.name", "trainer.log_interval", "trainer.save_model"),
 )
 """Keys of a run's config that say nothing of its method, or are told apart by other means."""

@@ -15,6 +15,18 @@ from seven_exp.compare.statistics import (
 from seven_exp.registry import nearest
 
 SMALLER_IS_BETTER = ("loss", "perplexity")
+"""Metrics, each also with an ending for a further split, such as loss_mismatched."""
+
+
+def headline(records: Sequence[Record]) -> str:
+    """The metric that most of the runs name as their task's."""
+    names = Counter(str(record.values.get("metric", "accuracy")) for record in records)
+    return names.most_common(1)[0][0]
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether the best run has the lowest value."""
+    return metric.partition("_")[0] in SMALLER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,7 @@ def summarize(
                 f"differences: {len(torn)} ('{baseline}' has several settings: "
                 f"take one, such as --baseline '{torn[0].method}')"
             )
-    sign = 1 if metric in SMALLER_IS_BETTER else -1
+    sign = 1 if smaller_is_better(metric) else -1
     rows = _with_best(rows, sign)
     rows.sort(key=lambda r: (r.task, r.sparsity, sign * r.result.mean, r.method))
     return rows, notes

@@ -1,12 +1,22 @@
-"""Name -> data: real images in two splits, as batches; importing this registers every file."""
+"""Name -> data: images or text in two splits, as batches; importing this registers every file."""
 
 import importlib
 import pkgutil
 
-from seven_exp.datasets.batches import Batch, Batches, Data
-from seven_exp.datasets.registry import DATASETS, TRAIN_SIZES, build_data, check_data
+from seven_exp.datasets.batches import Batch, Batches, Data, Text
+from seven_exp.datasets.registry import DATASETS, TRAIN_SIZES, build_data, check_data, text_head
 
-__all__ = ["DATASETS", "TRAIN_SIZES", "Batch", "Batches", "Data", "build_data", "check_data"]
+__all__ = [
+    "DATASETS",
+    "TRAIN_SIZES",
+    "Batch",
+    "Batches",
+    "Data",
+    "Text",
+    "build_data",
+    "check_data",
+    "text_head",
+]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,15 +1,14 @@
 """A data set as batches: each epoch a pure function of (seed, epoch), so nothing must be saved."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Batch = tuple[Tensor, Tensor]
-"""Images, float32 of shape (n, channels, size, size), and class indices, int64 of shape (n,)."""
+from seven_exp.tasks import Batch, Classification, Task
 
 
 class Batches(Protocol):
@@ -26,13 +25,49 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """Both splits and what a model must know of them."""
+    """Both splits, what they are for, and what a model must know of them.
+
+    Attributes:
+        train: Batches of images, float32 (n, channels, size, size), and class indices, int64 (n,);
+            or of whatever the task takes.
+        test: What is measured on: the test or dev split.
+        num_classes: Logits.
+        image_size: Side of the images.
+        channels: 1 (grey) or 3.
+        task: The loss and the metrics.
+        text: What a model of text must know instead of the images' size.
+        more: Further splits that are measured on, by the ending that their metrics' names get.
+    """
 
     train: Batches
     test: Batches
     num_classes: int
-    image_size: int
-    channels: int
+    image_size: int = 0
+    channels: int = 0
+    task: Task = field(default_factory=Classification)
+    text: "Text | None" = None
+    more: Mapping[str, Batches] = field(default_factory=dict)
+
+    @property
+    def for_model(self) -> dict[str, Any]:
+        """What a model's factory is called with."""
+        if self.text is not None:
+            return {"num_classes": self.num_classes, "head": self.task.head, **vars(self.text)}
+        names = ("num_classes", "image_size", "channels")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a model of text must know.
+
+    Attributes:
+        vocab_size: Tokens of the tokenizer.
+        max_length: Tokens of the longest sequence.
+    """
+
+    vocab_size: int
+    max_length: int
 
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -71,7 +106,7 @@ class InMemory:
         full, rest = divmod(len(self.targets), self.batch_size)
         return full if self.seed is not None and full else full + (rest > 0)
 
-    def epoch(self, index: int) -> Iterator[Batch]:
+    def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch ``index``."""
         order, generator = torch.arange(len(self.targets)), torch.Generator()
         if self.seed is not None:

@@ -5,11 +5,14 @@ from typing import Any, TypeVar
 
 from seven_exp.datasets.batches import Data
 from seven_exp.registry import Registry
+from seven_exp.tasks import Head
 
 DATASETS: Registry[Callable[..., Data]] = Registry("dataset")
 
 TRAIN_SIZES: dict[str, int] = {}
-"""Training images of data sets whose number is fixed."""
+"""Training examples of data sets whose number is fixed."""
+
+_HEADS: dict[str, Head] = {}
 
 _CHECKS: dict[str, Callable[..., None]] = {}
 
@@ -17,15 +20,20 @@ F = TypeVar("F", bound=Callable[..., Data])
 
 
 def dataset(
-    name: str, *, train_size: int | None = None, check: Callable[..., None] | None = None
+    name: str,
+    *,
+    train_size: int | None = None,
+    check: Callable[..., None] | None = None,
+    head: Head | None = None,
 ) -> Callable[[F], F]:
     """Decorator: file ``load(*, batch_size, seed, **arguments) -> Data`` under ``name``.
 
     Args:
         name: What users write.
-        train_size: Training images, where fixed; windows can then be checked early.
+        train_size: Training examples, where fixed; windows can then be checked early.
         check: ``check(**arguments)`` raises ValueError where the files can't be read as things
             stand; it must be quick.
+        head: What a model of this text ends in; None for images.
     """
 
     def add(load: F) -> F:
@@ -34,9 +42,16 @@ def dataset(
             TRAIN_SIZES[name] = train_size
         if check is not None:
             _CHECKS[name] = check
+        if head is not None:
+            _HEADS[name] = head
         return load
 
     return add
+
+
+def text_head(name: str) -> Head | None:
+    """What a model of this text ends in; None for images."""
+    return _HEADS.get(name)
 
 
 def check_data(name: str, **arguments: Any) -> None:
@@ -58,7 +73,7 @@ def build_data(name: str, *, batch_size: int, seed: int, **arguments: Any) -> Da
 
     Args:
         name: A registered name.
-        batch_size: Images a batch.
+        batch_size: Examples a batch.
         seed: Of the training order and of augmentation.
         **arguments: The data set's own keywords.
 

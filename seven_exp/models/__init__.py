@@ -3,9 +3,9 @@
 import importlib
 import pkgutil
 
-from seven_exp.models.registry import MODELS, build_model
+from seven_exp.models.registry import MODELS, build_model, check_model, factory, is_hub_model
 
-__all__ = ["MODELS", "build_model"]
+__all__ = ["MODELS", "build_model", "check_model", "factory", "is_hub_model"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

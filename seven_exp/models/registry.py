@@ -4,53 +4,96 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from seven_exp.hub import NAMES, is_source, needs_extra
 from seven_exp.registry import Registry
 
 log = logging.getLogger(__name__)
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
-"""Factories ``(num_classes, image_size, channels, *, **arguments) -> nn.Module``."""
+"""Factories ``(num_classes, image_size, channels, *, **arguments) -> nn.Module``; those of text
+take ``(num_classes, vocab_size, max_length, head, *, **arguments)``."""
 
-HEADS = ("head.", "heads.", "fc.", "classifier.")
-"""How the names of a classifier head's parameters begin."""
+Kind = Literal["images", "text"]
+
+HUB: dict[Kind, Callable[[str], Callable[..., nn.Module]]] = {}
+"""Kind of data -> hub id or local folder -> factory."""
+
+HEADS = ("head.", "heads.", "fc.", "classifier.", "pre_classifier.", "score.", "qa_outputs.")
+"""How the names of a head's parameters begin."""
+
+
+def factory(name: str, kind: Kind) -> Callable[..., nn.Module]:
+    """What makes the model of a registered name, a hub id or a local folder, for such data.
+
+    Raises:
+        ValueError: Unknown name, or a model of other data.
+    """
+    if name not in MODELS and is_source(name):
+        return HUB[kind](name)
+    make = MODELS[name]
+    reads = "text" if "vocab_size" in inspect.signature(make).parameters else "images"
+    if reads != kind:
+        choices = {"text": "model=minilm or model=bert_base", "images": "model=vit_tiny"}
+        raise ValueError(
+            f"model.name is '{name}': it reads {reads} and the data set is {kind}; choose "
+            f"{choices[kind]}, or another data set"
+        )
+    return make
+
+
+def check_model(name: str, head: str | None) -> None:
+    """Look, before data or weights are read, whether transformers has the model for the task.
+
+    Args:
+        name: A registered name, a hub id or a local folder.
+        head: What text is for; None for images.
+
+    Raises:
+        ValueError: It is not installed, can't be had or does not fit.
+    """
+    if is_hub_model(name):
+        from seven_exp.models.hub_models import config_of
+
+        needs_extra("model.name", name)
+        config_of(name, head or "images")
+
+
+def is_hub_model(name: str) -> bool:
+    """Whether transformers makes this model."""
+    return name in NAMES or (name not in MODELS and is_source(name))
 
 
 def build_model(
     name: str,
     *,
-    num_classes: int,
-    image_size: int,
-    channels: int,
     checkpoint: str | None = None,
     **arguments: Any,
 ) -> nn.Module:
-    """A model for images of shape (channels, image_size, image_size).
+    """A model for images of shape (channels, image_size, image_size), or for text.
 
     Args:
-        name: A registered name.
-        num_classes: Logits.
-        image_size: Side of the images.
-        channels: 1 (grey) or 3.
+        name: A registered name, a hub id or a local folder.
         checkpoint: A state dict to start from, ``.safetensors`` or torch's own format; a head made
             for another number of classes is left out. It replaces pretrained weights.
-        **arguments: The model's own keywords.
+        **arguments: What the data tell, `num_classes` (logits) with `image_size` and `channels`,
+            or with `vocab_size`, `max_length` and `head`; and the model's own keywords.
 
     Raises:
         ValueError: Unknown name, a value out of range, or a checkpoint of another model.
     """
-    make = MODELS[name]
+    make = factory(name, "text" if "vocab_size" in arguments else "images")
     if checkpoint is None:
-        return make(num_classes, image_size, channels, **arguments)
+        return make(**arguments)
     state = read_state(Path(checkpoint).expanduser())
     if "pretrained" in inspect.signature(make).parameters:
         # The file overwrites those weights: nobody should have to be online to get them.
         arguments["pretrained"] = False
-    model = make(num_classes, image_size, channels, **arguments)
+    model = make(**arguments)
     load_state(model, state, f"model.checkpoint '{checkpoint}'")
     return model
 
@@ -99,7 +142,10 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         shapes = str(error).splitlines()[1].strip()
         raise ValueError(f"{source} is of another model: {shapes}") from error
     fresh = [name for name in missing if name.startswith(HEADS)]
-    lacking = [name for name in missing if name not in fresh]
+    # A weight shared by two modules is in the file once.
+    places = model.state_dict(keep_vars=True)
+    given = {id(places[name]) for name in fitting if name in places}
+    lacking = [n for n in missing if n not in fresh and id(places[n]) not in given]
     if lacking or unknown:
         raise ValueError(
             f"{source} is of another model: {[*lacking, *unknown][0]} does not fit "

@@ -25,6 +25,7 @@ def watching(weights: Sequence[Tensor], watcher: Watcher) -> Iterator[None]:
         watcher: Called before each use. For a convolution a row is an unfolded patch.
     """
     places = {id(weight): i for i, weight in enumerate(weights)}
+    addmm = torch.addmm
     linear, conv1d, conv2d = functional.linear, functional.conv1d, functional.conv2d
 
     def watched_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -71,8 +72,16 @@ def watching(weights: Sequence[Tensor], watcher: Watcher) -> Iterator[None]:
             watcher(places[id(weight)], patches.transpose(1, 2).flatten(0, 1))
         return conv1d(x, weight, bias, stride, padding, dilation, groups)
 
-    with patch.multiple(
-        functional, linear=watched_linear, conv1d=watched_conv1d, conv2d=watched_conv2d
+    def refused_addmm(bias: Tensor, x: Tensor, weight: Tensor, **scales: Any) -> Tensor:
+        if id(weight) in places:
+            raise ValueError("inputs of transposed weights (GPT-2's Conv1D) can't be watched")
+        return addmm(bias, x, weight, **scales)
+
+    with (
+        patch.multiple(
+            functional, linear=watched_linear, conv1d=watched_conv1d, conv2d=watched_conv2d
+        ),
+        patch.object(torch, "addmm", refused_addmm),
     ):
         yield
 

@@ -8,7 +8,7 @@ from torch import nn
 
 DEFAULT_EXCLUDE = (
     # classifier heads, as torchvision, timm and transformers name them
-    *("head", "heads", "fc", "classifier", "score", "lm_head", "qa_outputs"),
+    *("head", "heads", "fc", "classifier", "pre_classifier", "score", "lm_head", "qa_outputs"),
     # patch and token embeddings
     *("conv_proj", "patch_embed*", "*embeddings"),
 )
@@ -35,6 +35,11 @@ class Layer:
         weight = getattr(self.module, self.attribute)
         assert isinstance(weight, nn.Parameter)
         return weight
+
+
+def transposed(layer: Layer) -> bool:
+    """Whether a weight's rows are its inputs: transformers' Conv1D (GPT-2), else a Linear."""
+    return type(layer.module).__name__ == "Conv1D"
 
 
 def unwrap(model: nn.Module) -> nn.Module:

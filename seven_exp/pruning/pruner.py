@@ -13,7 +13,7 @@ from seven_exp.pruning.allocation import SCOPES, Pool
 from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction, cleaned
 from seven_exp.pruning.inputs import forward_only, order_of_use
-from seven_exp.pruning.layers import Layer, matches, prunable_layers, unwrap
+from seven_exp.pruning.layers import Layer, matches, prunable_layers, transposed, unwrap
 from seven_exp.pruning.masks import apply_masks, pack_bits, unpack_bits
 from seven_exp.pruning.patterns import NOfM, parse_pattern
 from seven_exp.pruning.registry import PRUNERS, When, check_when
@@ -454,6 +454,13 @@ def create_pruner(
         window = Schedule(curve, begin_step, begin_step + rounds)
 
     layers = prunable_layers(model, include, exclude)
+    if scope == "per_row" or pattern != "unstructured":
+        for layer in layers:
+            if transposed(layer):
+                raise ValueError(
+                    f"{layer.name} is transposed (GPT-2's Conv1D), its rows are inputs: choose "
+                    "pattern unstructured and a scope other than per_row"
+                )
     target = float(sparsity) if spec.prunes else 0.0
     sparsities = dict(sparsities or {}) if spec.prunes else {}
     for own in sparsities.values():

@@ -16,6 +16,8 @@ class RunInfo:
         tags: For filtering.
         config: The resolved config as plain containers.
         folder: The run's own.
+        metric: The headline among the metrics.
+        lower_is_better: Whether that is so of it.
     """
 
     name: str
@@ -23,6 +25,8 @@ class RunInfo:
     tags: Sequence[str]
     config: Mapping[str, Any]
     folder: Path
+    metric: str = "accuracy"
+    lower_is_better: bool = False
 
 
 class Tracker(Protocol):

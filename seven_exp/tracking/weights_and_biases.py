@@ -58,7 +58,8 @@ class WandbTracker:
             log.info("W&B is offline; to upload this run: wandb login && wandb sync %s", folder)
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
-        self._run.define_metric("test/accuracy", step_metric="step", summary="max,last")
+        summary = "min,last" if run.lower_is_better else "max,last"
+        self._run.define_metric(f"test/{run.metric}", step_metric="step", summary=summary)
         self._run.define_metric("test/loss", step_metric="step", summary="min,last")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

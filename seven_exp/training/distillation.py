@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seven_exp.tasks import Inputs, forward
 from seven_exp.training.loop import Compute
 
 
@@ -41,7 +42,7 @@ class Distillation:
             blocks(self.teacher)
 
     def loss(
-        self, compute: Compute, model: nn.Module, inputs: Tensor, targets: Tensor
+        self, compute: Compute, model: nn.Module, inputs: Inputs, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `Compute.loss`: a scalar, and the student's logits of shape (batch, classes)."""
         with outputs_of(blocks(model) if self.hidden else []) as shown:
@@ -51,7 +52,7 @@ class Distillation:
             compute.autocast(),
             outputs_of(blocks(self.teacher) if self.hidden else []) as exemplary,
         ):
-            taught = self.teacher(inputs).float()
+            taught = forward(self.teacher, inputs).float()
         divergence = functional.kl_div(
             (logits / self.temperature).log_softmax(1),
             (taught / self.temperature).log_softmax(1),

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from seven_exp.pruning.layers import Layer, unwrap
+from seven_exp.tasks import Inputs, forward
 
 
 def forward_flops(
     model: nn.Module,
-    sample: Tensor,
+    sample: Inputs,
     layers: Sequence[Layer],
     counts: Mapping[str, tuple[int, int]],
 ) -> tuple[int, int]:
@@ -43,14 +44,15 @@ def forward_flops(
         model.eval()
         # Without gradients attention would take a fused path that the counter can't see into.
         with torch.enable_grad(), FlopCounterMode(display=False) as flops:
-            model(sample)
+            forward(model, sample)
     finally:
         model.train(training)
         for handle in handles:
             handle.remove()
     dense = flops.get_total_flops()
     skipped = sum(2 * (size - kept) * uses[name] for name, (size, kept) in counts.items())
-    return dense // len(sample), (dense - skipped) // len(sample)
+    size = len(next(iter(sample.values())) if isinstance(sample, Mapping) else sample)
+    return dense // size, (dense - skipped) // size
 
 
 def _uses(module: nn.Module, inputs: Tensor, output: Tensor) -> int:

@@ -1,16 +1,17 @@
 """The training loop and the evaluation: a model, batches and a pruner in; figures out."""
 
 import contextlib
+import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from seven_exp.datasets import Batches
+from seven_exp.datasets import Batch, Batches
+from seven_exp.tasks import Classification, Inputs, Task, forward
 
 
 class DivergedError(RuntimeError):
@@ -24,22 +25,23 @@ class Progress:
     Attributes:
         step: Optimizer steps done.
         loss: Mean over the steps since the last report.
-        accuracy: Likewise, on the training batches.
+        accuracy: Likewise, on the training batches; None where the task has no such thing.
         lr: Learning rate of the step.
     """
 
     step: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     lr: float
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how tensors are computed."""
+    """Where, how and for what tensors are computed."""
 
     device: torch.device
     precision: str = "fp32"
+    task: Task = field(default_factory=Classification)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 autocast, or nothing."""
@@ -47,23 +49,23 @@ class Compute:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
-    def place(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def place(self, batch: Batch) -> Batch:
         """The batch on the device."""
         inputs, targets = batch
-        return (
-            inputs.to(self.device, non_blocking=True),
-            targets.to(self.device, non_blocking=True),
-        )
+        targets = targets.to(self.device, non_blocking=True)
+        if isinstance(inputs, Mapping):
+            return {k: v.to(self.device, non_blocking=True) for k, v in inputs.items()}, targets
+        return inputs.to(self.device, non_blocking=True), targets
 
-    def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy (a scalar) and the logits, float32 of shape (batch, classes)."""
+    def loss(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The task's mean loss (a scalar) and the logits, float32."""
         with self.autocast():
-            logits = model(inputs)
+            logits = forward(model, inputs)
         logits = logits.float()
-        return functional.cross_entropy(logits, targets), logits
+        return self.task.loss(logits, targets), logits
 
 
-Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+Objective = Callable[[nn.Module, Inputs, Tensor], tuple[Tensor, Tensor]]
 """``objective(model, inputs, targets)``: a scalar to minimise, and the logits."""
 
 
@@ -75,6 +77,7 @@ def train(
     *,
     steps: int,
     lr_factor: Callable[[int], float],
+    accumulate: int = 1,
     objective: Objective | None = None,
     after_step: Callable[[int], None] = lambda done: None,
     grad_clip: float | None = None,
@@ -89,6 +92,7 @@ def train(
         compute: Device and precision.
         steps: How many steps in all.
         lr_factor: Step -> what the base rates are multiplied by.
+        accumulate: Batches a step, weighted as if they were one.
         objective: What is minimised; None: `Compute.loss`.
         after_step: Called with the steps done, after the update and before gradients are cleared.
         grad_clip: Largest norm of the gradients.
@@ -101,52 +105,60 @@ def train(
     base_rates = [group["lr"] for group in optimizer.param_groups]
     # Sums since the last report, kept on the device: reading them waits for it.
     loss_sum, hits = torch.zeros(2, device=compute.device)
-    seen = taken = 0
-    for step, batch in zip(range(steps), endless(batches), strict=False):
+    judged = taken = 0
+    supply = endless(batches)
+    for step in range(steps):
         model.train()
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * lr_factor(step)
-        inputs, targets = compute.place(batch)
-        loss, logits = objective(model, inputs, targets)
-        loss.backward()
+        parts = list(itertools.islice(supply, accumulate))
+        weights = [compute.task.weight(targets) for _, targets in parts]
+        for batch, weight in zip(parts, weights, strict=True):
+            inputs, targets = compute.place(batch)
+            loss, logits = objective(model, inputs, targets)
+            share = weight / sum(weights)
+            (loss if share == 1 else share * loss).backward()
+            loss_sum += share * loss.detach()
+            if (met := compute.task.hits(logits.detach(), targets)) is not None:
+                hits += met
+                judged += len(targets)
         if grad_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
         optimizer.step()
         after_step(step + 1)
         optimizer.zero_grad(set_to_none=True)
 
-        loss_sum += loss.detach()
-        hits += (logits.detach().argmax(1) == targets).sum()
-        seen, taken = seen + len(targets), taken + 1
+        taken += 1
         if report(step + 1) or step + 1 == steps:
             mean_loss = loss_sum.item() / taken
             if not math.isfinite(mean_loss):
                 raise DivergedError(f"the loss became {mean_loss} at step {step + 1} of {steps}")
             lr = optimizer.param_groups[0]["lr"]
-            yield Progress(step + 1, mean_loss, hits.item() / seen, lr)
+            yield Progress(step + 1, mean_loss, hits.item() / judged if judged else None, lr)
             loss_sum.zero_()
             hits.zero_()
-            seen = taken = 0
+            judged = taken = 0
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> dict[str, float]:
-    """Accuracy (a fraction) and mean cross-entropy over a whole split; the mode is restored."""
+    """The task's metrics over a whole split; the model's mode is restored."""
     training = model.training
     model.eval()
-    loss, hits = torch.zeros(2, device=compute.device)
-    seen = 0
+    loss, seen, evidence = torch.zeros((), device=compute.device), 0, []
     for batch in batches.epoch(0):
         inputs, targets = compute.place(batch)
         mean_loss, logits = compute.loss(model, inputs, targets)
-        loss += mean_loss * len(targets)
-        hits += (logits.argmax(1) == targets).sum()
-        seen += len(targets)
+        weight = compute.task.weight(targets)
+        if weight:
+            loss += mean_loss * weight
+        seen += weight
+        evidence.append(compute.task.evidence(logits, targets))
     model.train(training)
-    return {"accuracy": hits.item() / seen, "loss": loss.item() / seen}
+    return compute.task.metrics(torch.cat(evidence).cpu(), loss.item() / max(1, seen))
 
 
-def endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(batches: Batches) -> Iterator[Batch]:
     """The batches of epoch 0, 1, 2 and so on."""
     epoch = 0
     while True:

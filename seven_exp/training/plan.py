@@ -48,10 +48,11 @@ class Plan:
         trainer = config.trainer
         if batches_per_epoch < 1:
             raise ConfigError(f"dataset.name is '{config.dataset.name}': it has no training data")
+        steps_per_epoch = max(1, batches_per_epoch // trainer.accumulate)
         if trainer.max_steps is not None:
             steps = trainer.max_steps
         elif trainer.epochs is not None:
-            steps = trainer.epochs * batches_per_epoch
+            steps = trainer.epochs * steps_per_epoch
         else:
             raise ConfigError("trainer.epochs is None: give trainer.epochs or trainer.max_steps")
         when = config.pruner.when or PRUNERS[config.pruner.name].when
@@ -91,7 +92,7 @@ class Plan:
             rewind=config.pruner.rewind,
             warmup=cls.warmup_steps(config, steps),
             log_interval=trainer.log_interval,
-            eval_interval=trainer.eval_interval or batches_per_epoch,
+            eval_interval=trainer.eval_interval or steps_per_epoch,
         )
 
     @property

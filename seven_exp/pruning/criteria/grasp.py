@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.criteria.base import Criterion, LossFunction, cleaned
+from seven_exp.pruning.outputs import logits_of
 from seven_exp.pruning.registry import register
 
 _TEMPERATURE = 200.0
@@ -19,8 +20,7 @@ class _Tempered(nn.Module):
         self.model = model
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        logits: Tensor = self.model(*args, **kwargs)
-        return logits / _TEMPERATURE
+        return logits_of(self.model(*args, **kwargs)) / _TEMPERATURE
 
 
 @register("grasp", when="before", schedule="one_shot")

@@ -1,0 +1,172 @@
+"""Text as tokens: tokenised once, kept on disk, padded batch by batch, like lengths together."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from seven_exp.atomic import replacing
+from seven_exp.datasets.batches import epoch_seed
+from seven_exp.hub import from_source
+from seven_exp.tasks import Batch
+
+_BUCKET = 50
+"""Batches whose examples are sorted by length together; their order stays random."""
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Sequences of tokens, end to end.
+
+    Attributes:
+        columns: Argument of the model -> its values of all sequences, int32 of shape (total,).
+        lengths: int64, (n,).
+        targets: First dimension n; or a row a sequence, as `columns`, where ``None``: the tokens.
+    """
+
+    columns: Mapping[str, Tensor]
+    lengths: Tensor
+    targets: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True)
+class TokenBatches:
+    """Batches padded to their own longest sequence.
+
+    Attributes:
+        tokens: The split.
+        pad: Token that fills up.
+        batch_size: Sequences a batch.
+        seed: None: all, by length (evaluation); a number shuffles, lengths of a neighbourhood kept
+            together, and drops the last, smaller batch if a full one is there.
+    """
+
+    tokens: Tokens
+    pad: int
+    batch_size: int
+    seed: int | None = None
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        full, rest = divmod(len(self.tokens), self.batch_size)
+        return full if self.seed is not None and full else full + (rest > 0)
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """The batches of epoch ``index``, the same at every call."""
+        starts = self.tokens.lengths.cumsum(0) - self.tokens.lengths
+        for chosen in self._order(index):
+            yield self._batch(chosen, starts)
+
+    def _order(self, index: int) -> list[Tensor]:
+        lengths, size = self.tokens.lengths, self.batch_size
+        if self.seed is None:
+            return list(lengths.argsort(stable=True).split(size))
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, index))
+        order = torch.randperm(len(lengths), generator=generator)[: len(self) * size]
+        batches = [
+            batch
+            for bucket in order.split(_BUCKET * size)
+            for batch in bucket[lengths[bucket].argsort(stable=True)].split(size)
+        ]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+
+    def _batch(self, chosen: Tensor, starts: Tensor) -> Batch:
+        lengths = self.tokens.lengths[chosen]
+        places = torch.arange(int(lengths.max()))
+        real = places < lengths[:, None]
+        flat = torch.where(real, starts[chosen, None] + places, 0)
+        inputs = {
+            name: values[flat].long().masked_fill(~real, self.pad if name == "input_ids" else 0)
+            for name, values in self.tokens.columns.items()
+        }
+        inputs["attention_mask"] = real.long()
+        if self.tokens.targets is None:
+            return inputs, inputs["input_ids"].masked_fill(~real, -100)
+        return inputs, self.tokens.targets[chosen]
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model, by the model's name.
+
+    Raises:
+        ValueError: It can't be had, or the model has none.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = from_source(AutoTokenizer, "dataset.tokenizer", name)
+    if not tokenizer.is_fast:
+        raise ValueError(f"dataset.tokenizer is '{name}': it has no fast tokenizer")
+    return tokenizer
+
+
+def padding(tokenizer: Any) -> int:
+    """The token that fills up; GPT-2 has none and takes the one that ends a text."""
+    pad = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id if pad is None else pad)
+
+
+def cached(
+    folder: str,
+    tokenizer: Any,
+    files: Sequence[Path],
+    settings: Mapping[str, Any],
+    build: Callable[[], Tokens],
+) -> Tokens:
+    """What ``build`` makes, from the disk if the same was made before.
+
+    Args:
+        folder: Of the cache.
+        tokenizer: All of it is part of the key.
+        files: What is read; their content is part of the key.
+        settings: What else decides the result.
+        build: Reads and tokenises.
+    """
+    identity = json.loads(tokenizer.backend_tokenizer.to_str())
+    # What the last call asked for, not what the tokenizer is.
+    identity.update(truncation=None, padding=None)
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    key.update(json.dumps([_VERSION, dict(settings)], sort_keys=True).encode())
+    for path in files:
+        key.update(hashlib.sha256(path.read_bytes()).digest())
+    path = Path(folder).expanduser() / "tokens" / f"{key.hexdigest()[:24]}.safetensors"
+    try:
+        state = load(path.read_bytes())
+    except (FileNotFoundError, SafetensorError):
+        tokens = build()
+        state = {f"column.{name}": values for name, values in tokens.columns.items()}
+        state["lengths"] = tokens.lengths
+        if tokens.targets is not None:
+            state["targets"] = tokens.targets
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            save_file(state, partial)
+        return tokens
+    columns = {k.removeprefix("column."): v for k, v in state.items() if k.startswith("column.")}
+    return Tokens(columns, state["lengths"], state.get("targets"))
+
+
+def from_lists(columns: Mapping[str, Sequence[Sequence[int]]], targets: Tensor | None) -> Tokens:
+    """Sequences given as lists, one a sequence and column."""
+    lengths = torch.tensor([len(ids) for ids in columns["input_ids"]], dtype=torch.int64)
+    flat = {
+        name: torch.tensor([i for ids in lists for i in ids], dtype=torch.int32)
+        for name, lists in columns.items()
+    }
+    return Tokens(flat, lengths, targets)
+
+
+def model_columns(encoded: Mapping[str, Any]) -> dict[str, Sequence[Sequence[int]]]:
+    """Of a tokenizer's output, what models are called with, padding apart."""
+    return {k: encoded[k] for k in ("input_ids", "token_type_ids") if k in encoded}

@@ -1,0 +1,138 @@
+"""transformers' pretrained models: encoders and GPT-2 for text, ViT and DeiT for images.
+
+No wrapper: parameters keep transformers' own names, and a saved model loads there unchanged.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import nn
+
+from seven_exp.hub import NAMES, from_source
+from seven_exp.models.registry import HUB, MODELS
+
+Head = Literal["classification", "spans", "language_modelling"]
+
+_AUTO = {
+    "classification": "AutoModelForSequenceClassification",
+    "spans": "AutoModelForQuestionAnswering",
+    "language_modelling": "AutoModelForCausalLM",
+    "images": "AutoModelForImageClassification",
+}
+
+_OF_IMAGES = ("vit_hf", "deit")
+
+
+def config_of(name: str, kind: str) -> Any:
+    """A model's configuration, if transformers has its architecture for such a task.
+
+    Args:
+        name: Of the model; see `seven_exp.hub.source`.
+        kind: A `Head`, or "images".
+
+    Raises:
+        ValueError: It can't be had, or is of another kind.
+    """
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    config = from_source(transformers.AutoConfig, "model.name", name)
+    fits = type(config) in getattr(transformers, _AUTO[kind])._model_mapping
+    # Encoders can be had as language models there, but see the token that they should predict.
+    if kind == "language_modelling" and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        fits = False
+    if not fits:
+        what = {"images": "images", "language_modelling": "causal language modelling"}
+        raise ValueError(
+            f"model.name is '{name}': {config.model_type} has no model for "
+            f"{what.get(kind, f'{kind} of text')}; choose another model or data set"
+        )
+    return config
+
+
+def _build(name: str, kind: str, config: Any, pretrained: bool) -> nn.Module:
+    import transformers
+    from transformers.utils import logging
+
+    auto = getattr(transformers, _AUTO[kind])
+    logging.disable_progress_bar()
+    model: nn.Module
+    if pretrained:
+        model = from_source(
+            auto, "model.name", name, config=config, ignore_mismatched_sizes=True, dtype="float32"
+        )
+    else:
+        model = auto.from_config(config)
+    return model.train()
+
+
+def text_model(name: str) -> Callable[..., nn.Module]:
+    """The factory of a model of text."""
+
+    def build(
+        num_classes: int, vocab_size: int, max_length: int, head: Head, *, pretrained: bool = True
+    ) -> nn.Module:
+        """A pretrained Transformer with a fresh head.
+
+        Raises:
+            ValueError: It can't be had, or the tokenizer does not fit it.
+        """
+        config = config_of(name, head)
+        if vocab_size > config.vocab_size:
+            raise ValueError(
+                f"model.name is '{name}': it knows {config.vocab_size:,} tokens and the tokenizer "
+                f"has {vocab_size:,}: give the model's own by dataset.tokenizer"
+            )
+        places = getattr(config, "max_position_embeddings", None) or max_length
+        if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+            places -= config.pad_token_id + 1  # whose numbers start behind the padding's
+        if max_length > places:
+            raise ValueError(
+                f"dataset.max_length is {max_length}: '{name}' reads at most {places} tokens"
+            )
+        if head != "language_modelling":
+            config.num_labels = num_classes
+        if config.pad_token_id is None:
+            config.pad_token_id = config.eos_token_id
+        return _build(name, head, config, pretrained)
+
+    return build
+
+
+def image_model(name: str) -> Callable[..., nn.Module]:
+    """The factory of a model of images."""
+
+    def build(
+        num_classes: int, image_size: int, channels: int, *, pretrained: bool = True
+    ) -> nn.Module:
+        """A Vision Transformer with a fresh head where the classes differ.
+
+        Raises:
+            ValueError: It can't be had, or the images do not fit it.
+        """
+        config = config_of(name, "images")
+        if pretrained and image_size != config.image_size:
+            raise ValueError(
+                f"model.name is '{name}': its weights are for images of {config.image_size} pixels "
+                f"a side, not {image_size}: dataset.image_size={config.image_size}"
+            )
+        if pretrained and channels != config.num_channels:
+            raise ValueError(
+                f"model.name is '{name}': its weights are for images of {config.num_channels} "
+                f"channels, not {channels}: choose another data set or model.pretrained=false"
+            )
+        if image_size % config.patch_size:
+            raise ValueError(
+                f"model.name is '{name}': images of {image_size} pixels a side can't be cut into "
+                f"patches of {config.patch_size}"
+            )
+        config.num_labels = num_classes
+        config.image_size, config.num_channels = image_size, channels
+        return _build(name, "images", config, pretrained)
+
+    return build
+
+
+for _name in NAMES:
+    MODELS.add(_name, image_model(_name) if _name in _OF_IMAGES else text_model(_name))
+HUB["text"], HUB["images"] = text_model, image_model
