@@ -17,6 +17,7 @@ from seven_exp.pruning.layers import Layer, matches, prunable_layers, transposed
 from seven_exp.pruning.masks import apply_masks, pack_bits, unpack_bits
 from seven_exp.pruning.patterns import NOfM, parse_pattern
 from seven_exp.pruning.registry import PRUNERS, When, check_when
+from seven_exp.pruning.replicas import average, group_of
 from seven_exp.pruning.schedules import SCHEDULES, Schedule
 from seven_exp.registry import nearest
 
@@ -70,6 +71,7 @@ class Pruner:
             self._memory = [weight.detach().clone() for weight in self._weights()]
         if criterion.starts_sparse:
             draw = criterion.scores(self._weights())
+            average(draw, criterion.group)
             self._choose(self._pools(lambda target: target), dict(enumerate(draw)))
             self.apply()
 
@@ -282,6 +284,8 @@ class Pruner:
             self.window.progress(self._t),
             kept / sum(self._sizes[i] for i in members),
         )
+        # Equal on all ranks but for what one of them may have drawn or rounded otherwise.
+        average(ranks, self.criterion.group)
         self._choose(pools, dict(zip(members, ranks, strict=True)))
         after = [self._masks[i] for i in members]
         weights = [self.layers[i].weight for i in members]
@@ -405,7 +409,8 @@ def create_pruner(
 
     Args:
         name: A registered name, such as "seven_dyn", "seven_pre" or "magnitude".
-        model: Prunable weights are found in it; nothing in it is wrapped or renamed.
+        model: Prunable weights are found in it; nothing in it is wrapped or renamed. Given as
+            DistributedDataParallel, all ranks choose the same masks, by evidence of all batches.
         sparsity: Final fraction of zeros among the prunable weights, in [0, 1).
         begin_step: First call of `Pruner.step` at which it acts ("during" only).
         end_step: The masks are final after ``end_step`` calls of `Pruner.step`. For a "before"
@@ -444,6 +449,7 @@ def create_pruner(
         raise ValueError(f"{name} looks at the model itself: choose when=before or when=after")
     if criterion.starts_sparse and when != "during":
         raise ValueError(f"{name} exchanges weights while they are trained: choose when=during")
+    criterion.group = group_of(model)
     rounds = _rounds(rounds, spec.rounds, end_step if when == "before" else None)
     window = None
     if when == "during":

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from seven_exp.pruning.replicas import Group, average
+
 Revival = Literal["never", "moved", "zero", "remembered", "trained"]
 """A pruned weight stays gone; or may return with the value that the optimizer has moved it to, with
 zero and a fresh optimizer state, with the value it had, or with the value it had and all that the
@@ -42,6 +44,8 @@ class Criterion:
     def __init__(self) -> None:
         self.state: dict[str, list[Tensor]] = {}
         self.numbers: dict[str, float] = {}
+        self.group: Group | None = None
+        """Ranks with replicas of the model, each of which sees other batches."""
 
     def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Take in the evidence of one step.
@@ -109,7 +113,12 @@ class Criterion:
         for batch in batches:
             grads = torch.autograd.grad(loss_fn(model, batch), list(weights), allow_unused=True)
             with torch.no_grad():
-                self.update(values, cleaned(grads, weights))
+                self.update(values, self.averaged(cleaned(grads, weights)))
+
+    def averaged(self, evidence: list[Tensor]) -> list[Tensor]:
+        """What every rank has seen of its own batches, as their mean on all of them."""
+        average(evidence, self.group)
+        return evidence
 
     def zeros(self, name: str, weights: Sequence[Tensor]) -> list[Tensor]:
         """The state tensors called ``name``, zero at first use, in the scores' precision."""

@@ -47,7 +47,7 @@ class Grasp(Criterion):
         total = [torch.zeros_like(weight) for weight in weights]
         for batch in batches:
             grads = torch.autograd.grad(loss_fn(model, batch), parameters, allow_unused=True)
-            torch._foreach_add_(total, cleaned(grads, weights))
+            torch._foreach_add_(total, self.averaged(cleaned(grads, weights)))
         self.state.clear()
         products = self.zeros("hessian_gradient", weights)
         # Fused attention has no second derivative.
@@ -58,7 +58,7 @@ class Grasp(Criterion):
                 )
                 along = [(g * t).sum() for g, t in zip(grads, total, strict=True) if g is not None]
                 product = torch.autograd.grad(sum(along), parameters, allow_unused=True)  # type: ignore[arg-type]
-                torch._foreach_add_(products, cleaned(product, weights))
+                torch._foreach_add_(products, self.averaged(cleaned(product, weights)))
 
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """W (H g)."""

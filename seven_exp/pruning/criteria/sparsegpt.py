@@ -66,9 +66,12 @@ class SparseGpt(Criterion):
         with watching(weights, add):
             for batch in batches:
                 forward_only(model, lambda batch=batch: loss_fn(model, batch))  # type: ignore[misc]
+        counts = self.averaged(
+            [torch.tensor(float(n), device=w.device) for n, w in zip(seen, weights, strict=True)]
+        )
         self._factors = [
-            _factor(2 / max(1, n) * moment, self.dampening)
-            for n, moment in zip(seen, moments, strict=True)
+            _factor(2 / max(1.0, float(n)) * moment, self.dampening)
+            for n, moment in zip(counts, self.averaged(moments), strict=True)
         ]
         self.state["diagonal"] = [factor.diagonal().clone() for factor in self._factors]
 

@@ -40,6 +40,7 @@ class Wanda(Criterion):
         with watching(weights, add):
             for batch in batches:
                 forward_only(model, lambda batch=batch: loss_fn(model, batch))  # type: ignore[misc]
+        self.averaged(squares)
         self.state["norm"] = [
             total.sqrt().view(1, *w.shape[1:]).expand(w.shape)
             for total, w in zip(squares, weights, strict=True)

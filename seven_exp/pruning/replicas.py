@@ -1,0 +1,45 @@
+"""Replicas of one model on several ranks: evidence and scores are averaged, so all choose alike."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Group = Any
+"""A ``torch.distributed.ProcessGroup``; builds of torch without it lack the name."""
+
+
+def group_of(model: nn.Module) -> Group | None:
+    """The ranks that hold replicas of the model: DistributedDataParallel's, beneath other wrappers.
+
+    Returns:
+        None where the model is not replicated, or on one rank only.
+    """
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            group = model.process_group
+            return group if dist.get_world_size(group) > 1 else None
+        inner = getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return None
+        model = inner
+
+
+@torch.no_grad()
+def average(tensors: Sequence[Tensor], group: Group | None) -> None:
+    """Replace each tensor by its mean over the ranks, the same bits on all of them.
+
+    Args:
+        tensors: Floating point, as many and of the same shapes on every rank; changed in place.
+        group: The ranks; None does nothing.
+    """
+    if group is None:
+        return
+    ranks = dist.get_world_size(group)
+    works = [dist.all_reduce(tensor, group=group, async_op=True) for tensor in tensors]
+    for work in works:
+        work.wait()
+    if tensors:
+        torch._foreach_div_(list(tensors), ranks)

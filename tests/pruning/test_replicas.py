@@ -1,0 +1,93 @@
+"""Two ranks that share each batch choose the masks that one process chooses on all of it."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.multiprocessing import spawn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+import seven_exp
+
+STEPS, RANKS = 6, 2
+DURING = ("seven_dyn", "platon", "movement", "taylor_dyn", "magnitude_dyn", "rigl", "set", "obert")
+OUTSIDE = ("seven_pre", "snip", "force", "grasp", "synflow", "fisher_pre", "random", "wanda")
+NAMES = (*DURING, *OUTSIDE, "sparsegpt")
+
+
+def model_and_batches():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 10), nn.Tanh())
+    model.append(nn.Linear(10, 3)).double()
+    batches = [(torch.randn(8, 12).double(), torch.randint(3, (8,))) for _ in range(STEPS)]
+    return model, batches
+
+
+def loss(model, batch):
+    inputs, targets = batch
+    return cross_entropy(model(inputs), targets)
+
+
+def masks_of(name, rank=0, ranks=1):
+    """Of this rank's share of every batch."""
+    model, batches = model_and_batches()
+    batches = [tuple(part[rank::ranks] for part in batch) for batch in batches]
+    trained = DistributedDataParallel(model) if ranks > 1 else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    window = {"end_step": STEPS, "interval": 2} if name in DURING else {}
+    if name in ("seven_pre", "force"):
+        window = {"rounds": STEPS}
+    pruner = seven_exp.create_pruner(
+        name, trained, sparsity=0.6, optimizer=optimizer, exclude=[], **window
+    )
+    if name not in DURING:
+        pruner.prune(batches, loss)
+    for batch in batches:
+        loss(trained, batch).backward()
+        optimizer.step()
+        pruner.step()
+        optimizer.zero_grad()
+    return pruner.masks
+
+
+def rank_main(rank, port, folder):
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    torch.save({name: masks_of(name, rank, RANKS) for name in NAMES}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    spawn(rank_main, args=(port, str(folder)), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+@pytest.mark.xdist_group("replicas")
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_are_those_of_one_process(of_ranks, name):
+    alone = masks_of(name)
+    for masks in of_ranks:
+        assert masks[name].keys() == alone.keys()
+        assert all(torch.equal(masks[name][key], alone[key]) for key in alone)
+
+
+@pytest.mark.xdist_group("replicas")
+def test_a_rank_alone_would_choose_otherwise():
+    model, batches = model_and_batches()
+    half = [tuple(part[::RANKS] for part in batch) for batch in batches]
+    chosen = []
+    for share in (batches, half):
+        pruner = seven_exp.create_pruner("snip", model, sparsity=0.6, exclude=[])
+        pruner.prune(share, loss)
+        chosen.append(torch.cat([mask.flatten() for mask in pruner.masks.values()]))
+    assert not torch.equal(*chosen)
