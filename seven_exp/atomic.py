@@ -18,6 +18,8 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: some writers choose the format by it.
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    # One of a process of the same number, killed here, may be a link to a file that stays.
+    partial.unlink(missing_ok=True)
     try:
         yield partial
         with partial.open("rb") as file:

@@ -18,7 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seven_exp.config import ConfigError, check, parse
+from seven_exp.ledger import Ledger, record_of
 from seven_exp.registry import nearest
+
+log = logging.getLogger(__name__)
 
 
 def main(config_dir: Path) -> None:
@@ -42,7 +45,7 @@ def main(config_dir: Path) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(task)()
     except KeyboardInterrupt:
-        _stop("interrupted; what was done is in the run's folder", 1)
+        _stop("interrupted; the same command goes on from the last checkpoint", 1)
     except Exception as error:
         if not wants_trace:
             _stop_if_explained(error)
@@ -70,14 +73,37 @@ def run(values: DictConfig) -> float | None:
 
     from seven_exp.console import show_record
     from seven_exp.experiment import run_experiment
+    from seven_exp.runs import run_hash
     from seven_exp.tracking import build_tracker
+    from seven_exp.training.interruption import InterruptedRun
 
     # The core warns in its own words; where in its code is of no use here.
     warnings.formatwarning = lambda message, *_, **__: str(message)
     logging.captureWarnings(True)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    record = run_experiment(config, folder, build_tracker(config.tracker))
-    show_record(record, folder)
+    hydra_config = HydraConfig.get()
+    multirun = hydra_config.mode == RunMode.MULTIRUN
+    job = Path(hydra_config.runtime.output_dir)
+    root = Path(hydra_config.runtime.cwd, config.output_root).expanduser()
+    skip = multirun if config.run.skip_finished is None else config.run.skip_finished
+    identity, ledger = run_hash(config), Ledger(root)
+    with ledger.claimed(identity, config.run.wait) as mine:
+        if not mine:
+            line = f"{ledger.where(identity)} is being done by another process: left to it"
+            log.warning("%s (run.wait=SECONDS waits for it)", line)
+            if multirun:
+                return None
+            raise InterruptedRun(line)
+        found = None if config.run.force else ledger.finished(identity)
+        record = None if found is None or not skip else record_of(found, identity)
+        if found is not None and record is not None:
+            log.info("done already, in %s: skipped (run.force=true does it again)", found)
+            home = found
+        else:
+            home = ledger.home(identity, job, afresh=config.run.force or found is not None)
+            record = run_experiment(config, home, build_tracker(config.tracker))
+        ledger.share(identity, home, job)
+    if home != found or not multirun:
+        show_record(record, home)
     value: float = record["metrics"][record["metric"]]
     return value
 
@@ -113,6 +139,9 @@ def _stop_if_explained(error: Exception) -> None:
     training = sys.modules.get("seven_exp.training.loop")
     if training is not None and isinstance(error, training.DivergedError):
         _stop(str(error), 1)
+    tracking = sys.modules.get("seven_exp.tracking")
+    if tracking is not None and isinstance(error, tracking.RecordError):
+        _stop(f"{error}; once that is mended, the same command goes on from the last checkpoint", 1)
 
 
 def _stop(line: str, code: int) -> NoReturn:

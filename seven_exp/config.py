@@ -130,6 +130,16 @@ class Tracker(_Section):
     tags: list[str]
 
 
+class Run(_Section):
+    """Whether and how a run is done, which changes nothing about its result."""
+
+    skip_finished: bool | None
+    force: bool
+    wait: Annotated[float, Field(ge=0)]
+    checkpoint_interval: Annotated[int, Field(ge=0)] | None
+    keep: Annotated[int, Field(ge=1)]
+
+
 class RunConfig(_Section):
     """One run, as Hydra composed it."""
 
@@ -140,6 +150,7 @@ class RunConfig(_Section):
     output_root: str
     cache_dir: str
     plugins: list[str]
+    run: Run
     model: Model
     dataset: Dataset
     pruner: Pruner

@@ -3,9 +3,9 @@
 import copy
 import logging
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,14 +21,17 @@ from seven_exp.models import build_model
 from seven_exp.pruning import Pruner, create_pruner
 from seven_exp.pruning.layers import matches
 from seven_exp.tasks import Classification, Inputs, Task
-from seven_exp.tracking import RunInfo, Tracker
+from seven_exp.tracking import RunInfo, Tracker, writing
 from seven_exp.training import loop
+from seven_exp.training.checkpoints import Checkpoints
 from seven_exp.training.distillation import Distillation
 from seven_exp.training.flops import forward_flops
+from seven_exp.training.interruption import Interruption, postponed
 from seven_exp.training.optimizers import build_optimizer, lr_factor
 from seven_exp.training.plan import Plan
 from seven_exp.training.pretrain import cached_start
 from seven_exp.training.rewinding import Snapshot
+from seven_exp.training.state import Outcome, State
 
 log = logging.getLogger(__name__)
 
@@ -37,29 +40,11 @@ _SMALL = 1_000_000
 """Weights below which a second thread costs more in waiting than it saves in work."""
 
 
-@dataclass
-class Outcome:
-    """What a run has come to so far; ``metric`` is the task's headline."""
-
-    metric: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
-    levels: list[dict[str, Any]] = field(default_factory=list)
-    steps: int = 0
-    seconds: float = 0.0
-    seconds_pruning: float = 0.0
-
-    def add(self, step: int, metrics: dict[str, float], task: Task, *, settled: bool) -> None:
-        """Take in an evaluation; once the masks are final, it may be the best."""
-        self.metrics = metrics
-        if not settled:
-            return
-        if not self.best or task.better(metrics[self.metric], self.best[self.metric]):
-            self.best = {**metrics, "step": step}
-
-
 def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
     """Train and prune as the config says, and leave a record in ``folder`` whatever happens.
+
+    Goes on from the folder's newest checkpoint, if it is of the same run. A signal to end is
+    obeyed after the step under way, once a checkpoint is written.
 
     Args:
         config: Checked already.
@@ -72,18 +57,30 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
     Raises:
         ConfigError: A fault that only data and model could show.
         DivergedError: The loss is not finite any more; the record says so.
+        InterruptedRun: A signal asked for it; the record says so.
+        RecordError: The record can't be written.
     """
     device = _device(config.device)
+    diverged = None
     with faults_of_the_user():
         data = _data(config, config.seed)
         plan = Plan.of(config, len(data.train))
-        model = _start(config, data, device)
+        model = _fresh(config, data, device)
+        try:
+            _pretrain(config, data, model)
+        except loop.DivergedError as error:
+            # The run that asked for it has a record too.
+            diverged = error
         _freeze(model, config.model.freeze)
         distillation = _distillation(config, model, data.task)
         optimizer = _optimizer(config, model, config.optimizer.lr)
         pruner = _pruner(config, plan, model, optimizer)
     _announce(pruner)
     facts = _facts(config, pruner, model, device)
+    checkpoints = Checkpoints(folder / "checkpoints", facts["run_hash"], config.run.keep)
+    saved = checkpoints.latest() or {"step": 0, "id": uuid.uuid4().hex[:8], "state": None}
+    if saved["step"]:
+        log.info("going on after step %d of %d in %s", saved["step"], plan.steps, folder)
     tracker.start(
         RunInfo(
             name=f"{pruner.name}-{pruner.target:g}-seed{config.seed}",
@@ -93,23 +90,34 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
             folder=folder,
             metric=data.task.metric,
             lower_is_better=data.task.lower_is_better,
+            id=saved["id"],
+            resumed=saved["step"],
         )
     )
-    outcome = Outcome(data.task.metric)
-    try:
-        _train(config, plan, data, model, pruner, optimizer, distillation, tracker, outcome)
-        sample = _sample(data, device)
-        dense, sparse = forward_flops(model, sample, pruner.layers, pruner.layer_counts)
-        facts |= {"flops_dense": dense, "flops_sparse": sparse}
-        runs.save_masks(folder / "masks.safetensors", pruner.masks)
-        if config.trainer.save_model:
-            runs.save_model(folder / "checkpoints" / "final.safetensors", model)
-    except BaseException as error:
-        reason = str(error) or type(error).__name__
-        tracker.finish({"status": "failed", "error": reason, **_record(facts, pruner, outcome)})
-        raise
-    record = {"status": "finished", **_record(facts, pruner, outcome)}
-    tracker.finish(record)
+    state = State(model, optimizer, pruner, Outcome(data.task.metric), loop.Tally.empty(device))
+    with postponed() as asked:
+        try:
+            if diverged is not None:
+                raise diverged
+            _train(config, plan, data, state, distillation, tracker, checkpoints, saved, asked)
+            sample = _sample(data, device)
+            dense, sparse = forward_flops(model, sample, pruner.layers, pruner.layer_counts)
+            facts |= {"flops_dense": dense, "flops_sparse": sparse}
+            with writing(folder):
+                runs.save_masks(folder / "masks.safetensors", pruner.masks)
+                if config.trainer.save_model:
+                    runs.save_model(folder / "checkpoints" / "final.safetensors", model)
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            status = "failed" if isinstance(error, Exception) else "interrupted"
+            unfinished = _record(facts, pruner, state.outcome)
+            tracker.finish({"status": status, "error": reason, **unfinished})
+            raise
+        record = {"status": "finished", **_record(facts, pruner, state.outcome)}
+        tracker.finish(record)
+        checkpoints.clear()
+        if asked.signal is not None:
+            asked.obey()
     return record
 
 
@@ -117,27 +125,26 @@ def _train(
     config: RunConfig,
     plan: Plan,
     data: Data,
-    model: nn.Module,
-    pruner: Pruner,
-    optimizer: torch.optim.Optimizer,
+    state: State,
     distillation: Distillation | None,
     tracker: Tracker,
-    outcome: Outcome,
+    checkpoints: Checkpoints,
+    saved: Mapping[str, Any],
+    asked: Interruption,
 ) -> None:
     # A start that had to be built has drawn numbers which a cached one has not.
     torch.manual_seed(config.seed)
+    model, pruner = state.model, state.pruner
     compute = loop.Compute(next(model.parameters()).device, config.trainer.precision, data.task)
     objective: loop.Objective = compute.loss
     if distillation is not None:
         objective = partial(distillation.loss, compute)
-    rewound: list[Snapshot] = []
-    started = time.perf_counter()
 
     @contextmanager
     def on_the_clock() -> Iterator[None]:
         since = time.perf_counter()
         yield
-        outcome.seconds_pruning += time.perf_counter() - since
+        state.outcome.seconds_pruning += time.perf_counter() - since
 
     def prune() -> None:
         with on_the_clock():
@@ -151,13 +158,13 @@ def _train(
     def at(done: int) -> None:
         """What happens between this step and the next, beside training."""
         if done == plan.rewind_to and plan.rewind == "weights":
-            rewound.append(Snapshot(model, optimizer))
+            state.rewound.append(Snapshot(model, state.optimizer))
         if done in plan.prune_at:
             if plan.when == "after":
                 level = loop.evaluate(model, data.test, compute)
-                outcome.levels.append({"step": done, "sparsity": pruner.sparsity, **level})
+                state.outcome.levels.append({"step": done, "sparsity": pruner.sparsity, **level})
             prune()
-            for snapshot in rewound:
+            for snapshot in state.rewound:
                 snapshot.restore()
                 pruner.apply()
 
@@ -166,20 +173,50 @@ def _train(
             pruner.step()
         at(done)
 
-    at(0)
+    def at_rest(done: int) -> None:
+        """Save the state where that is due; obey a signal, unless the end is near anyway."""
+        if done == plan.steps or not (asked.signal or _checkpoint_due(config, plan, done)):
+            return
+        state.outcome.seconds = time.perf_counter() - started
+        with _dispensable(f"the checkpoint after step {done}"):
+            checkpoints.save(done, {"id": saved["id"], "state": state.saved()})
+        if asked.signal is not None:
+            log.warning(
+                "%s: stopping after step %d of %d; the same command goes on from there",
+                *(asked.signal.name, done, plan.steps),
+            )
+            asked.obey()
+
+    started = time.perf_counter()
+    if saved["state"] is not None:
+        try:
+            state.load(saved["state"])
+        except ValueError as error:
+            raise ConfigError(
+                f"the checkpoint after step {saved['step']} in {checkpoints.folder} does not fit "
+                f"({error}): run.force=true starts afresh"
+            ) from error
+        started -= state.outcome.seconds
+    else:
+        at(0)
+        if 0 in plan.prune_at:
+            at_rest(0)
     trained = model
     if config.trainer.compile:
         trained = cast(nn.Module, torch.compile(model))
     training = loop.train(
         trained,
         data.train,
-        optimizer,
+        state.optimizer,
         compute,
         steps=plan.steps,
         lr_factor=lambda t: lr_factor(config.optimizer.lr_schedule, *plan.lr_place(t), plan.warmup),
         accumulate=config.trainer.accumulate,
         objective=objective,
         after_step=after_step,
+        at_rest=at_rest,
+        start=saved["step"],
+        tally=state.tally,
         grad_clip=config.trainer.grad_clip,
         report=plan.reports,
     )
@@ -196,30 +233,61 @@ def _train(
                 for ending, split in data.more.items():
                     more = loop.evaluate(trained, split, compute)
                     metrics |= {f"{name}_{ending}": value for name, value in more.items()}
-                outcome.add(now.step, metrics, data.task, settled=now.step >= plan.settled)
+                settled = now.step >= plan.settled
+                best = state.outcome.add(now.step, metrics, data.task, settled=settled)
+                if best and config.trainer.save_model:
+                    with _dispensable("the best model"):
+                        runs.save_model(checkpoints.folder / "best.safetensors", model)
                 values |= {f"test/{name}": value for name, value in metrics.items()}
                 values |= {
                     f"layer_sparsity/{name}": 1 - kept / size
                     for name, (size, kept) in pruner.layer_counts.items()
                 }
-            outcome.steps, outcome.seconds = now.step, time.perf_counter() - started
+            state.outcome.steps, state.outcome.seconds = now.step, time.perf_counter() - started
             tracker.log(now.step, values)
             advance(now.step, f"loss {now.loss:.3f}  sparsity {pruner.sparsity:.1%}")
 
 
-def _start(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
-    """The model that pruning and training start from: fresh, from a checkpoint, or pretrained."""
+def _checkpoint_due(config: RunConfig, plan: Plan, done: int) -> bool:
+    """Whether a checkpoint is written after so many steps; pruning before training is kept too."""
+    interval = config.run.checkpoint_interval
+    if interval is None:
+        return done == 0 or plan.evaluates(done)
+    return interval > 0 and done % interval == 0
+
+
+@contextmanager
+def _dispensable(what: str) -> Iterator[None]:
+    """A file that a run can do without: a full disk costs a warning, not the run."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        log.warning("%s can't be written (%s): the run goes on without", what, reason)
+
+
+def _fresh(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
+    """The model with its initial weights, or those of ``model.checkpoint``."""
     torch.manual_seed(config.seed)
     model = _model(config, data).to(device)
     small = sum(p.numel() for p in model.parameters()) < _SMALL
     torch.set_num_threads(config.threads or (1 if small else _ALL_THREADS))
-    pretrain = config.model.pretrain
+    return model
+
+
+def _pretrain(config: RunConfig, data: Data, model: nn.Module) -> None:
+    """Load the dense start that the config asks for, trained first if nobody has yet.
+
+    Raises:
+        DivergedError: Its loss is not finite any more.
+    """
+    pretrain, device = config.model.pretrain, next(model.parameters()).device
     if pretrain.epochs == 0:
-        return model
+        return
     identity = {
         "version": 1,
         "model": {k: v for k, v in runs.model_identity(config).items() if k != "freeze"},
-        "dataset": config.dataset.model_dump(exclude=runs.PLACES),
+        "dataset": runs.data_identity(config),
         "optimizer": config.optimizer.model_dump(exclude={"lr"}),
         "trainer": config.trainer.model_dump(
             include={"batch_size", "accumulate", "grad_clip", "precision"}
@@ -250,7 +318,6 @@ def _start(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
 
     folder = Path(config.cache_dir).expanduser() / "pretrained"
     model.load_state_dict(cached_start(folder, runs.digest(identity), build, identity))
-    return model
 
 
 def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -373,7 +440,7 @@ def _facts(
     """What a record says of the run before it starts."""
     return {
         "schema": runs.SCHEMA,
-        "run_hash": runs.run_hash(config, prunes=pruner.target > 0),
+        "run_hash": runs.run_hash(config),
         "pruner": pruner.name,
         "criterion": type(pruner.criterion).__name__.lower(),
         "when": pruner.when,

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,34 +26,86 @@ PLACES = {"data_dir", "cache_dir", "download", "workers"}
 """Keys of a data set that say where it lies or how it is read, not what it is."""
 
 
-def run_hash(config: RunConfig, *, prunes: bool = True) -> str:
+def run_hash(config: RunConfig, *, prunes: bool | None = None) -> str:
     """Twelve hex digits of all that decides a run's result.
 
-    That is the config less where things lie, where figures go and on what device; for the dense
+    That is the config less where things lie, where figures go, on what device and whether at all;
+    the content of files of the user's own that it names; and the package's version. For the dense
     reference, less everything that only pruning reads.
+
+    Args:
+        config: Checked already.
+        prunes: Whether anything is pruned; None: as the config says.
+
+    Raises:
+        OSError: A file that the config names can't be read.
     """
+    from seven_exp.pruning import PRUNERS
+
     identity = config.model_dump(
         exclude={
             **dict.fromkeys(
-                ("output_root", "cache_dir", "device", "threads", "plugins", "tracker"), True
+                ("output_root", "cache_dir", "device", "threads", "plugins", "tracker", "run"), True
             ),
-            "dataset": PLACES,
             "trainer": {"log_interval", "save_model"},
         }
     )
-    identity["model"] = model_identity(config)
+    identity["version"] = [__version__, SCHEMA]
+    identity["model"], identity["dataset"] = model_identity(config), data_identity(config)
+    identity["plugins"] = [_content(plugin) for plugin in config.plugins]
+    if prunes is None:
+        asked = config.sparsity > 0 or bool(config.pruner.sparsities)
+        prunes = PRUNERS[config.pruner.name].prunes and asked
     if not prunes:
         identity.update(sparsity=0.0, schedule=None, pruner=config.pruner.name)
     return digest(identity)
 
 
 def model_identity(config: RunConfig) -> dict[str, Any]:
-    """The model's config, a checkpoint named by its content: the path may hold another tomorrow."""
+    """The model's config, files named by their content: a path may hold another tomorrow."""
     identity = config.model.model_dump()
     if config.model.checkpoint is not None:
-        with Path(config.model.checkpoint).expanduser().open("rb") as file:
-            identity["checkpoint"] = hashlib.file_digest(file, "sha256").hexdigest()
+        identity["checkpoint"] = _content(config.model.checkpoint)
+    if "/" in config.model.name and Path(config.model.name).expanduser().is_dir():
+        identity["name"] = fingerprint(Path(config.model.name))
     return identity
+
+
+def data_identity(config: RunConfig) -> dict[str, Any]:
+    """The data set's config less its place; files of the user's own named by `fingerprint`.
+
+    A published data set is known by its name.
+    """
+    from seven_exp.datasets import OWN_FILES
+
+    identity = config.dataset.model_dump(exclude=PLACES)
+    if config.dataset.name in OWN_FILES:
+        identity["files"] = fingerprint(Path(config.dataset.arguments["data_dir"]))
+    return identity
+
+
+def fingerprint(folder: Path) -> str:
+    """Twelve hex digits of the names and sizes of all files below a folder.
+
+    Their content is not read, which would take longer than many a run. A file that is replaced by
+    another of its size is not noticed.
+    """
+    folder = folder.expanduser()
+    sizes: dict[str, int] = {}
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            path = Path(parent, name)
+            sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+    return digest(sizes)
+
+
+def _content(path: str) -> str:
+    """The SHA-256 of a file; of what is none (a plugin that is a module), the name itself."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return path
 
 
 def digest(identity: Mapping[str, Any]) -> str:
@@ -88,14 +142,18 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def save_masks(path: Path, masks: Mapping[str, "Tensor"]) -> None:
-    """Write masks packed to bits, eight a byte, with each shape in the file's metadata."""
+    """Write masks packed to bits, eight a byte, with each shape in the file's metadata.
+
+    Raises:
+        OSError: The file can't be written.
+    """
     from safetensors.torch import save_file
 
     from seven_exp.pruning import pack_bits
 
     packed = {name: pack_bits(mask.cpu()) for name, mask in masks.items()}
     shapes = {name: json.dumps(list(mask.shape)) for name, mask in masks.items()}
-    with replacing(path) as partial:
+    with replacing(path) as partial, _disk_errors():
         save_file(packed, partial, metadata=shapes)
 
 
@@ -114,8 +172,23 @@ def load_masks(path: Path) -> "dict[str, Tensor]":
 
 
 def save_model(path: Path, model: "nn.Module") -> None:
-    """Write the state dict as safetensors, pruned weights zero, shared tensors once."""
+    """Write the state dict as safetensors, pruned weights zero, shared tensors once.
+
+    Raises:
+        OSError: The file can't be written.
+    """
     from safetensors.torch import save_model as save
 
-    with replacing(path) as partial:
+    with replacing(path) as partial, _disk_errors():
         save(model, str(partial))
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turns safetensors' way to tell of a full disk into the ordinary one."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error

@@ -22,14 +22,18 @@ ARROWS = {
     "tracking": {"registry", "atomic", "config"},
     "config": {"registry", "pruning", "models", "datasets", "training"},
     "training": {"registry", "atomic", "config", "pruning", "datasets", "tasks"},
-    "runs": {"atomic", "config", "pruning"},
+    "runs": {"atomic", "config", "datasets", "pruning"},
+    "ledger": {"atomic", "config"},
     "console": set(),
     "compare": {"registry", "atomic"},
     "experiment": {
         *("config", "console", "runs", "tracking", "training"),
         *("models", "datasets", "pruning", "tasks"),
     },
-    "command": {"datasets", "config", "console", "experiment", "registry", "tracking", "training"},
+    "command": {
+        *("config", "console", "datasets", "experiment", "ledger", "registry", "runs"),
+        *("tracking", "training"),
+    },
 }
 
 

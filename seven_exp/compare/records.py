@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = (
     *("seed", "sparsity", "output_root", "cache_dir", "device", "threads", "plugins", "tracker"),
+    "run",
     *(
         "model.name",
         "dataset.name",
@@ -30,7 +31,7 @@ _LENGTH = ("trainer.epochs", "trainer.max_steps")
 
 _AXES = ("criterion", "when", "schedule", "scope", "pattern")
 
-_REASONS = {"failed": "failed", "running": "still running"}
+_REASONS = {"failed": "failed", "running": "still running", "interrupted": "interrupted"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def read_records(folders: Iterable[Path]) -> tuple[list[Record], list[str]]:
             left_out[record] += 1
             continue
         other = found.get(record.run_hash)
-        if other is not None:
+        # A run that was found done elsewhere has its record in two folders.
+        if other is not None and other.values != record.values:
             left_out["done twice (the newest is kept)"] += 1
         if other is None or record.written >= other.written:
             found[record.run_hash] = record

@@ -4,10 +4,18 @@ import importlib
 import pkgutil
 
 from seven_exp.datasets.batches import Batch, Batches, Data, Text
-from seven_exp.datasets.registry import DATASETS, TRAIN_SIZES, build_data, check_data, text_head
+from seven_exp.datasets.registry import (
+    DATASETS,
+    OWN_FILES,
+    TRAIN_SIZES,
+    build_data,
+    check_data,
+    text_head,
+)
 
 __all__ = [
     "DATASETS",
+    "OWN_FILES",
     "TRAIN_SIZES",
     "Batch",
     "Batches",

@@ -18,8 +18,8 @@ class Batches(Protocol):
         """Batches an epoch."""
         ...
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """The batches of epoch ``index``, the same at every call."""
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``index`` from number ``start`` on, the same at every call."""
         ...
 
 
@@ -106,8 +106,8 @@ class InMemory:
         full, rest = divmod(len(self.targets), self.batch_size)
         return full if self.seed is not None and full else full + (rest > 0)
 
-    def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch ``index``."""
+    def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch ``index`` from the one numbered ``start``."""
         order, generator = torch.arange(len(self.targets)), torch.Generator()
         if self.seed is not None:
             generator.manual_seed(epoch_seed(self.seed, index))
@@ -115,11 +115,14 @@ class InMemory:
         shape = (1, -1, 1, 1)
         scale = self.white * torch.tensor(self.std).view(shape)
         shift = torch.tensor(self.mean).view(shape) / torch.tensor(self.std).view(shape)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            chosen = order[start : start + self.batch_size]
+        for number in range(0 if self.augment is not None else start, len(self)):
+            chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
             images = self.images[chosen]
             if self.augment is not None:
                 images = self.augment(images, generator)
+            if number < start:
+                # Augmented all the same: the next batch's numbers come after its own.
+                continue
             images = images.float()
             if self.image_size is not None:
                 side = (self.image_size, self.image_size)

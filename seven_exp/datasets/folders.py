@@ -1,5 +1,6 @@
 """Folders of images, one sub-folder a class: any small set held in memory, or ImageNet streamed."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from seven_exp.datasets.batches import Batch, Data, InMemory, epoch_seed, shift_and_mirror
 from seven_exp.datasets.registry import dataset
+
+log = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """As torchvision's pretrained weights expect."""
@@ -56,7 +59,7 @@ def _check_image_folder(*, data_dir: str, **_: object) -> None:
     _splits(data_dir, "test", "val")
 
 
-@dataset("image_folder", check=_check_image_folder)
+@dataset("image_folder", check=_check_image_folder, own_files=True)
 def image_folder(
     *, batch_size: int, seed: int, data_dir: str, image_size: int, augment: bool
 ) -> Data:
@@ -107,21 +110,44 @@ class Streamed:
         full, rest = divmod(len(self.source), self.batch_size)
         return full if self.seed is not None and full else full + (rest > 0)
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """The batches of epoch ``index``, however many workers there are."""
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``index`` from the one numbered ``start``, whoever decodes them.
+
+        When a worker dies (out of memory, killed by hand), new ones go on where it was.
+
+        Raises:
+            RuntimeError: It dies again before a batch is done.
+        """
         seed = epoch_seed(self.seed or 0, index)
         generator = torch.Generator().manual_seed(seed)
         order = torch.arange(len(self.source))
         if self.seed is not None:
             order = torch.randperm(len(order), generator=generator)
-        yield from torch.utils.data.DataLoader(
-            _Repeatable(self.source, seed),
-            batch_size=self.batch_size,
-            sampler=order[: len(self) * self.batch_size].tolist(),
-            num_workers=self.workers,
-            generator=generator,
-            pin_memory=torch.cuda.is_available(),
-        )
+        order = order[: len(self) * self.batch_size]
+        done, died_at = start, -1
+        while True:
+            loader = torch.utils.data.DataLoader(
+                _Repeatable(self.source, seed),
+                batch_size=self.batch_size,
+                sampler=order[done * self.batch_size :].tolist(),
+                num_workers=self.workers,
+                generator=generator,
+                pin_memory=torch.cuda.is_available(),
+            )
+            try:
+                for batch in loader:
+                    yield batch
+                    done += 1
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error) or died_at == done:
+                    raise
+                died_at = done
+                log.warning("%s: new ones go on with batch %d", _first_line(error), done)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(" .")
 
 
 @dataclass(frozen=True)
@@ -147,7 +173,7 @@ def _check_imagenet(*, data_dir: str, workers: int, **_: object) -> None:
     _splits(data_dir, "val", "test")
 
 
-@dataset("imagenet", check=_check_imagenet)
+@dataset("imagenet", check=_check_imagenet, own_files=True)
 def imagenet(
     *, batch_size: int, seed: int, data_dir: str, image_size: int, augment: bool, workers: int
 ) -> Data:

@@ -12,6 +12,9 @@ DATASETS: Registry[Callable[..., Data]] = Registry("dataset")
 TRAIN_SIZES: dict[str, int] = {}
 """Training examples of data sets whose number is fixed."""
 
+OWN_FILES: set[str] = set()
+"""Data sets made of the user's own files: their names say nothing of what is in them."""
+
 _HEADS: dict[str, Head] = {}
 
 _CHECKS: dict[str, Callable[..., None]] = {}
@@ -25,6 +28,7 @@ def dataset(
     train_size: int | None = None,
     check: Callable[..., None] | None = None,
     head: Head | None = None,
+    own_files: bool = False,
 ) -> Callable[[F], F]:
     """Decorator: file ``load(*, batch_size, seed, **arguments) -> Data`` under ``name``.
 
@@ -34,6 +38,7 @@ def dataset(
         check: ``check(**arguments)`` raises ValueError where the files can't be read as things
             stand; it must be quick.
         head: What a model of this text ends in; None for images.
+        own_files: Whether ``data_dir`` holds files of the user's own, not a published set.
     """
 
     def add(load: F) -> F:
@@ -44,6 +49,8 @@ def dataset(
             _CHECKS[name] = check
         if head is not None:
             _HEADS[name] = head
+        if own_files:
+            OWN_FILES.add(name)
         return load
 
     return add

@@ -63,10 +63,10 @@ class TokenBatches:
         full, rest = divmod(len(self.tokens), self.batch_size)
         return full if self.seed is not None and full else full + (rest > 0)
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """The batches of epoch ``index``, the same at every call."""
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``index`` from number ``start`` on, the same at every call."""
         starts = self.tokens.lengths.cumsum(0) - self.tokens.lengths
-        for chosen in self._order(index):
+        for chosen in self._order(index)[start:]:
             yield self._batch(chosen, starts)
 
     def _order(self, index: int) -> list[Tensor]:

@@ -3,12 +3,13 @@
 from seven_exp.config import Tracker as TrackerConfig
 from seven_exp.tracking.guarded import Guarded
 from seven_exp.tracking.interface import RunInfo, Tracker, Trackers
-from seven_exp.tracking.local import LocalRecord, plain, write_json
+from seven_exp.tracking.local import LocalRecord, RecordError, plain, write_json, writing
 from seven_exp.tracking.weights_and_biases import WandbTracker
 
 __all__ = [
     "Guarded",
     "LocalRecord",
+    "RecordError",
     "RunInfo",
     "Tracker",
     "Trackers",
@@ -16,6 +17,7 @@ __all__ = [
     "build_tracker",
     "plain",
     "write_json",
+    "writing",
 ]
 
 

@@ -18,6 +18,8 @@ class RunInfo:
         folder: The run's own.
         metric: The headline among the metrics.
         lower_is_better: Whether that is so of it.
+        id: Unique, and the same when the run goes on after an interruption.
+        resumed: Steps done before, whose figures are kept; later ones will come again. 0: none.
     """
 
     name: str
@@ -27,6 +29,8 @@ class RunInfo:
     folder: Path
     metric: str = "accuracy"
     lower_is_better: bool = False
+    id: str | None = None
+    resumed: int = 0
 
 
 class Tracker(Protocol):
@@ -39,7 +43,7 @@ class Tracker(Protocol):
         """Figures after ``step`` optimizer steps."""
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """The run's record is whole; ``record["status"]`` is "finished" or "failed"."""
+        """The run is over; ``record["status"]`` is "finished", "failed" or "interrupted"."""
 
 
 class Trackers:

@@ -2,12 +2,17 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from seven_exp.atomic import replacing
 from seven_exp.tracking.interface import RunInfo
+
+
+class RecordError(OSError):
+    """The record can't be written."""
 
 
 class LocalRecord:
@@ -17,20 +22,60 @@ class LocalRecord:
     """
 
     def start(self, run: RunInfo) -> None:
-        """Begin ``metrics.jsonl`` anew."""
+        """Begin ``metrics.jsonl`` anew, or go on behind the last step that was kept.
+
+        Raises:
+            RecordError: It can't be written.
+        """
         self.folder = run.folder
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "metrics.jsonl").write_text("")
+        path = self.folder / "metrics.jsonl"
+        lines: list[str] = []
+        if run.resumed and path.exists():
+            lines = list(_lines_until(run.resumed, path.read_text("utf-8", errors="replace")))
+        with writing(path), replacing(path) as partial:
+            partial.write_text("".join(lines), "utf-8")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a line and hand it to the system, so that a crash leaves all lines before it."""
+        """Append a line and hand it to the system, so that a crash leaves all lines before it.
+
+        Raises:
+            RecordError: It can't be written.
+        """
         line = json.dumps(plain({"step": step, **values}), allow_nan=False)
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        path = self.folder / "metrics.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Write ``results.json``."""
-        write_json(self.folder / "results.json", record)
+        """Write ``results.json``.
+
+        Raises:
+            RecordError: It can't be written.
+        """
+        path = self.folder / "results.json"
+        with writing(path):
+            write_json(path, record)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the system's error into a `RecordError` that says what can't be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def _lines_until(step: int, text: str) -> Iterator[str]:
+    """The whole lines of steps up to ``step``."""
+    for line in text.splitlines(keepends=True):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            return
+        if values["step"] > step or not line.endswith("\n"):
+            return
+        yield line
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

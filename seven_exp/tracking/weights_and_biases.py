@@ -63,9 +63,9 @@ class WandbTracker:
         self._run.define_metric("test/loss", step_metric="step", summary="min,last")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One row of history."""
+        """One row of history, numbered by its step: W&B leaves out one that it has already."""
         assert self._run is not None
-        self._run.log({"step": step, **values})
+        self._run.log({"step": step, **values}, step=step, commit=True)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Summary and exit code."""
@@ -83,6 +83,8 @@ class WandbTracker:
             "final/seconds_pruning": record["seconds_pruning"],
         }
         self._run.summary.update({key: v for key, v in summary.items() if v is not None})
+        if record["status"] == "interrupted":
+            self._run.mark_preempting()
         self._run.finish(exit_code=0 if record["status"] == "finished" else 1)
 
     def _open(self, run: RunInfo, mode: str) -> "wandb.Run":
@@ -92,6 +94,9 @@ class WandbTracker:
             mode="offline" if mode == "offline" else "online",
             project=self.project,
             entity=self.entity,
+            # An agent gives its own.
+            id=os.environ.get("WANDB_RUN_ID", run.id),
+            resume="allow" if run.resumed else None,
             name=run.name,
             group=run.group,
             tags=list(run.tags),

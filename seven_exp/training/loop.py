@@ -35,6 +35,36 @@ class Progress:
     lr: float
 
 
+@dataclass
+class Tally:
+    """Sums since the last report, on the device: reading them waits for it.
+
+    Attributes:
+        sums: float32 of shape (2,): losses, and hits among the training batches.
+        judged: Targets that the hits are counted among.
+        taken: Steps.
+    """
+
+    sums: Tensor
+    judged: int = 0
+    taken: int = 0
+
+    @classmethod
+    def empty(cls, device: torch.device) -> "Tally":
+        """Nothing yet."""
+        return cls(torch.zeros(2, device=device))
+
+    def take(self, step: int, lr: float) -> Progress:
+        """The means, after which it is empty."""
+        loss, hits = self.sums.tolist()
+        progress = Progress(
+            step, loss / self.taken, hits / self.judged if self.judged else None, lr
+        )
+        self.sums.zero_()
+        self.judged = self.taken = 0
+        return progress
+
+
 @dataclass(frozen=True)
 class Compute:
     """Where, how and for what tensors are computed."""
@@ -80,6 +110,9 @@ def train(
     accumulate: int = 1,
     objective: Objective | None = None,
     after_step: Callable[[int], None] = lambda done: None,
+    at_rest: Callable[[int], None] = lambda done: None,
+    start: int = 0,
+    tally: Tally | None = None,
     grad_clip: float | None = None,
     report: Callable[[int], bool] = lambda done: done % 10 == 0,
 ) -> Iterator[Progress]:
@@ -95,6 +128,10 @@ def train(
         accumulate: Batches a step, weighted as if they were one.
         objective: What is minimised; None: `Compute.loss`.
         after_step: Called with the steps done, after the update and before gradients are cleared.
+        at_rest: Called with the steps done once all of a step is over, its report taken in too:
+            whoever saves everything then and comes back with ``start`` and ``tally`` loses nothing.
+        start: Steps done already.
+        tally: Sums since the last report, which this goes on with.
         grad_clip: Largest norm of the gradients.
         report: Whether figures are wanted after so many steps.
 
@@ -103,11 +140,10 @@ def train(
     """
     objective = objective or compute.loss
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    # Sums since the last report, kept on the device: reading them waits for it.
-    loss_sum, hits = torch.zeros(2, device=compute.device)
-    judged = taken = 0
-    supply = endless(batches)
-    for step in range(steps):
+    tally = Tally.empty(compute.device) if tally is None else tally
+    loss_sum, hits = tally.sums
+    supply = endless(batches, start * accumulate)
+    for step in range(start, steps):
         model.train()
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * lr_factor(step)
@@ -121,23 +157,20 @@ def train(
             loss_sum += share * loss.detach()
             if (met := compute.task.hits(logits.detach(), targets)) is not None:
                 hits += met
-                judged += len(targets)
+                tally.judged += len(targets)
         if grad_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
         optimizer.step()
         after_step(step + 1)
         optimizer.zero_grad(set_to_none=True)
 
-        taken += 1
+        tally.taken += 1
         if report(step + 1) or step + 1 == steps:
-            mean_loss = loss_sum.item() / taken
-            if not math.isfinite(mean_loss):
-                raise DivergedError(f"the loss became {mean_loss} at step {step + 1} of {steps}")
-            lr = optimizer.param_groups[0]["lr"]
-            yield Progress(step + 1, mean_loss, hits.item() / judged if judged else None, lr)
-            loss_sum.zero_()
-            hits.zero_()
-            judged = taken = 0
+            now = tally.take(step + 1, optimizer.param_groups[0]["lr"])
+            if not math.isfinite(now.loss):
+                raise DivergedError(f"the loss became {now.loss} at step {step + 1} of {steps}")
+            yield now
+        at_rest(step + 1)
 
 
 @torch.no_grad()
@@ -158,9 +191,12 @@ def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> dict[str, 
     return compute.task.metrics(torch.cat(evidence).cpu(), loss.item() / max(1, seen))
 
 
-def endless(batches: Batches) -> Iterator[Batch]:
-    """The batches of epoch 0, 1, 2 and so on."""
-    epoch = 0
+def endless(batches: Batches, skip: int = 0) -> Iterator[Batch]:
+    """The batches of epoch 0, 1, 2 and so on, but for the first ``skip``."""
+    epoch, start = divmod(skip, max(1, len(batches)))
+    if start:
+        yield from batches.epoch(epoch, start)
+        epoch += 1
     while True:
         yield from batches.epoch(epoch)
         epoch += 1

@@ -19,6 +19,23 @@ class Snapshot:
             (model.state_dict(), optimizer.state_dict())
         )
 
+    @property
+    def states(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What it holds: the model's state dict and the optimizer's."""
+        return self._states
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        states: tuple[dict[str, Any], dict[str, Any]],
+    ) -> "Snapshot":
+        """One that holds ``states``, as read from a checkpoint."""
+        snapshot = cls(model, optimizer)
+        snapshot._states = states
+        return snapshot
+
     def restore(self) -> None:
         """Put both back in place."""
         weights, moments = copy.deepcopy(self._states)

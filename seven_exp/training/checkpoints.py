@@ -1,0 +1,169 @@
+"""Checkpoints: a training's whole state in one file that is verified, and executes nothing."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seven_exp.atomic import replacing
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+class BrokenCheckpointError(ValueError):
+    """A file that is no checkpoint, or not the one that was written."""
+
+
+class Checkpoints:
+    """The last few checkpoints of one run, in a folder of its own.
+
+    Args:
+        folder: Made when the first one is saved.
+        run_hash: The run's identity; those of another run are never read.
+        keep: How many stay.
+    """
+
+    def __init__(self, folder: Path, run_hash: str, keep: int) -> None:
+        self.folder, self.run_hash, self.keep = folder, run_hash, keep
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write the state after ``step`` steps, then remove the oldest beyond `keep`.
+
+        Raises:
+            OSError: It can't be written; those before it are still there.
+        """
+        path = self.folder / f"step-{step:08d}.safetensors"
+        write_checkpoint(path, {"run_hash": self.run_hash, "step": step, **state})
+        for old in self._paths()[self.keep :]:
+            old.unlink(missing_ok=True)
+
+    def latest(self) -> dict[str, Any] | None:
+        """The newest state that is whole and this run's; None where there is none.
+
+        A broken one is named in a warning and removed, and the one before it is used.
+        """
+        for partial in self.folder.glob(".*.partial*"):
+            partial.unlink(missing_ok=True)
+        for path in self._paths():
+            try:
+                state = read_checkpoint(path)
+            except BrokenCheckpointError as error:
+                log.warning("%s is broken (%s): going on from the one before it", path, error)
+                path.unlink(missing_ok=True)
+                continue
+            if state["run_hash"] == self.run_hash:
+                return state
+        return None
+
+    def clear(self) -> None:
+        """Remove them all, and the folder if nothing else is in it."""
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _paths(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write containers of tensors, numbers and strings, so that the file is whole or not there.
+
+    Tensors go where safetensors puts them; all the rest into the header, as JSON that refers to
+    them by name. A tensor that occurs twice is written once. The SHA-256 covers both.
+
+    Raises:
+        OSError: The file can't be written.
+        TypeError: Something in ``state`` is none of these things.
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps({"format": FORMAT, "state": _packed(state, tensors, {})})
+    metadata = {"state": text, "sha256": _digest(text, iter(tensors.items()))}
+    with replacing(path) as partial:
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError as error:
+            # How it tells of a full disk.
+            raise OSError(str(error)) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `write_checkpoint` wrote, tensors on the CPU.
+
+    Raises:
+        BrokenCheckpointError: It was cut off or altered, or is something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = metadata["state"]
+        names = sorted(tensors, key=int)
+        if metadata["sha256"] != _digest(text, ((name, tensors[name]) for name in names)):
+            raise BrokenCheckpointError("its contents are not those that were written")
+        content = json.loads(text)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise BrokenCheckpointError(" ".join(str(error).split())) from error
+    if content["format"] != FORMAT:
+        raise BrokenCheckpointError(f"its format is {content['format']}, not {FORMAT}")
+    state: dict[str, Any] = _unpacked(content["state"], tensors)
+    return state
+
+
+def _packed(value: Any, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], str]) -> Any:
+    """JSON that stands for ``value``; its tensors go into ``tensors``, named 0, 1, 2 and so on."""
+    if isinstance(value, Tensor):
+        place = (value.data_ptr(), value.device, value.dtype, value.shape, value.stride())
+        if not value.numel() or place not in seen:
+            seen[place] = str(len(tensors))
+            tensors[seen[place]] = _alone(value)
+        return {"tensor": seen[place]}
+    if isinstance(value, Mapping):
+        items = [[_packed(part, tensors, seen) for part in item] for item in value.items()]
+        return {"mapping": items}
+    if isinstance(value, tuple):
+        return {"tuple": [_packed(item, tensors, seen) for item in value]}
+    if isinstance(value, list):
+        return [_packed(item, tensors, seen) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a checkpoint can't hold a {type(value).__name__}")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "tuple":
+        return tuple(_unpacked(item, tensors) for item in content)
+    return {_unpacked(key, tensors): _unpacked(item, tensors) for key, item in content}
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """On the CPU, in order, and sharing its memory with no other tensor that is written."""
+    own = tensor.detach().cpu().contiguous()
+    whole = own.untyped_storage().nbytes() == own.nbytes
+    return own if whole else own.clone()
+
+
+def _digest(text: str, tensors: Iterator[tuple[str, Tensor]]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        # As bytes, which NumPy has no bfloat16 for.
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""Signals that ask a run to go: it ends its step and saves itself before it obeys."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+]
+"""Asked to end, Ctrl-C, and the two by which Slurm announces a time limit or a pre-emption."""
+
+EXIT_CODE = 75
+"""Not done, and nothing is wrong: the same command goes on. (sysexits.h: EX_TEMPFAIL.)"""
+
+
+class InterruptedRun(SystemExit):
+    """A run was asked to go, or another process does it; nothing is lost."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(EXIT_CODE)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["InterruptedRun"], tuple[str]]:
+        return type(self), (self.reason,)
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Interruption:
+    """Which signal has come, if one has."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[int, Any] = {}
+
+    def obey(self) -> None:
+        """Do what the signal would have done, had nobody waited for the step's end.
+
+        Its former handler gets it: Python's own for Ctrl-C, or that of a launcher which puts the
+        job into the queue again. Where there was none, the process ends with `EXIT_CODE`.
+
+        Raises:
+            InterruptedRun: There was none.
+            BaseException: Whatever the former handler raises.
+        """
+        number, self.signal = self.signal, None
+        assert number is not None
+        former = self._before[number]
+        if former == signal.SIG_DFL:
+            raise InterruptedRun(f"stopped by {number.name}")
+        former(number, None)
+
+
+@contextmanager
+def postponed() -> Iterator[Interruption]:
+    """While it lasts, a signal only leaves a note; a second one does what it always did.
+
+    Elsewhere than in the main thread, where Python handles no signals, nothing changes.
+    """
+    asked = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.signal = signal.Signals(number)
+        signal.signal(number, asked._before[number])
+
+    for number in SIGNALS:
+        former = signal.getsignal(number)
+        if former not in (signal.SIG_IGN, None):
+            asked._before[number] = former
+            signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, former in asked._before.items():
+            signal.signal(number, former)

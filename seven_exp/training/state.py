@@ -1,0 +1,89 @@
+"""All that a training is between two steps, which is all that a checkpoint holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from seven_exp.pruning import Pruner
+from seven_exp.tasks import Task
+from seven_exp.training.loop import Tally
+from seven_exp.training.randomness import generator_states, set_generator_states
+from seven_exp.training.rewinding import Snapshot
+
+
+@dataclass
+class Outcome:
+    """What a run has come to so far; ``metric`` is the task's headline."""
+
+    metric: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    levels: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    seconds_pruning: float = 0.0
+
+    def add(self, step: int, metrics: dict[str, float], task: Task, *, settled: bool) -> bool:
+        """Take in an evaluation; once the masks are final, it may be the best: whether it is."""
+        self.metrics = metrics
+        if not settled:
+            return False
+        if self.best and not task.better(metrics[self.metric], self.best[self.metric]):
+            return False
+        self.best = {**metrics, "step": step}
+        return True
+
+
+@dataclass
+class State:
+    """A model, what trains and prunes it, and what it has come to.
+
+    The order of the data needs no place here: epochs are pure functions of the seed and their
+    number. So do the learning rate and the schedule, which are functions of the step.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    pruner: Pruner
+    outcome: Outcome
+    tally: Tally
+    rewound: list[Snapshot] = field(default_factory=list)
+
+    def saved(self) -> dict[str, Any]:
+        """Containers of tensors, numbers and strings; masks packed to bits."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "pruner": self.pruner.state_dict(),
+            "outcome": vars(self.outcome),
+            "tally": vars(self.tally),
+            "rewound": [snapshot.states for snapshot in self.rewound],
+            "generators": generator_states(),
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Be what was `saved`.
+
+        Raises:
+            ValueError: It was another model's, or another version's.
+        """
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.pruner.load_state_dict(saved["pruner"])
+            self.outcome = Outcome(**saved["outcome"])
+            self.tally = Tally(**saved["tally"])
+            self.rewound = [
+                Snapshot.of(self.model, self.optimizer, states) for states in saved["rewound"]
+            ]
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(" ".join(str(error).split())) from error
+        self.tally.sums = self.tally.sums.to(next(self.model.parameters()).device)
+        # The loop multiplies the base rates, which an optimizer in use holds no more.
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        set_generator_states(saved["generators"])
