@@ -3,9 +3,12 @@
 Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
 """
 
+import atexit
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import NoReturn
@@ -30,6 +33,13 @@ def main(config_dir: Path) -> None:
     # Hydra would print its own pages of explanation and exit with 1; this makes it raise.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     started = False
+    if _rank() > 0:
+        # Of several processes one has a folder and a voice.
+        nowhere = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, nowhere, ignore_errors=True)
+        sys.argv += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
+        sys.argv += ["hydra/job_logging=none", "~hydra.callbacks.compare"]
+        logging.disable()
 
     def task(values: DictConfig) -> float | None:
         nonlocal started
@@ -74,12 +84,21 @@ def run(values: DictConfig) -> float | None:
     from seven_exp.console import show_record
     from seven_exp.experiment import run_experiment
     from seven_exp.runs import run_hash
-    from seven_exp.tracking import build_tracker
+    from seven_exp.tracking import Trackers, build_tracker
     from seven_exp.training.interruption import InterruptedRun
+    from seven_exp.training.world import join
 
     # The core warns in its own words; where in its code is of no use here.
     warnings.formatwarning = lambda message, *_, **__: str(message)
     logging.captureWarnings(True)
+    place = join(config.device)
+    world, _ = place
+    if not world.main:
+        # The main process looks after folders, and says where the run is done, if it is.
+        home = world.told(None)
+        if home is not None:
+            run_experiment(config, home, Trackers([]), place)
+        return None
     hydra_config = HydraConfig.get()
     multirun = hydra_config.mode == RunMode.MULTIRUN
     job = Path(hydra_config.runtime.output_dir)
@@ -90,6 +109,7 @@ def run(values: DictConfig) -> float | None:
         if not mine:
             line = f"{ledger.where(identity)} is being done by another process: left to it"
             log.warning("%s (run.wait=SECONDS waits for it)", line)
+            world.told(None)
             if multirun:
                 return None
             raise InterruptedRun(line)
@@ -98,9 +118,11 @@ def run(values: DictConfig) -> float | None:
         if found is not None and record is not None:
             log.info("done already, in %s: skipped (run.force=true does it again)", found)
             home = found
+            world.told(None)
         else:
             home = ledger.home(identity, job, afresh=config.run.force or found is not None)
-            record = run_experiment(config, home, build_tracker(config.tracker))
+            world.told(home)
+            record = run_experiment(config, home, build_tracker(config.tracker), place)
         ledger.share(identity, home, job)
     if home != found or not multirun:
         show_record(record, home)
@@ -144,6 +166,12 @@ def _stop_if_explained(error: Exception) -> None:
         _stop(f"{error}; once that is mended, the same command goes on from the last checkpoint", 1)
 
 
+def _rank() -> int:
+    """Which of several processes this is; torchrun and the like number them."""
+    return int(os.environ.get("RANK", 0))
+
+
 def _stop(line: str, code: int) -> NoReturn:
-    print(f"error: {line}", file=sys.stderr)
+    if _rank() == 0:
+        print(f"error: {line}", file=sys.stderr)
     sys.exit(code)

@@ -12,7 +12,9 @@ from rich.table import Table
 
 
 @contextmanager
-def progress_bar(title: str, steps: int) -> Iterator[Callable[[int, str], None]]:
+def progress_bar(
+    title: str, steps: int, *, shown: bool = True
+) -> Iterator[Callable[[int, str], None]]:
     """A bar on a terminal, nothing elsewhere; yields ``advance(steps_done, note)``."""
     console = Console(stderr=True)
     bar = Progress(
@@ -23,7 +25,7 @@ def progress_bar(title: str, steps: int) -> Iterator[Callable[[int, str], None]]
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )
     with bar:
         task = bar.add_task(title, total=steps, note="")

@@ -21,7 +21,7 @@ from seven_exp.models import build_model
 from seven_exp.pruning import Pruner, create_pruner
 from seven_exp.pruning.layers import matches
 from seven_exp.tasks import Classification, Inputs, Task
-from seven_exp.tracking import RunInfo, Tracker, writing
+from seven_exp.tracking import RunInfo, Tracker, Trackers, writing
 from seven_exp.training import loop
 from seven_exp.training.checkpoints import Checkpoints
 from seven_exp.training.distillation import Distillation
@@ -32,6 +32,7 @@ from seven_exp.training.plan import Plan
 from seven_exp.training.pretrain import cached_start
 from seven_exp.training.rewinding import Snapshot
 from seven_exp.training.state import Outcome, State
+from seven_exp.training.world import World, join
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,12 @@ _SMALL = 1_000_000
 """Weights below which a second thread costs more in waiting than it saves in work."""
 
 
-def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[str, Any]:
+def run_experiment(
+    config: RunConfig,
+    folder: Path,
+    tracker: Tracker,
+    place: tuple[World, torch.device] | None = None,
+) -> dict[str, Any]:
     """Train and prune as the config says, and leave a record in ``folder`` whatever happens.
 
     Goes on from the folder's newest checkpoint, if it is of the same run. A signal to end is
@@ -49,7 +55,8 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
     Args:
         config: Checked already.
         folder: The run's own.
-        tracker: Where figures go.
+        tracker: Where figures go; of several processes, only the main one's is told.
+        place: What `join` has given; None: join now.
 
     Returns:
         The record, as in ``results.json``.
@@ -60,12 +67,19 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
         InterruptedRun: A signal asked for it; the record says so.
         RecordError: The record can't be written.
     """
-    device = _device(config.device)
+    world, device = place or join(config.device)
+    if config.trainer.batch_size < world.size:
+        raise ConfigError(
+            f"trainer.batch_size is {config.trainer.batch_size}: {world.size} processes share each "
+            f"batch; the nearest valid choice is {world.size}"
+        )
     diverged = None
     with faults_of_the_user():
-        data = _data(config, config.seed)
+        with world.in_turn():
+            data = _data(config, config.seed).shared(world.rank, world.size)
         plan = Plan.of(config, len(data.train))
-        model = _fresh(config, data, device)
+        with world.in_turn():
+            model = _fresh(config, data, device)
         try:
             _pretrain(config, data, model)
         except loop.DivergedError as error:
@@ -74,13 +88,15 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
         _freeze(model, config.model.freeze)
         distillation = _distillation(config, model, data.task)
         optimizer = _optimizer(config, model, config.optimizer.lr)
-        pruner = _pruner(config, plan, model, optimizer)
+        replicas = world.replicas(model)
+        pruner = _pruner(config, plan, replicas, optimizer)
     _announce(pruner)
     facts = _facts(config, pruner, model, device)
     checkpoints = Checkpoints(folder / "checkpoints", facts["run_hash"], config.run.keep)
     saved = checkpoints.latest() or {"step": 0, "id": uuid.uuid4().hex[:8], "state": None}
     if saved["step"]:
         log.info("going on after step %d of %d in %s", saved["step"], plan.steps, folder)
+    tracker = tracker if world.main else Trackers([])
     tracker.start(
         RunInfo(
             name=f"{pruner.name}-{pruner.target:g}-seed{config.seed}",
@@ -94,19 +110,24 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
             resumed=saved["step"],
         )
     )
-    state = State(model, optimizer, pruner, Outcome(data.task.metric), loop.Tally.empty(device))
+    outcome, tally = Outcome(data.task.metric), loop.Tally.empty(device)
+    state = State(model, optimizer, pruner, outcome, tally, world)
     with postponed() as asked:
         try:
             if diverged is not None:
                 raise diverged
-            _train(config, plan, data, state, distillation, tracker, checkpoints, saved, asked)
+            _train(
+                *(config, plan, data, state, replicas, distillation),
+                *(tracker, checkpoints, saved, asked),
+            )
             sample = _sample(data, device)
             dense, sparse = forward_flops(model, sample, pruner.layers, pruner.layer_counts)
             facts |= {"flops_dense": dense, "flops_sparse": sparse}
-            with writing(folder):
-                runs.save_masks(folder / "masks.safetensors", pruner.masks)
-                if config.trainer.save_model:
-                    runs.save_model(folder / "checkpoints" / "final.safetensors", model)
+            if world.main:
+                with writing(folder):
+                    runs.save_masks(folder / "masks.safetensors", pruner.masks)
+                    if config.trainer.save_model:
+                        runs.save_model(folder / "checkpoints" / "final.safetensors", model)
         except BaseException as error:
             reason = str(error) or type(error).__name__
             status = "failed" if isinstance(error, Exception) else "interrupted"
@@ -115,7 +136,8 @@ def run_experiment(config: RunConfig, folder: Path, tracker: Tracker) -> dict[st
             raise
         record = {"status": "finished", **_record(facts, pruner, state.outcome)}
         tracker.finish(record)
-        checkpoints.clear()
+        if world.main:
+            checkpoints.clear()
         if asked.signal is not None:
             asked.obey()
     return record
@@ -126,6 +148,7 @@ def _train(
     plan: Plan,
     data: Data,
     state: State,
+    replicas: nn.Module,
     distillation: Distillation | None,
     tracker: Tracker,
     checkpoints: Checkpoints,
@@ -133,9 +156,10 @@ def _train(
     asked: Interruption,
 ) -> None:
     # A start that had to be built has drawn numbers which a cached one has not.
-    torch.manual_seed(config.seed)
-    model, pruner = state.model, state.pruner
-    compute = loop.Compute(next(model.parameters()).device, config.trainer.precision, data.task)
+    world, model, pruner = state.world, state.model, state.pruner
+    torch.manual_seed(world.seed(config.seed))
+    device = next(model.parameters()).device
+    compute = loop.Compute(device, config.trainer.precision, data.task, world)
     objective: loop.Objective = compute.loss
     if distillation is not None:
         objective = partial(distillation.loss, compute)
@@ -150,7 +174,7 @@ def _train(
         with on_the_clock():
             pruner.prune(
                 loop.endless(data.train),
-                lambda model, batch: compute.loss(model, *compute.place(batch))[0],
+                compute.fair_loss,
                 batches_per_round=config.pruner.batches_per_round or 1,
                 rounds=pruner.rounds // len(plan.prune_at),
             )
@@ -175,15 +199,21 @@ def _train(
 
     def at_rest(done: int) -> None:
         """Save the state where that is due; obey a signal, unless the end is near anyway."""
-        if done == plan.steps or not (asked.signal or _checkpoint_due(config, plan, done)):
+        if done == plan.steps:
+            return
+        # Ranks may hear of a signal at different steps; a report is where they talk anyway.
+        stop = (world.size == 1 or plan.reports(done)) and world.any(asked.signal is not None)
+        if not (stop or _checkpoint_due(config, plan, done)):
             return
         state.outcome.seconds = time.perf_counter() - started
-        with _dispensable(f"the checkpoint after step {done}"):
-            checkpoints.save(done, {"id": saved["id"], "state": state.saved()})
-        if asked.signal is not None:
+        everything = state.saved()
+        if world.main:
+            with _dispensable(f"the checkpoint after step {done}"):
+                checkpoints.save(done, {"id": saved["id"], "state": everything})
+        if stop:
             log.warning(
                 "%s: stopping after step %d of %d; the same command goes on from there",
-                *(asked.signal.name, done, plan.steps),
+                *(asked.signal.name if asked.signal else "a signal", done, plan.steps),
             )
             asked.obey()
 
@@ -201,9 +231,9 @@ def _train(
         at(0)
         if 0 in plan.prune_at:
             at_rest(0)
-    trained = model
+    trained = replicas
     if config.trainer.compile:
-        trained = cast(nn.Module, torch.compile(model))
+        trained = cast(nn.Module, torch.compile(replicas))
     training = loop.train(
         trained,
         data.train,
@@ -220,7 +250,8 @@ def _train(
         grad_clip=config.trainer.grad_clip,
         report=plan.reports,
     )
-    with progress_bar(f"{pruner.name} {pruner.target:g}", plan.steps) as advance:
+    title = f"{pruner.name} {pruner.target:g}"
+    with progress_bar(title, plan.steps, shown=world.main) as advance:
         for now in training:
             values = {
                 "loss": now.loss,
@@ -235,7 +266,7 @@ def _train(
                     metrics |= {f"{name}_{ending}": value for name, value in more.items()}
                 settled = now.step >= plan.settled
                 best = state.outcome.add(now.step, metrics, data.task, settled=settled)
-                if best and config.trainer.save_model:
+                if best and config.trainer.save_model and world.main:
                     with _dispensable("the best model"):
                         runs.save_model(checkpoints.folder / "best.safetensors", model)
                 values |= {f"test/{name}": value for name, value in metrics.items()}
@@ -473,15 +504,3 @@ def _record(facts: Mapping[str, Any], pruner: Pruner, outcome: Outcome) -> dict[
         "params_nonzero": sum(kept for _, kept in counts.values()),
         **vars(outcome),
     }
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        mps = "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device("cuda" if torch.cuda.is_available() else mps)
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device is '{name}': no CUDA device here: choose cpu or auto")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device is 'mps': none here: choose cpu or auto")
-    return device

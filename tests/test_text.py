@@ -24,6 +24,7 @@ from seven_exp.pruning.inputs import watching
 from seven_exp.pruning.layers import prunable_layers
 from seven_exp.tracking import LocalRecord
 from seven_exp.training.loop import Compute
+from seven_exp.training.plan import Plan
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = Path(__file__).parent / "data"
@@ -513,17 +514,42 @@ def test_the_papers_presets(name, monkeypatch):
     monkeypatch.setattr("seven_exp.models.check_model", lambda name, head: None)
     config = composed(f"experiment=paper/{name}")
     check(config)
-    assert (config.optimizer.lr, config.trainer.batch_size) == (2e-5, 32)
     # (t_i, N, s) of the paper
     windows = {
         "mnli": (5400, 16600, 0.7), "qqp": (5400, 16600, 0.9), "qnli": (2000, 12000, 0.7),
         "sst2": (1000, 4000, 0.6), "rte": (200, 1000, 0.6), "mrpc": (300, 600, 0.5),
         "cola": (500, 1000, 0.5), "stsb": (500, 2000, 0.5),
     }  # fmt: skip
+    if name in windows or name == "pre":
+        assert (config.optimizer.lr, config.trainer.batch_size) == (2e-5, 32)
     if name in windows:
         begin, end = config.schedule.begin_step, config.schedule.end_step
         assert (begin, end - begin, config.sparsity) == windows[name]
         assert config.dataset.name == f"glue/{name}"
+
+
+def test_other_peoples_presets(monkeypatch):
+    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head: None)
+    platon, movement, obert = (
+        composed(f"experiment=paper/{name}") for name in ("platon", "movement", "obert")
+    )
+    # 27,000 steps before the end of eight epochs of MNLI's 392,702 examples
+    steps = 8 * (392_702 // 32)
+    assert platon.schedule.end_step * steps == pytest.approx(steps - 27_000, rel=1e-3)
+    assert (platon.pruner.name, platon.optimizer.name) == ("platon", "adamax")
+    # 10,800 steps before the end of ten epochs of SQuAD's windows of text
+    assert 43_000 < movement.schedule.end_step * 10 * (87_599 // 16) < 45_500
+    assert (movement.pruner.name, movement.dataset.name) == ("movement", "squad")
+    plan = Plan.of(obert, 392_702 // 32)
+    assert [round(x * 30 / plan.steps) for x in (plan.begin, plan.end, plan.interval)] == [2, 26, 4]
+
+
+@pytest.mark.parametrize("name", ["sst2", "stsb"])
+def test_the_small_presets(name):
+    config = composed(f"experiment=minilm/{name}", "dataset.data_dir=tests/data/glue")
+    check(config)
+    assert config.dataset.name == f"glue/{name}"
+    assert (config.trainer.precision, config.optimizer.lr) == ("bf16", 2e-4)
 
 
 @pytest.mark.parametrize("name", sorted(glue.TASKS))

@@ -1,7 +1,7 @@
 """A data set as batches: each epoch a pure function of (seed, epoch), so nothing must be saved."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -55,6 +55,39 @@ class Data:
             return {"num_classes": self.num_classes, "head": self.task.head, **vars(self.text)}
         names = ("num_classes", "image_size", "channels")
         return {name: getattr(self, name) for name in names}
+
+    def shared(self, rank: int, ranks: int) -> "Data":
+        """What one of several processes sees of every batch."""
+        if ranks == 1:
+            return self
+        more = {ending: Shared(split, rank, ranks) for ending, split in self.more.items()}
+        train, test = (Shared(split, rank, ranks) for split in (self.train, self.test))
+        return replace(self, train=train, test=test, more=more)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Every ``ranks``-th example of each batch, from number ``rank`` on.
+
+    Augmented and padded as the whole batch is, so that all shares together are that batch.
+    """
+
+    whole: Batches
+    rank: int
+    ranks: int
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self.whole)
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """The shares of the batches of epoch ``index`` from number ``start`` on."""
+        own = slice(self.rank, None, self.ranks)
+        for inputs, targets in self.whole.epoch(index, start):
+            if isinstance(inputs, Mapping):
+                yield {name: values[own] for name, values in inputs.items()}, targets[own]
+            else:
+                yield inputs[own], targets[own]
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,12 @@ class Interruption:
         job into the queue again. Where there was none, the process ends with `EXIT_CODE`.
 
         Raises:
-            InterruptedRun: There was none.
+            InterruptedRun: There was none, or the signal went to another process of the run.
             BaseException: Whatever the former handler raises.
         """
         number, self.signal = self.signal, None
-        assert number is not None
+        if number is None:
+            raise InterruptedRun("another process was asked to stop")
         former = self._before[number]
         if former == signal.SIG_DFL:
             raise InterruptedRun(f"stopped by {number.name}")

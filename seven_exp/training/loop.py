@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seven_exp.datasets import Batch, Batches
 from seven_exp.tasks import Classification, Inputs, Task, forward
+from seven_exp.training.world import World
 
 
 class DivergedError(RuntimeError):
@@ -40,28 +41,25 @@ class Tally:
     """Sums since the last report, on the device: reading them waits for it.
 
     Attributes:
-        sums: float32 of shape (2,): losses, and hits among the training batches.
-        judged: Targets that the hits are counted among.
+        sums: float32 of shape (3,): losses, hits among the training batches, and the number of
+            targets that they are counted among.
         taken: Steps.
     """
 
     sums: Tensor
-    judged: int = 0
     taken: int = 0
 
     @classmethod
     def empty(cls, device: torch.device) -> "Tally":
         """Nothing yet."""
-        return cls(torch.zeros(2, device=device))
+        return cls(torch.zeros(3, device=device))
 
     def take(self, step: int, lr: float) -> Progress:
         """The means, after which it is empty."""
-        loss, hits = self.sums.tolist()
-        progress = Progress(
-            step, loss / self.taken, hits / self.judged if self.judged else None, lr
-        )
+        loss, hits, judged = self.sums.tolist()
+        progress = Progress(step, loss / self.taken, hits / judged if judged else None, lr)
         self.sums.zero_()
-        self.judged = self.taken = 0
+        self.taken = 0
         return progress
 
 
@@ -72,6 +70,7 @@ class Compute:
     device: torch.device
     precision: str = "fp32"
     task: Task = field(default_factory=Classification)
+    world: World = field(default_factory=World)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 autocast, or nothing."""
@@ -93,6 +92,22 @@ class Compute:
             logits = forward(model, inputs)
         logits = logits.float()
         return self.task.loss(logits, targets), logits
+
+    def share(self, weights: Sequence[int]) -> "Callable[[int], float | Tensor]":
+        """What a batch of this rank counts, so that the ranks' mean is the whole batches' mean.
+
+        Args:
+            weights: `Task.weight` of this rank's parts of the batches of one step.
+        """
+        if self.world.size == 1:
+            return lambda weight: weight / sum(weights)
+        total = self.world.total(torch.tensor(float(sum(weights)), device=self.device))
+        return lambda weight: weight * self.world.size / total
+
+    def fair_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of this rank's part of a batch, its mean over the ranks being the batch's."""
+        weight = self.task.weight(batch[1])
+        return self.share([weight])(weight) * self.loss(model, *self.place(batch))[0]
 
 
 Objective = Callable[[nn.Module, Inputs, Tensor], tuple[Tensor, Tensor]]
@@ -119,7 +134,7 @@ def train(
     """Train for ``steps`` optimizer steps, yielding whenever ``report`` says so and at the last.
 
     Args:
-        model: On its device already.
+        model: On its device already; where there are several ranks, `World.replicas` of it.
         batches: Gone through again and again; epoch i is ``batches.epoch(i)``.
         optimizer: Over the model's parameters; its rates now are the base rates.
         compute: Device and precision.
@@ -141,7 +156,6 @@ def train(
     objective = objective or compute.loss
     base_rates = [group["lr"] for group in optimizer.param_groups]
     tally = Tally.empty(compute.device) if tally is None else tally
-    loss_sum, hits = tally.sums
     supply = endless(batches, start * accumulate)
     for step in range(start, steps):
         model.train()
@@ -149,15 +163,20 @@ def train(
             group["lr"] = rate * lr_factor(step)
         parts = list(itertools.islice(supply, accumulate))
         weights = [compute.task.weight(targets) for _, targets in parts]
-        for batch, weight in zip(parts, weights, strict=True):
+        share_of = compute.share(weights)
+        sums = torch.zeros(3, device=compute.device)
+        for number, (batch, weight) in enumerate(zip(parts, weights, strict=True), 1):
             inputs, targets = compute.place(batch)
-            loss, logits = objective(model, inputs, targets)
-            share = weight / sum(weights)
-            (loss if share == 1 else share * loss).backward()
-            loss_sum += share * loss.detach()
+            last = number == len(parts)
+            with contextlib.nullcontext() if last else compute.world.apart(model):
+                loss, logits = objective(model, inputs, targets)
+                share = share_of(weight)
+                (share * loss).backward()
+            sums[0] += share * loss.detach() / compute.world.size
             if (met := compute.task.hits(logits.detach(), targets)) is not None:
-                hits += met
-                tally.judged += len(targets)
+                sums[1] += met
+                sums[2] += len(targets)
+        tally.sums += compute.world.total(sums)
         if grad_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
         optimizer.step()
@@ -180,6 +199,8 @@ def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> dict[str, 
     model.eval()
     loss, seen, evidence = torch.zeros((), device=compute.device), 0, []
     for batch in batches.epoch(0):
+        if not len(batch[1]):
+            continue
         inputs, targets = compute.place(batch)
         mean_loss, logits = compute.loss(model, inputs, targets)
         weight = compute.task.weight(targets)
@@ -188,7 +209,11 @@ def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> dict[str, 
         seen += weight
         evidence.append(compute.task.evidence(logits, targets))
     model.train(training)
-    return compute.task.metrics(torch.cat(evidence).cpu(), loss.item() / max(1, seen))
+    parts = compute.world.gather((torch.cat(evidence).cpu(), loss.item(), seen))
+    whole = torch.cat([part for part, _, _ in parts])
+    return compute.task.metrics(
+        whole, sum(loss for _, loss, _ in parts) / max(1, sum(seen for _, _, seen in parts))
+    )
 
 
 def endless(batches: Batches, skip: int = 0) -> Iterator[Batch]:

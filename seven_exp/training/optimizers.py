@@ -27,6 +27,12 @@ def adam(groups: Groups, lr: float, *, betas: tuple[float, float]) -> torch.opti
     return torch.optim.Adam(groups, lr=lr, betas=betas)
 
 
+@OPTIMIZERS.register("adamax")
+def adamax(groups: Groups, lr: float, *, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """Adam in the infinity norm (same source, section 7.1)."""
+    return torch.optim.Adamax(groups, lr=lr, betas=betas)
+
+
 @OPTIMIZERS.register("sgd")
 def sgd(groups: Groups, lr: float, *, momentum: float, nesterov: bool) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum."""

@@ -12,6 +12,7 @@ from seven_exp.tasks import Task
 from seven_exp.training.loop import Tally
 from seven_exp.training.randomness import generator_states, set_generator_states
 from seven_exp.training.rewinding import Snapshot
+from seven_exp.training.world import World
 
 
 @dataclass
@@ -50,10 +51,11 @@ class State:
     pruner: Pruner
     outcome: Outcome
     tally: Tally
+    world: World = field(default_factory=World)
     rewound: list[Snapshot] = field(default_factory=list)
 
     def saved(self) -> dict[str, Any]:
-        """Containers of tensors, numbers and strings; masks packed to bits."""
+        """Containers of tensors, numbers and strings; masks packed to bits. For all ranks."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -61,7 +63,7 @@ class State:
             "outcome": vars(self.outcome),
             "tally": vars(self.tally),
             "rewound": [snapshot.states for snapshot in self.rewound],
-            "generators": generator_states(),
+            "generators": self.world.gather(generator_states()),
         }
 
     def load(self, saved: Mapping[str, Any]) -> None:
@@ -70,6 +72,8 @@ class State:
         Raises:
             ValueError: It was another model's, or another version's.
         """
+        if len(saved["generators"]) != self.world.size:
+            raise ValueError(f"it is of {len(saved['generators'])} processes")
         rates = [group["lr"] for group in self.optimizer.param_groups]
         try:
             self.model.load_state_dict(saved["model"])
@@ -86,4 +90,4 @@ class State:
         # The loop multiplies the base rates, which an optimizer in use holds no more.
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        set_generator_states(saved["generators"])
+        set_generator_states(saved["generators"][self.world.rank])
