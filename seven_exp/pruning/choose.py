@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seven_exp.pruning import sweeps
 from seven_exp.pruning.allocation import Pool, lamp_shares
 from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
@@ -73,12 +74,13 @@ def _protected(
 ) -> Tensor | None:
     """Weights of a layer that stay whatever others score: the pattern's and the floor's."""
     mask = pattern.protected(score, candidates)
-    floor = min(kept_count(min_density, candidates.numel()), _count([candidates]))
+    floor = kept_count(min_density, candidates.numel())
     if floor == 0:
         return mask
+    floor = min(floor, _count([candidates]))
     (least,) = top_k_masks([score], floor, [candidates])
     return least if mask is None else mask | least
 
 
 def _count(masks: Sequence[Tensor]) -> int:
-    return sum(int(torch.count_nonzero(mask)) for mask in masks)
+    return sum(sweeps.counts(masks))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seven_exp.pruning import sweeps
+
 
 def apply_masks(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
     """Set every pruned weight to exactly zero, in place.
@@ -15,9 +17,7 @@ def apply_masks(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
         masks: Bool tensors of the same shapes; True = kept.
     """
     with torch.no_grad():
-        for weight, mask in zip(weights, masks, strict=True):
-            # Not a product: inf * 0 is NaN, and -1 * 0 is -0.
-            torch.where(mask, weight, weight.new_zeros(()), out=weight.data)
+        sweeps.zero(weights, masks)
 
 
 def pack_bits(mask: Tensor) -> Tensor:

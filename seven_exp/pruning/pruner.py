@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seven_exp.pruning import sweeps
 from seven_exp.pruning.allocation import SCOPES, Pool
 from seven_exp.pruning.choose import choose_masks
-from seven_exp.pruning.criteria.base import Criterion, LossFunction, cleaned
+from seven_exp.pruning.criteria.base import Criterion, LossFunction
 from seven_exp.pruning.inputs import forward_only, order_of_use
 from seven_exp.pruning.layers import Layer, matches, prunable_layers, transposed, unwrap
 from seven_exp.pruning.masks import apply_masks, pack_bits, unpack_bits
@@ -115,7 +116,7 @@ class Pruner:
         if self.window.covers(self._t) and self.criterion.uses_gradients:
             grads = [weight.grad for weight in self._weights()]
             values = self._values()
-            self.criterion.update(values, cleaned(grads, values))
+            self.criterion.observe(values, grads)
         self._advance()
 
     def prune(
@@ -372,7 +373,7 @@ class Pruner:
     def _set_masks(self, masks: list[Tensor]) -> None:
         self._masks = masks
         living = [i for i, kept in enumerate(self._kept) if kept]
-        self._kept = torch.stack([mask.sum().cpu() for mask in masks]).tolist()
+        self._kept = sweeps.counts(masks)
         for i in living:
             if self._kept[i] == 0:
                 warnings.warn(

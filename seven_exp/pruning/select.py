@@ -1,20 +1,36 @@
 """Exact selection of the k largest scores over many tensors, streaming, without a sort or a copy.
 
-The threshold is found digit by digit (radix select, 16 bits at a time) on integer keys whose order
-is that of the scores; large tensors are read as they lie, small ones in bundles.
+A sample of the scores gives a bracket that holds the k-th largest but for bad luck. One pass counts
+what lies above the bracket and gathers the few inside, among which the search goes on; another
+writes the masks (Floyd and Rivest, "Expected time bounds for selection", CACM 18, 1975). Few
+scores, and those where the bracket missed, are selected digit by digit (radix select) on integer
+keys whose order is that of the scores. Both are exact, so which one it was can't be told.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from seven_exp.pruning import sweeps
+
 _DIGIT = 16
 _BINS = 1 << _DIGIT
 _CHUNK = 1 << 20
+_SAMPLE = 1 << 14
+_FEW = 1 << 16
 
 KeysOf = Callable[[range], Tensor]
+
+
+class Cut(NamedTuple):
+    """Where the kept scores end: at ``value``, of which ``ties`` are kept."""
+
+    value: float
+    ties: int
 
 
 def top_k_masks(
@@ -36,39 +52,12 @@ def top_k_masks(
     Raises:
         ValueError: There are fewer than ``k`` candidates, or ``k`` is negative.
     """
-    allowed: Sequence[Tensor | None] = candidates or [None] * len(scores)
-    available = sum(
-        score.numel() if places is None else int(torch.count_nonzero(places))
-        for score, places in zip(scores, allowed, strict=True)
-    )
-    if not 0 <= k <= available:
-        raise ValueError(f"can't keep {k} of {available} candidates")
-    if k == 0:
-        return [torch.zeros_like(score, dtype=torch.bool) for score in scores]
-    if k == available:
-        return [
-            torch.ones_like(score, dtype=torch.bool) if places is None else places.clone()
-            for score, places in zip(scores, allowed, strict=True)
-        ]
-
-    chunks = _chunks(scores)
-    keys_of: KeysOf = partial(_ordered_keys, scores, allowed)
-    if len(chunks) == 1:
-        # Where all fits into one bundle, it is cheaper to keep than to make again.
-        keys_of = cache(keys_of)
-    bits = 64 if scores[0].dtype == torch.float64 else 32
-    threshold, ties_to_keep = _kth_largest(keys_of, chunks, bits, k)
-    masks: list[Tensor] = []
-    for chunk in chunks:
-        keys = keys_of(chunk)
-        mask = keys > threshold
-        if ties_to_keep:
-            ties = (keys == threshold).nonzero().squeeze(1)[:ties_to_keep]
-            mask[ties] = True
-            ties_to_keep -= ties.numel()
-        parts = mask.split([scores[i].numel() for i in chunk])
-        masks += [part.view(scores[i].shape) for i, part in zip(chunk, parts, strict=True)]
-    return masks
+    scores = [score.detach() for score in scores]
+    if k > 0 and sum(score.numel() for score in scores) > _FEW:
+        cut = _sampled_cut(scores, candidates, k)
+        if cut is not None:
+            return sweeps.best(scores, candidates, cut.value, cut.ties)
+    return _by_digits(scores, k, candidates)
 
 
 def kept_count(density: float, n: int) -> int:
@@ -127,6 +116,114 @@ def top_units(
     kept = torch.zeros(count, dtype=torch.bool)
     kept[order[fits]] = True
     return [kept.to(number.device)[number] for number in numbers]
+
+
+def _sampled_cut(
+    scores: Sequence[Tensor], candidates: Sequence[Tensor] | None, k: int
+) -> Cut | None:
+    """The k-th largest candidate; None where a sample can't tell."""
+    """The k-th largest candidate; None where a sample doesn't bracket it.
+
+    Raises:
+        ValueError: There are fewer than ``k`` candidates.
+    """
+    total = sum(score.numel() for score in scores)
+    low, high, room = _bracket(scores, candidates, k / total)
+    parts = sweeps.partition(scores, candidates, low, high, room)
+    _check(k, parts.candidates)
+    rank = k - parts.above
+    if rank < 1 or parts.between is None:
+        return None
+    if rank <= parts.at_high:
+        return Cut(high, rank)
+    rank -= parts.at_high
+    if rank <= parts.between.numel():
+        return _cut_of(parts.between, rank)
+    rank -= parts.between.numel()
+    return Cut(low, rank) if rank <= parts.at_low else None
+
+
+def _bracket(
+    scores: Sequence[Tensor], candidates: Sequence[Tensor] | None, share: float
+) -> tuple[float, float, int]:
+    """Two scores that the k-th largest very likely lies between, and how many lie there at most.
+
+    Of a sample, the number among the k largest of all is binomial; the bracket reaches four
+    standard deviations to either side.
+    """
+    total = sum(score.numel() for score in scores)
+    # An odd stride does not stay within a few columns of a matrix.
+    stride = max(1, total // _SAMPLE) | 1
+    device = scores[0].device
+    sample = torch.cat([score.flatten()[::stride].to(device) for score in scores])
+    drawn = sample.numel()
+    valid = ~sample.isnan()
+    if candidates is not None:
+        valid &= torch.cat([places.flatten()[::stride].to(device) for places in candidates])
+    sample = _comparable(sample[valid])
+    margin = 4 * math.sqrt(drawn * share * (1 - share)) + 1
+    ends = []
+    for rank in (round(drawn * share + margin), round(drawn * share - margin)):
+        inside = 1 <= rank <= sample.numel()
+        outside = torch.inf if rank < 1 else -torch.inf
+        ends.append(float(_kth_of(sample, rank)) if inside else outside)
+    return ends[0], ends[1], math.ceil(total * 4 * margin / drawn)
+
+
+def _cut_of(values: Tensor, k: int) -> Cut | None:
+    """The k-th largest of some values, none of them NaN."""
+    if values.numel() > _FEW:
+        return _sampled_cut([values], None, k)
+    value = _kth_of(_comparable(values), k)
+    return Cut(float(value), k - int((values > value).sum()))
+
+
+def _kth_of(values: Tensor, k: int) -> Tensor:
+    return values.kthvalue(values.numel() - k + 1).values
+
+
+def _comparable(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _check(k: int, available: int) -> None:
+    if not 0 <= k <= available:
+        raise ValueError(f"can't keep {k} of {available} candidates")
+
+
+def _by_digits(
+    scores: Sequence[Tensor], k: int, candidates: Sequence[Tensor] | None
+) -> list[Tensor]:
+    """`top_k_masks`, the threshold found 16 bits at a time."""
+    allowed: Sequence[Tensor | None] = candidates or [None] * len(scores)
+    available = sum(sweeps.counts(candidates) if candidates else map(torch.numel, scores))
+    _check(k, available)
+    if k == 0:
+        return [torch.zeros_like(score, dtype=torch.bool) for score in scores]
+    if k == available:
+        return [
+            torch.ones_like(score, dtype=torch.bool) if places is None else places.clone()
+            for score, places in zip(scores, allowed, strict=True)
+        ]
+
+    chunks = _chunks(scores)
+    keys_of: KeysOf = partial(_ordered_keys, scores, allowed)
+    if len(chunks) == 1:
+        # Where all fits into one bundle, it is cheaper to keep than to make again.
+        keys_of = cache(keys_of)
+    bits = 64 if scores[0].dtype == torch.float64 else 32
+    threshold, ties_to_keep = _kth_largest(keys_of, chunks, bits, k)
+    masks: list[Tensor] = []
+    for chunk in chunks:
+        keys = keys_of(chunk)
+        mask = keys > threshold
+        if ties_to_keep:
+            ties = (keys == threshold).nonzero().squeeze(1)[:ties_to_keep]
+            mask[ties] = True
+            ties_to_keep -= ties.numel()
+        parts = mask.split([scores[i].numel() for i in chunk])
+        masks += [part.view(scores[i].shape) for i, part in zip(chunk, parts, strict=True)]
+    return masks
 
 
 def _chunks(scores: Sequence[Tensor]) -> list[range]:

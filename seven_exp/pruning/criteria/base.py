@@ -56,6 +56,16 @@ class Criterion:
                 criterion, which may overwrite them.
         """
 
+    def observe(self, weights: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+        """`update` with gradients as autograd left them, which are copied and cleaned first.
+
+        Args:
+            weights: One tensor a layer, any shape.
+            grads: Same shapes, any floating dtype; missing or broken ones count as 0. They belong
+                to the optimizer and are only read.
+        """
+        self.update(weights, cleaned(grads, weights))
+
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """One tensor of finite scores a layer, shaped like its weight, float32 or wider.
 
@@ -113,12 +123,8 @@ class Criterion:
         for batch in batches:
             grads = torch.autograd.grad(loss_fn(model, batch), list(weights), allow_unused=True)
             with torch.no_grad():
-                self.update(values, self.averaged(cleaned(grads, weights)))
-
-    def averaged(self, evidence: list[Tensor]) -> list[Tensor]:
-        """What every rank has seen of its own batches, as their mean on all of them."""
-        average(evidence, self.group)
-        return evidence
+                seen = grads if self.group is None else self.averaged(cleaned(grads, weights))
+                self.observe(values, seen)
 
     def zeros(self, name: str, weights: Sequence[Tensor]) -> list[Tensor]:
         """The state tensors called ``name``, zero at first use, in the scores' precision."""

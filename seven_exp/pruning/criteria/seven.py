@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning import sweeps
+from seven_exp.pruning.criteria.base import Criterion, cleaned
 from seven_exp.pruning.registry import register
 
 
@@ -43,30 +44,24 @@ class Seven(Criterion):
                 raise ValueError(f"{name} is {value}: choose a number in [0, 1)")
         self.alpha_1, self.alpha_2 = alpha_1, alpha_2
 
-    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """One step of the recurrence above."""
-        unit = self.numbers.get("unit") or _unit(grads)
+    def observe(self, weights: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+        """One step of the recurrence above, on gradients as they lie."""
+        seen = [
+            torch.zeros_like(weight) if grad is None else grad.detach()
+            for weight, grad in zip(weights, grads, strict=True)
+        ]
+        unit = self.numbers.get("unit") or _unit(cleaned(seen, weights))
         if unit == 0:
             return
-        t = self.numbers.get("t", 0)
+        t = int(self.numbers.get("t", 0))
         self.numbers.update(unit=unit, t=t + 1)
         m, v, score = (self.zeros(name, weights) for name in ("m", "v", "score"))
+        alphas = (self.alpha_1, self.alpha_2)
+        sweeps.seven(weights, seen, m, v, score, unit=unit, alphas=alphas, t=t)
 
-        a = list(grads)
-        torch._foreach_abs_(a)
-        torch._foreach_mul_(a, 1 / unit)
-        torch._foreach_lerp_(m, a, 1 - self.alpha_1)
-        torch._foreach_mul_(v, self.alpha_2)
-        torch._foreach_addcmul_(v, a, a, 1 - self.alpha_2)
-
-        noise = torch._foreach_sqrt(v)
-        torch._foreach_mul_(noise, (1 - self.alpha_2 ** (t + 1)) ** -0.5)
-        torch._foreach_add_(noise, 1e-9)
-        torch._foreach_mul_(a, [weight.detach() for weight in weights])
-        torch._foreach_mul_(a, m)
-        torch._foreach_div_(a, noise)
-        torch._foreach_abs_(a)
-        torch._foreach_add_(score, a, alpha=1 / (1 - self.alpha_1 ** (t + 1)))
+    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """The same."""
+        self.observe(weights, grads)
 
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """S."""

@@ -1,0 +1,48 @@
+"""The C of sweeps.c, compiled when it is first wanted; None where there is no compiler."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from ctypes import c_float, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_SOURCE = Path(__file__).with_name("sweeps.c")
+_ALWAYS = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+_IF_KNOWN = (("-march=native", "-fopenmp"), ("-fopenmp",), ())
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "seven": (*[c_void_p] * 7, c_int),
+    "partition": (*[c_void_p] * 3, c_float, c_float, c_void_p, c_int64, c_void_p, c_int),
+    "best": (*[c_void_p] * 3, c_float, *[c_void_p] * 2, c_int64, c_void_p, c_int),
+    "count": (*[c_void_p] * 3, c_int),
+    "zero_4_bytes": (*[c_void_p] * 3, c_int),
+    "zero_2_bytes": (*[c_void_p] * 3, c_int),
+}
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled passes, loaded once a process; None without a C compiler.
+
+    It takes a fraction of a second, so nothing is kept on disk and nothing can be stale. The
+    compiler is ``$CC``, or ``cc``; an empty ``CC`` means none.
+    """
+    compiler = shutil.which(os.environ.get("CC", "cc") or " ")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        target = Path(folder) / "sweeps.so"
+        for flags in _IF_KNOWN:
+            command = [compiler, *_ALWAYS, *flags, "-shared", "-fPIC", "-o", target, _SOURCE, "-lm"]
+            try:
+                subprocess.run(command, check=True, capture_output=True, timeout=60)
+                loaded = ctypes.CDLL(str(target))
+            except (OSError, subprocess.SubprocessError):
+                continue
+            for name, arguments in _SIGNATURES.items():
+                getattr(loaded, name).argtypes = (c_int, *arguments)
+            return loaded
+    return None

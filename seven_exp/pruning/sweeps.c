@@ -1,0 +1,165 @@
+/* The passes of sweeps.py over layers of sizes n[0], n[1], ..., each reading its tensors once.
+
+   Every operation rounds by itself (-ffp-contract=off), so that results are those of PyTorch's
+   separate operations to the last bit, whatever the number of threads. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Elements that are looked at together. */
+#define RUN 1024
+
+static int64_t run_length(int64_t start, int64_t n)
+{
+    return n - start < RUN ? n - start : RUN;
+}
+
+/* Which of a run's elements take part; all do where there are no candidates. */
+static void open_places(uint8_t *open, const uint8_t *candidates, int64_t start, int64_t length)
+{
+    if (candidates)
+        memcpy(open, candidates + start, length);
+    else
+        memset(open, 1, length);
+}
+
+/* factors: 1 / unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2, and those that remove the bias of
+   sqrt(v) and of m. */
+void seven(int layers, const int64_t *n, float **weights, float **grads, float **means,
+           float **squares, float **scores, const float *factors, int threads)
+{
+    const float per_unit = factors[0], alpha_1 = factors[1], beta_1 = factors[2],
+                alpha_2 = factors[3], beta_2 = factors[4], unbias_root = factors[5],
+                unbias = factors[6];
+#pragma omp parallel num_threads(threads)
+    for (int l = 0; l < layers; l++) {
+        const float *w = weights[l], *g = grads[l];
+        float *m = means[l], *v = squares[l], *s = scores[l];
+#pragma omp for simd schedule(static) nowait
+        for (int64_t i = 0; i < n[l]; i++) {
+            float size = fabsf(g[i]);
+            float a = (size <= 3.402823466e38f ? size : 0.0f) * per_unit;
+            m[i] = m[i] * alpha_1 + a * beta_1;
+            v[i] = v[i] * alpha_2 + a * a * beta_2;
+            float noise = sqrtf(v[i]) * unbias_root + 1e-9f;
+            s[i] += fabsf(a * w[i] * m[i] / noise) * unbias;
+        }
+    }
+}
+
+/* counts: candidates, those above high, at high, at low, strictly between. The last are written
+   to `between` while there is room, in any order. */
+void partition(int layers, const int64_t *n, float **scores, uint8_t **candidates, float low,
+               float high, float *between, int64_t room, int64_t *counts, int threads)
+{
+    int64_t taking = 0, above = 0, at_high = 0, at_low = 0, taken = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : taking, above, at_high, at_low)
+    for (int l = 0; l < layers; l++) {
+#pragma omp for schedule(static) nowait
+        for (int64_t start = 0; start < n[l]; start += RUN) {
+            const int64_t length = run_length(start, n[l]);
+            const float *x = scores[l] + start;
+            uint8_t open[RUN], flag[RUN] = {0};
+            open_places(open, candidates ? candidates[l] : 0, start, length);
+            int32_t here[5] = {0};
+            for (int64_t i = 0; i < length; i++) {
+                int32_t takes = open[i], inside = takes & (x[i] > low) & (x[i] < high);
+                here[0] += takes;
+                here[1] += takes & (x[i] > high);
+                here[2] += takes & (x[i] == high);
+                here[3] += takes & (x[i] == low);
+                here[4] += inside;
+                flag[i] = inside;
+            }
+            taking += here[0], above += here[1], at_high += here[2], at_low += here[3];
+            if (!here[4])
+                continue;
+            int64_t place;
+#pragma omp atomic capture
+            { place = taken; taken += here[4]; }
+            if (place + here[4] > room)
+                continue;
+            for (int64_t i = 0; i < length; i += 8) {
+                uint64_t any;
+                memcpy(&any, flag + i, 8);
+                for (int64_t j = i; any && j < i + 8; j++)
+                    if (flag[j])
+                        between[place++] = x[j];
+            }
+        }
+    }
+    counts[0] = taking, counts[1] = above, counts[2] = at_high, counts[3] = at_low;
+    counts[4] = taken;
+}
+
+/* masks: candidates above the threshold. found: for each layer how many equal it; where these lie
+   goes to the layer's part of `ties` while there is room, in any order. */
+void best(int layers, const int64_t *n, float **scores, uint8_t **candidates, float threshold,
+          uint8_t **masks, int64_t *ties, int64_t room, int64_t *found, int threads)
+{
+#pragma omp parallel num_threads(threads)
+    for (int l = 0; l < layers; l++) {
+#pragma omp for schedule(static) nowait
+        for (int64_t start = 0; start < n[l]; start += RUN) {
+            const int64_t length = run_length(start, n[l]);
+            const float *x = scores[l] + start;
+            uint8_t open[RUN], *out = masks[l] + start;
+            open_places(open, candidates ? candidates[l] : 0, start, length);
+            int32_t equal = 0;
+            for (int64_t i = 0; i < length; i++) {
+                out[i] = open[i] & (x[i] > threshold);
+                equal += open[i] & (x[i] == threshold);
+            }
+            if (!equal)
+                continue;
+            int64_t place;
+#pragma omp atomic capture
+            { place = found[l]; found[l] += equal; }
+            for (int64_t i = 0; i < length && place < room; i++)
+                if (open[i] && x[i] == threshold)
+                    ties[l * room + place++] = start + i;
+        }
+    }
+}
+
+/* totals: how many places of each mask are 1. */
+void count(int layers, const int64_t *n, uint8_t **masks, int64_t *totals, int threads)
+{
+#pragma omp parallel num_threads(threads)
+    for (int l = 0; l < layers; l++) {
+#pragma omp for schedule(static) nowait
+        for (int64_t start = 0; start < n[l]; start += RUN) {
+            const int64_t length = run_length(start, n[l]);
+            int32_t here = 0;
+            for (int64_t i = 0; i < length; i++)
+                here += masks[l][start + i];
+#pragma omp atomic
+            totals[l] += here;
+        }
+    }
+}
+
+void zero_4_bytes(int layers, const int64_t *n, uint32_t **weights, uint8_t **masks, int threads)
+{
+#pragma omp parallel num_threads(threads)
+    for (int l = 0; l < layers; l++) {
+        uint32_t *w = weights[l];
+        const uint8_t *mask = masks[l];
+#pragma omp for simd schedule(static) nowait
+        for (int64_t i = 0; i < n[l]; i++)
+            w[i] &= -(uint32_t)mask[i];
+    }
+}
+
+void zero_2_bytes(int layers, const int64_t *n, uint16_t **weights, uint8_t **masks, int threads)
+{
+#pragma omp parallel num_threads(threads)
+    for (int l = 0; l < layers; l++) {
+        uint16_t *w = weights[l];
+        const uint8_t *mask = masks[l];
+#pragma omp for simd schedule(static) nowait
+        for (int64_t i = 0; i < n[l]; i++)
+            w[i] &= -(uint16_t)mask[i];
+    }
+}

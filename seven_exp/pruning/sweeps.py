@@ -1,0 +1,296 @@
+"""Passes over many weights, which cost what their memory costs to read and write.
+
+On a CPU they are single passes in C (sweeps.c) where a compiler is found and the tensors are
+float32, not all small, and of one dense layout; elsewhere the same arithmetic in PyTorch, on a CPU
+in pieces that stay in its cache. Both round after every operation and so give the same bits.
+"""
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seven_exp.pruning.compiled import library
+
+_WORTH_COMPILING = 1 << 17
+_IN_CACHE = 1 << 18
+_PLAIN = (Tensor, torch.nn.Parameter)
+_SCORED = (torch.float32, torch.bool)
+_ZEROED = (torch.float32, torch.bfloat16, torch.float16)
+_NOTED = 256
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Partition(NamedTuple):
+    """Where scores lie relative to a bracket.
+
+    Attributes:
+        candidates: How many scores take part.
+        above: How many of these are larger than the bracket's upper end.
+        at_high: How many equal it.
+        at_low: How many equal its lower end.
+        between: Those strictly inside, flat, in any order; None if there were too many.
+    """
+
+    candidates: int
+    above: int
+    at_high: int
+    at_low: int
+    between: Tensor | None
+
+
+def seven(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    m: Sequence[Tensor],
+    v: Sequence[Tensor],
+    score: Sequence[Tensor],
+    *,
+    unit: float,
+    alphas: tuple[float, float],
+    t: int,
+) -> None:
+    """Step ``t`` of SEVEN's recurrence, in place; see `seven_exp.pruning.criteria.seven.Seven`.
+
+    Args:
+        weights: One tensor a layer, of any floating dtype.
+        grads: Likewise; read only. NaN and infinity count as 0.
+        m: Mean of |g|, float32 or wider, shaped like the weights.
+        v: Mean of g^2, likewise.
+        score: S, likewise.
+        unit: What gradients are measured in.
+        alphas: Decays of ``m`` and ``v``.
+        t: From 0.
+    """
+    factors = (
+        *(1 / unit, alphas[0], 1 - alphas[0], alphas[1], 1 - alphas[1]),
+        *((1 - alphas[1] ** (t + 1)) ** -0.5, 1 / (1 - alphas[0] ** (t + 1))),
+    )
+    columns = (weights, grads, m, v, score)
+    if compiled := _compiled(*columns):
+        constants = (ctypes.c_float * len(factors))(*factors)
+        compiled.seven(*_addresses(*columns), constants, torch.get_num_threads())
+        return
+    for w, g, mean, square, total in _bundles(*columns):
+        _seven_in_torch(w, g, mean, square, total, factors)
+
+
+def _seven_in_torch(
+    w: list[Tensor],
+    g: list[Tensor],
+    m: list[Tensor],
+    v: list[Tensor],
+    s: list[Tensor],
+    factors: Sequence[float],
+) -> None:
+    per_unit, alpha_1, beta_1, alpha_2, beta_2, unbias_root, unbias = factors
+    a = [
+        torch.nan_to_num(x.to(like.dtype), nan=0.0, posinf=0.0, neginf=0.0)
+        for x, like in zip(g, s, strict=True)
+    ]
+    torch._foreach_abs_(a)
+    torch._foreach_mul_(a, per_unit)
+    torch._foreach_mul_(m, alpha_1)
+    torch._foreach_add_(m, torch._foreach_mul(a, beta_1))
+    squares = torch._foreach_mul(a, a)
+    torch._foreach_mul_(squares, beta_2)
+    torch._foreach_mul_(v, alpha_2)
+    torch._foreach_add_(v, squares)
+    noise = _roots(v)
+    torch._foreach_mul_(noise, unbias_root)
+    torch._foreach_add_(noise, 1e-9)
+    torch._foreach_mul_(a, w)
+    torch._foreach_mul_(a, m)
+    torch._foreach_div_(a, noise)
+    torch._foreach_abs_(a)
+    torch._foreach_mul_(a, unbias)
+    torch._foreach_add_(s, a)
+
+
+def _roots(squares: list[Tensor]) -> list[Tensor]:
+    """Correctly rounded square roots, which those of a CPU's math library need not be."""
+    if squares[0].device.type != "cpu" or squares[0].dtype == torch.float64:
+        return list(torch._foreach_sqrt(squares))
+    # No root of a float32 lies close enough to the middle of two for float64 to get it wrong.
+    return [square.double().sqrt_().float() for square in squares]
+
+
+def partition(
+    scores: Sequence[Tensor],
+    candidates: Sequence[Tensor] | None,
+    low: float,
+    high: float,
+    room: int,
+) -> Partition:
+    """Count scores relative to a bracket and gather those strictly inside.
+
+    Args:
+        scores: Real tensors of one dtype. NaN is nowhere.
+        candidates: Bool tensors shaped like them: which take part; None: all.
+        low: The bracket's lower end.
+        high: Its upper end.
+        room: How many may be gathered at most.
+    """
+    columns = (scores,) if candidates is None else (scores, candidates)
+    if compiled := _compiled(*columns):
+        between, totals = scores[0].new_empty(room), (ctypes.c_int64 * 5)()
+        compiled.partition(
+            *_addresses(scores, candidates),
+            *(low, high, between.data_ptr(), room, totals, torch.get_num_threads()),
+        )
+        taking, above, at_high, at_low, taken = totals
+        inside = between[:taken] if taken <= room else None
+        return Partition(taking, above, at_high, at_low, inside)
+
+    found, gathered, device = [], [], scores[0].device
+    for bundle in _bundles(*columns):
+        for score, *given in zip(*bundle, strict=True):
+            (part,) = given or [torch.ones_like(score, dtype=torch.bool)]
+            strictly = part & (score > low) & (score < high)
+            marks = (part, part & (score > high), part & (score == high), part & (score == low))
+            numbers = [torch.count_nonzero(mark) for mark in [*marks, strictly]]
+            found.append(torch.stack(numbers).to(device))
+            gathered.append(score[strictly].to(device))
+    taking, above, at_high, at_low, taken = torch.stack(found).sum(0).tolist()
+    inside = torch.cat(gathered) if taken <= room else None
+    return Partition(taking, above, at_high, at_low, inside)
+
+
+def best(
+    scores: Sequence[Tensor],
+    candidates: Sequence[Tensor] | None,
+    threshold: float,
+    ties: int,
+) -> list[Tensor]:
+    """Bool tensors: the candidates above a threshold, and the first few that equal it.
+
+    Args:
+        scores: Real tensors of one dtype.
+        candidates: Bool tensors shaped like them; None: all.
+        threshold: Of the scores.
+        ties: How many that equal it are taken: earlier tensors first, then the lower flat index.
+    """
+    columns = (scores,) if candidates is None else (scores, candidates)
+    noted: list[list[int] | None] = [None] * len(scores)
+    if compiled := _compiled(*columns):
+        masks = [torch.empty_like(score, dtype=torch.bool) for score in scores]
+        found = (ctypes.c_int64 * len(scores))()
+        places = (ctypes.c_int64 * _NOTED * len(scores))()
+        compiled.best(
+            *(*_addresses(scores, candidates), threshold, _addresses(masks)[-1]),
+            *(places, _NOTED, found, torch.get_num_threads()),
+        )
+        noted = [
+            sorted(places[i][: found[i]]) if found[i] <= _NOTED and mask.is_contiguous() else None
+            for i, mask in enumerate(masks)
+        ]
+    else:
+        masks = [score > threshold for score in scores]
+        for mask, part in zip(masks, candidates or (), strict=False):
+            mask.logical_and_(part)
+    for mask, known, score, *given in zip(masks, noted, *columns, strict=True):
+        if ties == 0:
+            break
+        if known is not None:
+            mask.view(-1)[known[:ties]] = True
+            ties -= min(ties, len(known))
+            continue
+        equal = score == threshold
+        for part in given:
+            equal.logical_and_(part)
+        index = equal.nonzero()[:ties]
+        mask[tuple(index.unbind(1))] = True
+        ties -= len(index)
+    return masks
+
+
+def counts(masks: Sequence[Tensor]) -> list[int]:
+    """How many places are True in each of some bool tensors."""
+    if compiled := _compiled(masks):
+        totals = (ctypes.c_int64 * len(masks))()
+        compiled.count(*_addresses(masks), totals, torch.get_num_threads())
+        return list(totals)
+    # Collected on one device, so that the host waits once.
+    return torch.stack([torch.count_nonzero(m).to(masks[0].device) for m in masks]).tolist()
+
+
+def zero(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """Set weights to exactly 0.0 wherever their mask is False, in place.
+
+    Args:
+        weights: Of any shapes, and of dtypes of 2, 4 or 8 bytes.
+        masks: Bool tensors of the same shapes; True = kept.
+    """
+    values = [weight.detach() for weight in weights]
+    dtype = values[0].dtype
+    if dtype in _ZEROED and (compiled := _compiled(values, masks, dtypes=(dtype, torch.bool))):
+        work = compiled.zero_2_bytes if dtype.itemsize == 2 else compiled.zero_4_bytes
+        work(*_addresses(values, masks), torch.get_num_threads())
+        return
+    for bundle in _bundles(values, masks):
+        for value, mask in zip(*bundle, strict=True):
+            # All bits stay, or none. Not a product: inf * 0 is NaN, and -1 * 0 is -0.
+            integer = _INTEGERS[value.itemsize]
+            value.view(integer).bitwise_and_(mask.to(integer).neg_())
+
+
+def _compiled(
+    *columns: Sequence[Tensor], dtypes: Sequence[torch.dtype] = _SCORED
+) -> ctypes.CDLL | None:
+    """The C library, if it is worth having and can take these tensors."""
+    large = any(tensor.numel() >= _WORTH_COMPILING for tensor in columns[0])
+    if not large and not library.cache_info().currsize:
+        return None
+    for layer in zip(*columns, strict=True):
+        if not _alike(layer) or any(
+            type(t) not in _PLAIN or t.device.type != "cpu" or t.dtype not in dtypes for t in layer
+        ):
+            return None
+    return library()
+
+
+def _addresses(*columns: Sequence[Tensor] | None) -> list[Any]:
+    """What the C functions begin with: number of layers, their sizes, each column's places."""
+    first = columns[0] or ()
+    n = len(first)
+    places = [
+        None if column is None else (ctypes.c_void_p * n)(*(tensor.data_ptr() for tensor in column))
+        for column in columns
+    ]
+    return [n, (ctypes.c_int64 * n)(*(tensor.numel() for tensor in first)), *places]
+
+
+def _alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether elements that belong together lie at the same place in memory, without gaps."""
+    if all(tensor.is_contiguous() for tensor in tensors):
+        return True
+    shape, strides = tensors[0].shape, tensors[0].stride()
+    reach = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if stride != reach:
+            return False
+        reach *= size
+    return all(tensor.stride() == strides for tensor in tensors)
+
+
+def _bundles(*columns: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
+    """Lists of tensors to work on at once: on a CPU little enough for its cache, else all.
+
+    Args:
+        columns: Lists with one tensor a layer.
+
+    Yields:
+        As many lists as there are columns; on a CPU of flat views.
+    """
+    together = []
+    for layer in zip(*columns, strict=True):
+        if layer[0].device.type != "cpu" or not _alike(layer):
+            together.append(layer)
+            continue
+        flat = [tensor.as_strided((tensor.numel(),), (1,)) for tensor in layer]
+        for pieces in zip(*(tensor.split(_IN_CACHE) for tensor in flat), strict=True):
+            yield tuple([piece] for piece in pieces)
+    if together:
+        yield tuple(list(column) for column in zip(*together, strict=True))
