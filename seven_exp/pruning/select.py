@@ -13,7 +13,7 @@ from functools import cache, partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from seven_exp.pruning import sweeps
 
@@ -34,7 +34,11 @@ class Cut(NamedTuple):
 
 
 def top_k_masks(
-    scores: Sequence[Tensor], k: int, candidates: Sequence[Tensor] | None = None
+    scores: Sequence[Tensor],
+    k: int,
+    candidates: Sequence[Tensor] | None = None,
+    *,
+    group: "distributed.ProcessGroup | None" = None,
 ) -> list[Tensor]:
     """Masks that keep exactly the ``k`` largest scores of all tensors together.
 
@@ -45,19 +49,23 @@ def top_k_masks(
         scores: Real tensors of any shapes, all of one dtype; devices may differ.
         k: How many to keep in all.
         candidates: Bool tensors of the same shapes; only True places may be kept. None: all.
+        group: Processes that hold a shard of every tensor each, in the order of flat indices, as
+            FSDP2 leaves them; all call this, each with its own shards. Histograms travel, scores
+            don't. None: everything is here.
 
     Returns:
-        Bool tensors shaped and placed like ``scores``, with ``k`` True places in all.
+        Bool tensors shaped and placed like ``scores``, with ``k`` True places in all (of the
+        group), the same ones however the tensors are sharded.
 
     Raises:
         ValueError: There are fewer than ``k`` candidates, or ``k`` is negative.
     """
     scores = [score.detach() for score in scores]
-    if k > 0 and sum(score.numel() for score in scores) > _FEW:
+    if group is None and k > 0 and sum(score.numel() for score in scores) > _FEW:
         cut = _sampled_cut(scores, candidates, k)
         if cut is not None:
             return sweeps.best(scores, candidates, cut.value, cut.ties)
-    return _by_digits(scores, k, candidates)
+    return _by_digits(scores, k, candidates, group)
 
 
 def kept_count(density: float, n: int) -> int:
@@ -192,38 +200,68 @@ def _check(k: int, available: int) -> None:
 
 
 def _by_digits(
-    scores: Sequence[Tensor], k: int, candidates: Sequence[Tensor] | None
+    scores: Sequence[Tensor],
+    k: int,
+    candidates: Sequence[Tensor] | None,
+    group: "distributed.ProcessGroup | None",
 ) -> list[Tensor]:
     """`top_k_masks`, the threshold found 16 bits at a time."""
-    allowed: Sequence[Tensor | None] = candidates or [None] * len(scores)
+    add = partial(_sum_over, group, scores[0].device)
     available = sum(sweeps.counts(candidates) if candidates else map(torch.numel, scores))
+    available = int(add(torch.tensor(available)))
     _check(k, available)
     if k == 0:
         return [torch.zeros_like(score, dtype=torch.bool) for score in scores]
     if k == available:
         return [
-            torch.ones_like(score, dtype=torch.bool) if places is None else places.clone()
-            for score, places in zip(scores, allowed, strict=True)
+            torch.ones_like(score, dtype=torch.bool)
+            if candidates is None
+            else candidates[i].clone()
+            for i, score in enumerate(scores)
         ]
 
     chunks = _chunks(scores)
-    keys_of: KeysOf = partial(_ordered_keys, scores, allowed)
+    keys_of: KeysOf = partial(_ordered_keys, scores, candidates)
     if len(chunks) == 1:
         # Where all fits into one bundle, it is cheaper to keep than to make again.
         keys_of = cache(keys_of)
     bits = 64 if scores[0].dtype == torch.float64 else 32
-    threshold, ties_to_keep = _kth_largest(keys_of, chunks, bits, k)
+    threshold, ties_to_keep = _kth_largest(keys_of, chunks, bits, k, add)
     masks: list[Tensor] = []
+    ties: list[Tensor] = []
     for chunk in chunks:
         keys = keys_of(chunk)
-        mask = keys > threshold
-        if ties_to_keep:
-            ties = (keys == threshold).nonzero().squeeze(1)[:ties_to_keep]
-            mask[ties] = True
-            ties_to_keep -= ties.numel()
-        parts = mask.split([scores[i].numel() for i in chunk])
-        masks += [part.view(scores[i].shape) for i, part in zip(chunk, parts, strict=True)]
-    return masks
+        sizes = [scores[i].numel() for i in chunk]
+        masks += (keys > threshold).split(sizes)
+        ties += [part.nonzero().squeeze(1) for part in (keys == threshold).split(sizes)]
+    shares = _shares_of(ties_to_keep, [len(places) for places in ties], group, scores[0].device)
+    for mask, places, share in zip(masks, ties, shares, strict=True):
+        mask[places[:share]] = True
+    return [mask.view(score.shape) for mask, score in zip(masks, scores, strict=True)]
+
+
+def _sum_over(group: "distributed.ProcessGroup | None", device: torch.device, counts: Tensor) -> Tensor:
+    """The sum of what the processes of a group counted, on the CPU."""
+    if group is None:
+        return counts
+    counts = counts.to(device)
+    distributed.all_reduce(counts, group=group)
+    return counts.cpu()
+
+
+def _shares_of(
+    kept: int, ties: list[int], group: "distributed.ProcessGroup | None", device: torch.device
+) -> list[int]:
+    """How many of its ties each layer keeps here: earlier layers first, then lower ranks."""
+    own = torch.tensor(ties)
+    counts, rank = own.unsqueeze(1), 0
+    if group is not None:
+        world, rank = distributed.get_world_size(group), distributed.get_rank(group)
+        gathered = [torch.empty_like(own, device=device) for _ in range(world)]
+        distributed.all_gather(gathered, own.to(device), group=group)
+        counts = torch.stack(gathered, dim=1).cpu()
+    before = (counts.flatten().cumsum(0) - counts.flatten()).view_as(counts)[:, rank]
+    return (kept - before).clamp(min=0).minimum(own).tolist()
 
 
 def _chunks(scores: Sequence[Tensor]) -> list[range]:
@@ -240,7 +278,7 @@ def _chunks(scores: Sequence[Tensor]) -> list[range]:
 
 
 def _ordered_keys(
-    scores: Sequence[Tensor], allowed: Sequence[Tensor | None], chunk: range
+    scores: Sequence[Tensor], candidates: Sequence[Tensor] | None, chunk: range
 ) -> Tensor:
     """A chunk's scores as integers in the same order; below them NaN, then barred places.
 
@@ -257,9 +295,8 @@ def _ordered_keys(
     negative = bits >> (torch.iinfo(integer).bits - 1)
     keys = bits.bitwise_xor_(negative & torch.iinfo(integer).max)
     keys.masked_fill_(values.isnan(), lowest + 1)
-    places = [place for i in chunk if (place := allowed[i]) is not None]
-    if places:
-        keys.masked_fill_(~_flat(places), lowest)
+    if candidates is not None:
+        keys.masked_fill_(~_flat([candidates[i] for i in chunk]), lowest)
     return keys
 
 
@@ -267,7 +304,13 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.flatten() for t in tensors]) if len(tensors) > 1 else tensors[0].flatten()
 
 
-def _kth_largest(keys_of: KeysOf, chunks: Sequence[range], bits: int, k: int) -> tuple[int, int]:
+def _kth_largest(
+    keys_of: KeysOf,
+    chunks: Sequence[range],
+    bits: int,
+    k: int,
+    add: Callable[[Tensor], Tensor],
+) -> tuple[int, int]:
     """Key of the k-th largest score, and how many scores with that very key are to be kept."""
     prefix = 0
     for shift in range(bits - _DIGIT, -1, -_DIGIT):
@@ -282,7 +325,7 @@ def _kth_largest(keys_of: KeysOf, chunks: Sequence[range], bits: int, k: int) ->
             digits = (keys >> shift) + offset if leading else (keys >> shift) & (_BINS - 1)
             counts += torch.bincount(digits, minlength=_BINS).cpu()
         # Places from the top become places from the bottom, which a search in the sums finds.
-        below = counts.cumsum(0)
+        below = add(counts).cumsum(0)
         total = int(below[-1])
         digit = int(torch.searchsorted(below, total - k + 1))
         k -= total - int(below[digit])

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from seven_exp.pruning import select
 from seven_exp.pruning.select import kept_count, top_k_masks
 
 # Few distinct values make many ties; the wide ones cover every exponent and sign.
@@ -94,3 +95,49 @@ def test_kept_count_is_not_fooled_by_binary_fractions():
     for n in range(1, 2000, 7):
         for percent in range(100):
             assert kept_count(1 - percent / 100, n) == n * (100 - percent) // 100
+
+
+def sorted_masks(scores, k, candidates):
+    """The definition: a stable sort of all candidates, NaN last."""
+    flat = torch.cat([s.flatten() for s in scores]).double()
+    allowed = torch.cat([c.flatten() for c in candidates])
+    # Below minus infinity come NaN, then what is barred.
+    keys = torch.where(flat.isnan(), -1e300, flat.clamp(-1e200, 1e200))
+    order = keys.masked_fill(~allowed, -torch.inf).argsort(descending=True, stable=True)
+    mask = torch.zeros_like(allowed)
+    mask[order[:k]] = True
+    return mask
+
+
+LARGE = {
+    "smooth": lambda n: torch.randn(n),
+    "coarse": lambda n: torch.round(torch.randn(n) * 8),
+    "mostly zero": lambda n: torch.randn(n).clamp(min=1.0) - 1.0,
+    "one value": lambda n: torch.full((n,), 0.25),
+    "rising": lambda n: torch.arange(n).float(),
+    "broken": lambda n: torch.where(torch.rand(n) < 0.4, torch.nan, torch.randn(n)),
+    "endless": lambda n: torch.where(torch.rand(n) < 0.4, -torch.inf, torch.inf),
+    # The sample sees every stride-th score only: nothing of this is in it.
+    "hidden": lambda n: torch.where(torch.arange(n) % (max(1, n // 2**14) | 1) == 0, 0.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("kind", LARGE)
+def test_large_selections_are_those_of_a_stable_sort(kind, density):
+    torch.manual_seed(0)
+    flat = LARGE[kind](300_007)
+    scores = [part.clone() for part in flat.split([100_000, 7, 200_000])]
+    scores[2] = scores[2].view(400, 500)
+    candidates = [torch.rand_like(score) < 0.8 for score in scores]
+    k = int(density * sum(int(c.sum()) for c in candidates))
+    masks = top_k_masks(scores, k, candidates)
+    assert torch.equal(torch.cat([m.flatten() for m in masks]), sorted_masks(scores, k, candidates))
+
+
+def test_a_sample_is_enough_where_scores_are_ordinary(monkeypatch):
+    monkeypatch.setattr(select, "_by_digits", None)
+    torch.manual_seed(0)
+    for k in (1, 1000, 150_000, 299_990):
+        (mask,) = top_k_masks([torch.randn(300_000)], k)
+        assert int(mask.sum()) == k

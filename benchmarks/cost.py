@@ -1,0 +1,226 @@
+"""What does a training step cost with each pruner, beside the same step without one?
+
+One process, one encoder. Each pruner gets its own copy of it and takes turns with a dense copy, so
+that both meet the same machine; ratios are those of neighbours. Peers run from checkouts that you
+point at, none of their code is here:
+
+    --seven    xiaojinying/SEVEN
+    --platon   QingruZhang/PLATON
+
+    python benchmarks/cost.py --seven DIR --platon DIR
+    python benchmarks/cost.py --device cuda --layers 12 --width 768 --batch 32 --length 128
+"""
+
+import argparse
+import contextlib
+import io
+import itertools
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+import seven_exp
+from seven_exp.pruning import PRUNERS, prunable_layers
+
+SPARSITY = 0.9
+Act = Callable[[], object]
+"""What is done after each optimizer step."""
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, of nn.Linear alone so that every peer can prune it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = width // 64
+        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, length, width) -> the same."""
+        y = self.before_attention(x)
+        q, k, v = (
+            layer(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.out(y)
+        return x + self.down(nn.functional.gelu(self.up(self.before_mlp(x))))
+
+
+class Run:
+    """A model in training, with something done after each step."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        self.device = torch.device(options.device)
+        width = options.width
+        self.encoder = nn.Sequential(*(Block(width) for _ in range(options.layers)))
+        self.head = nn.Linear(width, 2)
+        self.encoder.to(self.device), self.head.to(self.device)
+        parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+        self.x = torch.randn(options.batch, options.length, width, device=self.device)
+        self.y = torch.randint(2, (options.batch,), device=self.device)
+        self.act: Act = lambda: None
+
+    def step(self) -> tuple[float, float]:
+        """Seconds of a whole step, and those of what is done after it."""
+        start = self._now()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss = nn.functional.cross_entropy(self.head(self.encoder(self.x).mean(1)), self.y)
+        loss.backward()
+        self.optimizer.step()
+        between = self._now()
+        self.act()
+        end = self._now()
+        self.optimizer.zero_grad()
+        return end - start, end - between
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def main() -> None:
+    """Print ratios, row by row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--device", default="cpu")
+    for name, default in (("layers", 6), ("width", 384), ("batch", 8), ("length", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--steps", type=int, default=40, help="pairs of steps for each pruner")
+    parser.add_argument("--only", nargs="*", help="names of the rows wanted")
+    for peer in ("seven", "platon"):
+        parser.add_argument(f"--{peer}", type=Path)
+    options = parser.parse_args()
+
+    warnings.filterwarnings("ignore", message=".*has lost all its weights")
+    console = Console()
+    dense = Run(options)
+    weights = sum(layer.weight.numel() for layer in prunable_layers(dense.encoder))
+    console.print(f"{'after each step':36} of the dense step, quartiles, mean, itself in ms")
+    for name, attach in contenders(options):
+        if options.only and name not in options.only:
+            continue
+        run = Run(options)
+        with contextlib.redirect_stdout(io.StringIO()):
+            run.act = attach(run, options.steps + 4)
+            ratios, own = compare(dense, run, options.steps)
+        low, median, high = statistics.quantiles(ratios, n=4)
+        console.print(
+            f"{name:36} {median:.3f}  {low:.3f} to {high:.3f}  {statistics.mean(ratios):.3f}  "
+            f"{1e3 * statistics.median(own):8.1f}"
+        )
+    seconds = statistics.median(dense.step()[0] for _ in range(options.steps))
+    console.print(
+        f"dense step {1e3 * seconds:.0f} ms; {weights:,} prunable weights; torch "
+        f"{torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
+    )
+
+
+def compare(dense: Run, run: Run, steps: int) -> tuple[list[float], list[float]]:
+    """Ratios of neighbouring steps, and seconds of the pruner's own part, three steps left out."""
+    ratios, own = [], []
+    for i in range(steps + 3):
+        # Who goes first is who finds the cache as the other left it.
+        if i % 2:
+            reference, (whole, part) = dense.step()[0], run.step()
+        else:
+            (whole, part), reference = run.step(), dense.step()[0]
+        if i >= 3:
+            ratios.append(whole / reference)
+            own.append(part)
+    return ratios, own
+
+
+def contenders(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[Run, int], Act]]]:
+    """(name, what attaches it to a run of so many steps)."""
+    yield "nothing", lambda run, steps: run.act
+    for name in PRUNERS:
+        if PRUNERS[name].when == "during" and PRUNERS[name].prunes:
+            yield name, lambda run, steps, name=name: ours(run, name, 0, steps)
+    yield (
+        "seven_dyn, before its window",
+        lambda run, steps: ours(run, "seven_dyn", steps, 2 * steps),
+    )
+    yield "seven_dyn, after its window", lambda run, steps: ours(run, "seven_dyn", 0, 2)
+    yield "torch.nn.utils.prune, masks kept", lambda run, steps: torchs(run, at_every_step=False)
+    yield "torch.nn.utils.prune, at every step", lambda run, steps: torchs(run, at_every_step=True)
+    if options.seven:
+        yield "SEVEN, its authors'", lambda run, steps: reference(run, options.seven, steps)
+    if options.platon:
+        yield "PLATON, its authors'", lambda run, steps: platon(run, options.platon, steps)
+
+
+def ours(run: Run, name: str, begin: int, end: int) -> Act:
+    """One of this package's pruners."""
+    window = {"begin_step": begin, "end_step": end}
+    return seven_exp.create_pruner(
+        name, run.encoder, sparsity=SPARSITY, optimizer=run.optimizer, **window
+    ).step
+
+
+def torchs(run: Run, *, at_every_step: bool) -> Act:
+    """Global magnitude pruning by torch.nn.utils.prune."""
+    weights = [(layer.module, layer.attribute) for layer in prunable_layers(run.encoder)]
+
+    def prune() -> None:
+        torch_prune.global_unstructured(weights, torch_prune.L1Unstructured, amount=0.02)
+
+    prune()
+    return prune if at_every_step else lambda: None
+
+
+def reference(run: Run, folder: Path, steps: int) -> Act:
+    """SEVEN as its authors wrote it, its fixed device replaced by this one."""
+    sys.path.insert(0, str(folder))
+    modules = [import_module(f"strategies.{name}") for name in ("pruner", "utils")]
+    for module in modules:
+        vars(module)["torch"] = on_device(run.device)
+    settings = SimpleNamespace(alpha_1=0.8, alpha_2=0.9, pruning_algo="SEVEN", iter_num=steps)
+    pruner = modules[0].pruner(run.encoder, compression=1 - SPARSITY, config=settings)
+    pruner.init_mask()
+    count = itertools.count()
+    return lambda: pruner.model_masks(next(count))
+
+
+def on_device(device: torch.device) -> Any:
+    """The torch module, but for ``torch.device``, which is always this one."""
+
+    class Torch:
+        def __getattr__(self, name: str) -> Any:
+            return (lambda *_: device) if name == "device" else getattr(torch, name)
+
+    return Torch()
+
+
+def platon(run: Run, folder: Path, steps: int) -> Act:
+    """PLATON as its authors wrote it; it masks at every tenth step."""
+    sys.path.insert(0, str(folder))
+    settings = SimpleNamespace(
+        **{"beta1": 0.85, "beta2": 0.95, "deltaT": 10, "warmup_steps": 1},
+        **{"initial_threshold": 1.0, "final_threshold": 1 - SPARSITY},
+        **{"initial_warmup": 0, "final_warmup": 0},
+    )
+    names = [layer.name for layer in prunable_layers(run.encoder)]
+    pruner = import_module("Pruner").Pruner(run.encoder, settings, steps, mask_param_name=names)
+    count = itertools.count(1)
+    return lambda: pruner.update_and_pruning(run.encoder, next(count))
+
+
+if __name__ == "__main__":
+    main()
