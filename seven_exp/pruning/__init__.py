@@ -4,6 +4,7 @@ from seven_exp.pruning import criteria
 from seven_exp.pruning.criteria.base import Criterion
 from seven_exp.pruning.layers import DEFAULT_EXCLUDE, prunable_layers
 from seven_exp.pruning.masks import pack_bits, unpack_bits
+from seven_exp.pruning.memory import MemoryPlan, plan_memory
 from seven_exp.pruning.pruner import Pruner, build_criterion, check_sparsity, create_pruner
 from seven_exp.pruning.registry import PRUNERS, PrunerSpec, register
 from seven_exp.pruning.schedules import SCHEDULES, Schedule
@@ -13,6 +14,7 @@ __all__ = [
     "PRUNERS",
     "SCHEDULES",
     "Criterion",
+    "MemoryPlan",
     "Pruner",
     "PrunerSpec",
     "Schedule",
@@ -21,6 +23,7 @@ __all__ = [
     "create_pruner",
     "criteria",
     "pack_bits",
+    "plan_memory",
     "prunable_layers",
     "register",
     "unpack_bits",

@@ -240,7 +240,9 @@ def _by_digits(
     return [mask.view(score.shape) for mask, score in zip(masks, scores, strict=True)]
 
 
-def _sum_over(group: "distributed.ProcessGroup | None", device: torch.device, counts: Tensor) -> Tensor:
+def _sum_over(
+    group: "distributed.ProcessGroup | None", device: torch.device, counts: Tensor
+) -> Tensor:
     """The sum of what the processes of a group counted, on the CPU."""
     if group is None:
         return counts

@@ -1,0 +1,68 @@
+"""What a pruner will hold in memory, counted before anything is allocated."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.pruning.layers import prunable_layers
+from seven_exp.pruning.pruner import Pruner, create_pruner
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes that pruning adds to training.
+
+    Attributes:
+        prunable: How many weights are prunable.
+        total: How many parameters there are in all.
+        per_weight: Bytes for each prunable weight, masks included.
+        per_rank: Bytes on each of the ranks that share the weights evenly.
+    """
+
+    prunable: int
+    total: int
+    per_weight: float
+    per_rank: int
+
+
+def plan_memory(name: str, model: nn.Module, *, ranks: int = 1, **settings: Any) -> MemoryPlan:
+    """What a pruner that acts during training will hold for a model.
+
+    Args:
+        name: A registered name, such as "seven_dyn".
+        model: May be on the meta device, where even 7B parameters take no memory.
+        ranks: Processes among which weights and state are sharded.
+        **settings: ``include``, ``exclude`` and the criterion's own, as for `create_pruner`.
+
+    Raises:
+        ValueError: As `create_pruner`, or the pruner needs more than steps to gather its state.
+    """
+    chosen = {key: settings.pop(key, None) for key in ("include", "exclude")}
+    layers = prunable_layers(model, **chosen)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    held: dict[torch.dtype, float] = {}
+    for layer in layers:
+        dtype = layer.weight.dtype
+        if dtype not in held:
+            held[dtype] = _bytes_per_weight(name, dtype, settings)
+    prunable = sum(layer.weight.numel() for layer in layers)
+    needed = sum(layer.weight.numel() * held[layer.weight.dtype] for layer in layers)
+    return MemoryPlan(prunable, total, needed / prunable, -int(-needed // ranks))
+
+
+def _bytes_per_weight(name: str, dtype: torch.dtype, settings: dict[str, Any]) -> float:
+    """Measured on a layer small enough to be pruned for it: state grows as weights do."""
+    layer = nn.Linear(64, 64, dtype=dtype)
+    pruner = create_pruner(name, layer, sparsity=0.5, end_step=2, when="during", **settings)
+    layer.weight.grad = torch.full_like(layer.weight, 1e-3)
+    pruner.step()
+    return held_bytes(pruner) / layer.weight.numel()
+
+
+def held_bytes(pruner: Pruner) -> int:
+    """Bytes of the tensors that a pruner holds now: masks, evidence and remembered weights."""
+    tensors: list[Tensor] = [*pruner.masks.values(), *(pruner._memory or ())]
+    for column in pruner.criterion.state.values():
+        tensors += column
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
