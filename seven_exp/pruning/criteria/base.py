@@ -126,6 +126,11 @@ class Criterion:
                 seen = grads if self.group is None else self.averaged(cleaned(grads, weights))
                 self.observe(values, seen)
 
+    def averaged(self, evidence: list[Tensor]) -> list[Tensor]:
+        """What every rank has seen of its own batches, as their mean on all of them."""
+        average(evidence, self.group)
+        return evidence
+
     def zeros(self, name: str, weights: Sequence[Tensor]) -> list[Tensor]:
         """The state tensors called ``name``, zero at first use, in the scores' precision."""
         if name not in self.state:
