@@ -1,6 +1,7 @@
 """The command line: Hydra composes, the config is checked, the run starts. Errors are for people.
 
-Exit codes: 0 done, 2 the user's mistake (one line on stderr), 1 anything else.
+Exit codes: 0 done, 2 the user's mistake (one line on stderr), 75 stopped or left to another process
+(the same command goes on), 1 anything else.
 """
 
 import atexit
@@ -20,7 +21,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seven_exp.config import ConfigError, check, parse
+from seven_exp.compare.callback import compare_begun
+from seven_exp.config import ConfigError, RunConfig, check, parse
 from seven_exp.ledger import Ledger, record_of
 from seven_exp.registry import nearest
 
@@ -57,6 +59,7 @@ def main(config_dir: Path) -> None:
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on from the last checkpoint", 1)
     except Exception as error:
+        compare_begun()
         if not wants_trace:
             _stop_if_explained(error)
             if isinstance(error, OSError) and not started:
@@ -64,14 +67,11 @@ def main(config_dir: Path) -> None:
         raise
 
 
-def run(values: DictConfig) -> float | None:
-    """One job of Hydra's: check the config, then run it.
-
-    Returns:
-        The final value of the task's headline metric, for Hydra's sweepers.
+def checked(values: DictConfig) -> RunConfig:
+    """The config as typed values, if it is valid.
 
     Raises:
-        ConfigError: The config is not valid.
+        ConfigError: It is not.
     """
     try:
         plain = OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
@@ -80,6 +80,21 @@ def run(values: DictConfig) -> float | None:
     assert isinstance(plain, dict)
     config = parse({str(key): value for key, value in plain.items()})
     check(config)
+    return config
+
+
+def run(values: DictConfig) -> float | None:
+    """One job of Hydra's: check the config, then do the run, unless that is done already.
+
+    Returns:
+        The final value of the task's headline metric, for Hydra's sweepers; None where another
+        process is at it.
+
+    Raises:
+        ConfigError: The config is not valid.
+        InterruptedRun: It was stopped by a signal, or outside a multirun another process is at it.
+    """
+    config = checked(values)
 
     from seven_exp.console import show_record
     from seven_exp.experiment import run_experiment

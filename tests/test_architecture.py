@@ -31,9 +31,10 @@ ARROWS = {
         *("models", "datasets", "pruning", "tasks"),
     },
     "command": {
-        *("config", "console", "datasets", "experiment", "ledger", "registry", "runs"),
+        *("compare", "config", "console", "datasets", "experiment", "ledger", "registry", "runs"),
         *("tracking", "training"),
     },
+    "sweeps": {"command", "config"},
 }
 
 
