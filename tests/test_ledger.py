@@ -1,0 +1,204 @@
+"""Whose run is whose: found by hash, done once, by one process at a time."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from test_conf import composed
+
+from seven_exp import runs
+from seven_exp.config import ConfigError
+from seven_exp.ledger import RECORD, Ledger, record_of
+
+HASH, OTHER = "0123456789ab", "ba9876543210"
+
+
+def finish(folder: Path, run_hash: str = HASH, status: str = "finished") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in RECORD:
+        (folder / name).write_text(json.dumps({"run_hash": run_hash, "status": status}))
+
+
+def interrupt(folder: Path) -> None:
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/step-00000005.safetensors").write_text("")
+
+
+def test_a_finished_run_is_found_and_its_record_outlives_its_folder(tmp_path):
+    ledger, first = Ledger(tmp_path), tmp_path / "day/first"
+    assert ledger.finished(HASH) is None
+    assert ledger.home(HASH, first, afresh=False) == first
+    assert ledger.finished(HASH) is None
+    finish(first)
+    assert ledger.finished(HASH) == first
+    second = tmp_path / "day/second"
+    ledger.share(HASH, first, second)
+    assert [(second / name).stat().st_ino for name in RECORD] == [
+        (first / name).stat().st_ino for name in RECORD
+    ]
+    shutil.rmtree(first)
+    assert ledger.finished(HASH) == second
+    assert record_of(second, HASH) is not None
+    # The root can be moved as a whole.
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert Ledger(moved).finished(HASH) == moved / "day/second"
+
+
+def test_where_links_are_impossible_the_record_is_copied(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    finish(tmp_path / "first")
+    Ledger(tmp_path / "root").share(HASH, tmp_path / "first", tmp_path / "second")
+    for name in RECORD:
+        assert (tmp_path / "second" / name).read_text() == (tmp_path / "first" / name).read_text()
+
+
+@pytest.mark.parametrize(
+    "record",
+    ['{"run_hash": "0123456789ab", "status"', "[]", "", '{"run_hash": "x", "status": "finished"}',
+     '{"run_hash": "0123456789ab", "status": "failed"}'],
+)  # fmt: skip
+def test_half_a_record_or_another_s_is_none(tmp_path, record):
+    Ledger(tmp_path).home(HASH, tmp_path / "a", afresh=False)
+    (tmp_path / "a/results.json").write_text(record)
+    assert Ledger(tmp_path).finished(HASH) is None
+
+
+def test_an_interrupted_run_goes_on_where_it_lies(tmp_path):
+    ledger = Ledger(tmp_path)
+    assert ledger.home(HASH, tmp_path / "a", afresh=False) == tmp_path / "a"
+    # Nothing to go on from: a folder with no checkpoint is left alone.
+    assert ledger.home(HASH, tmp_path / "b", afresh=False) == tmp_path / "b"
+    interrupt(tmp_path / "a")
+    assert ledger.home(HASH, tmp_path / "c", afresh=False) == tmp_path / "a"
+    assert ledger.home(HASH, tmp_path / "c", afresh=True) == tmp_path / "c"
+
+
+def test_begun_afresh_in_its_own_folder_it_leaves_nothing_of_the_old_one(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.home(HASH, tmp_path / "a", afresh=False)
+    finish(tmp_path / "a")
+    interrupt(tmp_path / "a")
+    assert ledger.home(HASH, tmp_path / "a", afresh=True) == tmp_path / "a"
+    assert [p.name for p in (tmp_path / "a").iterdir()] == [".run_hash"]
+
+
+def test_two_runs_in_one_folder_do_not_meet(tmp_path):
+    """Two sweeps with one folder, or a clock set back, by which Hydra names folders."""
+    ledger, job = Ledger(tmp_path), tmp_path / "job"
+    assert ledger.home(HASH, job, afresh=False) == job
+    finish(job)
+    assert ledger.home(OTHER, job, afresh=True) == job / OTHER
+    finish(job / OTHER, OTHER)
+    assert record_of(job, HASH) is not None
+    assert ledger.finished(OTHER) == job / OTHER
+    # Nor does the record of one that was found elsewhere take another's place.
+    finish(tmp_path / "elsewhere", OTHER)
+    ledger.share(OTHER, tmp_path / "elsewhere", job)
+    assert record_of(job, HASH) is not None
+
+
+def hold(root: Path, ready, leave) -> None:
+    with Ledger(root).claimed(HASH, 0) as mine:
+        assert mine
+        ready.set()
+        leave.wait(60)
+
+
+def test_one_process_works_the_other_leaves_it_or_waits(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, leave = context.Event(), context.Event()
+    worker = context.Process(target=hold, args=(tmp_path, ready, leave))
+    worker.start()
+    assert ready.wait(60)
+    with Ledger(tmp_path).claimed(HASH, 0) as mine:
+        assert not mine
+    with Ledger(tmp_path).claimed(OTHER, 0) as mine:
+        assert mine
+    leave.set()
+    with Ledger(tmp_path).claimed(HASH, 60) as mine:
+        assert mine
+    worker.join()
+    assert worker.exitcode == 0
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, leave = context.Event(), context.Event()
+    worker = context.Process(target=hold, args=(tmp_path, ready, leave))
+    worker.start()
+    assert ready.wait(60)
+    worker.kill()
+    worker.join()
+    with Ledger(tmp_path).claimed(HASH, 0) as mine:
+        assert mine
+
+
+def test_a_folder_that_can_not_be_written_is_named_in_a_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match=r"output_root is '.*file/runs': can't write there"),
+        Ledger(tmp_path / "file/runs").claimed(HASH, 0),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["run.force=true", "run.skip_finished=true", "run.wait=5", "run.checkpoint_interval=1",
+     "run.keep=7"],
+)  # fmt: skip
+def test_how_a_run_is_done_is_not_what_it_is(override):
+    assert runs.run_hash(composed(override)) == runs.run_hash(composed())
+
+
+def test_files_of_ones_own_are_part_of_the_identity(tmp_path):
+    def image(*place: str) -> Path:
+        path = tmp_path.joinpath(*place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("pixels")
+        return path
+
+    def identity(folder: str) -> str:
+        data = f"dataset.data_dir={tmp_path / folder}"
+        return runs.run_hash(composed("dataset=image_folder", data))
+
+    for folder in ("here", "there"):
+        for split in ("train", "test"):
+            image(folder, split, "cat", "1.png")
+    assert identity("here") == identity("there")
+    image("there", "train", "cat", "2.png")
+    assert identity("here") != identity("there")
+    image("here", "train", "cat", "3.png").rename(tmp_path / "here/train/cat/2.png")
+    assert identity("here") == identity("there")
+    (tmp_path / "here/train/cat/2.png").write_text("more pixels")
+    assert identity("here") != identity("there")
+
+
+def test_a_plugin_is_known_by_its_content(tmp_path):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("x = 1\n")
+    before = runs.run_hash(composed(f"plugins=[{plugin}]"))
+    plugin.rename(tmp_path / "renamed.py")
+    renamed = composed(f"plugins=[{tmp_path / 'renamed.py'}]")
+    assert runs.run_hash(renamed) == before
+    (tmp_path / "renamed.py").write_text("x = 2\n")
+    assert runs.run_hash(renamed) != before != runs.run_hash(composed())
+
+
+def test_another_version_is_another_run(monkeypatch):
+    before = runs.run_hash(composed())
+    monkeypatch.setattr(runs, "__version__", "99.0")
+    assert runs.run_hash(composed()) != before
+
+
+def test_single_layers_sparsities_prune_where_the_rest_does_not():
+    dense = composed("pruner=magnitude", "sparsity=0")
+    partly = composed("pruner=magnitude", "sparsity=0", "pruner.sparsities={mlp:0.5}")
+    half = composed("pruner=magnitude", "sparsity=0", "pruner.sparsities={mlp:0.6}")
+    assert len({runs.run_hash(config) for config in (dense, partly, half)}) == 3
