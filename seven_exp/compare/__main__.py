@@ -10,6 +10,7 @@ from seven_exp.compare.page import write_html
 from seven_exp.compare.plot import write_png
 from seven_exp.compare.published import print_published
 from seven_exp.compare.records import read_records
+from seven_exp.compare.sections import comparison_page, relative_to
 from seven_exp.compare.summary import headline, summarize
 from seven_exp.compare.table import print_table, write_csv
 
@@ -83,7 +84,8 @@ def compare(
     try:
         write_csv(output / "comparison.csv", rows, metric)
         write_png(output / "comparison.png", rows, metric)
-        write_html(output / "comparison.html", rows, records, metric, baseline)
+        page = comparison_page(records, metric, baseline, left_out, relative_to(output))
+        write_html(output / "comparison.html", page)
     except OSError as error:
         raise ValueError(f"--output is '{output}': can't write there: {error.strerror}") from error
     # The files come first: a pipe to `head` closes while the table is printed.

@@ -1,82 +1,131 @@
-"""One self-contained page: picture, tables, and where each record lies."""
+"""One self-contained page: sections that draw themselves from data embedded once as JSON."""
 
-import io
-import os
-from collections.abc import Iterator, Sequence
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from seven_exp.atomic import replacing
-from seven_exp.compare.plot import draw, styles
-from seven_exp.compare.records import Record, runs_frame
-from seven_exp.compare.summary import Row
-from seven_exp.compare.table import SIGNIFICANT, cells, headings, percent
+
+_ASSETS = Path(__file__).parent / "assets"
 
 
-def write_html(
-    path: Path, rows: Sequence[Row], records: Sequence[Record], metric: str, baseline: str | None
-) -> None:
-    """Write the page; it loads nothing from anywhere."""
-    from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
 
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(
-        "page.html"
+    A part of one's own is one more of these in the list that `sections.sections` returns.
+
+    Attributes:
+        id: Unique on the page; its element's id.
+        title: Its heading.
+        data: What it draws, in JSON's types; NaN and infinity arrive as null.
+        draw: JavaScript of a function ``(root, data, page) => {...}``, called once with the element
+            to fill, ``data`` and what ``assets/page.js`` offers and documents (``page.chart``,
+            ``page.choice``, ``page.follow``, ...); or an SVG string, put there as it is.
+        note: A sentence below the heading.
+    """
+
+    id: str
+    title: str
+    data: Any
+    draw: str
+    note: str = ""
+
+
+def asset(name: str) -> str:
+    """The text of a file in ``assets/``."""
+    return (_ASSETS / name).read_text(encoding="utf-8")
+
+
+def render(
+    title: str, notes: Sequence[str], shared: Mapping[str, Any], sections: Sequence[Section]
+) -> str:
+    """The page as HTML; it loads nothing from anywhere, which its content policy holds it to.
+
+    Args:
+        title: Of the window and the page.
+        notes: Lines below the title.
+        shared: What all sections may read: ``page.KEY`` in JavaScript.
+        sections: In the order of the page.
+
+    Raises:
+        ValueError: Two sections have the same id.
+    """
+    ids = [section.id for section in sections]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"sections: an id is there twice among {', '.join(ids)}")
+    data = {"shared": shared, "sections": {section.id: section.data for section in sections}}
+    drawing = "\n".join(
+        f"page.sections.push([{_json(section.id)}, {section.draw.strip().rstrip(';')}\n]);"
+        for section in sections
+        if not _is_picture(section)
     )
-    look = styles(rows)
-    tables = []
-    for task in dict.fromkeys(row.task for row in rows):
-        own = [(i, row) for i, row in enumerate(rows) if row.task == task]
-        lines = [
-            {
-                "index": i,
-                "method": look[row.method].index,
-                "best": row.best,
-                "first": place > 0 and own[place - 1][1].sparsity != row.sparsity,
-                "cells": cells(row, metric, baseline),
-            }
-            for place, (i, row) in enumerate(own)
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width">',
+            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+            "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">",
+            f"<title>{html.escape(title)}</title>",
+            f"<style>\n{asset('page.css')}</style>",
+            f"<h1>{html.escape(title)}</h1>",
+            *(f'<p class="note">{html.escape(note)}</p>' for note in notes),
+            '<noscript><p class="note">JavaScript draws this page, and is switched off here. '
+            "The numbers are in comparison.csv, the curves in comparison.png.</p></noscript>",
+            *map(_shell, sections),
+            f'<script type="application/json" id="data">{_json(data)}</script>',
+            f"<script>\n{asset('page.js')}\n{drawing}\npage.start();\n</script>",
+            "</html>",
+            "",
         ]
-        tables.append((" on ".join(task), lines))
-    page = template.render(
-        metric=metric,
-        baseline=baseline,
-        significant=SIGNIFICANT,
-        tests=sum(row.p is not None for row in rows),
-        styles=look,
-        width=44 if len(tables) == 1 else 62,
-        picture=Markup(_svg(rows, metric)),
-        headings=headings(metric, baseline),
-        tables=tables,
-        runs=list(_runs(path.parent, records, metric)),
     )
+
+
+def write_html(path: Path, page: str) -> None:
+    """Write a page so that it is whole or not there."""
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
 
 
-def _svg(rows: Sequence[Row], metric: str) -> str:
-    from matplotlib import rc_context
-
-    buffer = io.StringIO()
-    # Salt and date are fixed, so that the same rows make the same page.
-    with rc_context({"svg.hashsalt": "seven_exp"}):
-        draw(rows, metric, key=False).savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+def rounded(value: float | None, digits: int = 6) -> float | None:
+    """As many significant digits as are drawn and told; None for what is not finite."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{digits}g}")
 
 
-def _runs(folder: Path, records: Sequence[Record], metric: str) -> Iterator[dict[str, Any]]:
-    runs = runs_frame([record for record in records if metric in record.metrics])
-    order = ["model", "dataset", "pruner", "sparsity_target", "seed"]
-    for run in runs.sort_values(order).to_dict("records"):
-        link = os.path.relpath(run["folder"], folder)
-        yield {
-            **run,
-            "sparsity_target": percent(run["sparsity_target"]),
-            "kept": f"{run['params_nonzero']:,}",
-            "metric": f"{run[metric]:.4f}",
-            "folder": link,
-            "link": quote(Path(link).as_posix()),
-        }
+def _shell(section: Section) -> str:
+    note = f'<p class="note">{html.escape(section.note)}</p>' if section.note else ""
+    body = section.draw if _is_picture(section) else ""
+    return (
+        f'<section id="{html.escape(section.id)}"><h2>{html.escape(section.title)}</h2>{note}'
+        f'<div class="body">{body}</div></section>'
+    )
+
+
+def _is_picture(section: Section) -> bool:
+    return section.draw.lstrip().startswith("<svg")
+
+
+def _json(value: Any) -> str:
+    """JSON that no name in it can end the script with."""
+    text = json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    return value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from seven_exp.atomic import replacing
 from seven_exp.compare.summary import Row
+from seven_exp.compare.table import in_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, made for colour-blind readers, less its yellow: white swallows it.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# One more than colours, so that colour and marker together tell 56 methods apart.
-_MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
+# 7 colours, 8 markers and 3 dashes have no common divisor: together they tell 168 methods apart.
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+_DASHES = ("", "7 3", "2 2.5")
 _DENSE = "#666666"
 
 _SETTINGS: dict[Any, Any] = {
@@ -37,13 +39,13 @@ class Style:
         index: Among the methods; names its parts in an SVG.
         colour: In hexadecimal.
         marker: As matplotlib calls it; "" for a reference line.
-        symbol: The marker as a character.
+        dash: Lengths of line and gap as SVG writes them; "" for an unbroken line.
     """
 
     index: int
     colour: str
     marker: str
-    symbol: str
+    dash: str
 
 
 def styles(rows: Iterable[Row]) -> dict[str, Style]:
@@ -51,25 +53,23 @@ def styles(rows: Iterable[Row]) -> dict[str, Style]:
     rows = list(rows)
     pruning = sorted({row.method for row in rows if row.sparsity > 0})
     dense = sorted({row.method for row in rows} - set(pruning))
-    found = {method: Style(i, _DENSE, "", "⋯") for i, method in enumerate(dense)}
+    found = {method: Style(i, _DENSE, "", "2 4") for i, method in enumerate(dense)}
     for i, method in enumerate(pruning):
-        marker, symbol = list(_MARKERS.items())[i % len(_MARKERS)]
-        colour = _COLOURS[i % len(_COLOURS)]
-        found[method] = Style(len(dense) + i, colour, marker, symbol)
+        colour, marker, dash = (each[i % len(each)] for each in (_COLOURS, _MARKERS, _DASHES))
+        found[method] = Style(len(dense) + i, colour, marker, dash)
     return found
 
 
-def draw(rows: Sequence[Row], metric: str, *, key: bool = True) -> "Figure":
+def draw(rows: Sequence[Row], metric: str) -> "Figure":
     """One panel for each model and data set.
 
     Args:
         rows: At least one.
         metric: Its name, for the axis.
-        key: Whether to explain colours and markers.
 
     Returns:
-        A figure, in whose SVG the parts of method i have ids that begin with ``method{i}-``, and
-        its point of ``rows[j]`` has the id ``method{i}-row{j}``.
+        A figure; ids of what is drawn of method i begin with ``method{i}-``, and its point of
+        ``rows[j]`` has the id ``method{i}-row{j}``.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -79,8 +79,8 @@ def draw(rows: Sequence[Row], metric: str, *, key: bool = True) -> "Figure":
     tasks = list(dict.fromkeys(row.task for row in rows))
     columns = min(2, len(tasks))
     lines = math.ceil(len(tasks) / columns)
-    width = (5.2 if columns > 1 else 6.4) * columns + (1.8 if key else 0)
-    height = max(4.2 * lines, 0.6 + 0.21 * len(look) if key else 0)
+    width = (5.2 if columns > 1 else 6.4) * columns + 1.8
+    height = max(4.2 * lines, 0.6 + 0.21 * len(look))
     with rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), layout="constrained")
         panels = figure.subplots(lines, columns, squeeze=False).flat
@@ -89,12 +89,11 @@ def draw(rows: Sequence[Row], metric: str, *, key: bool = True) -> "Figure":
             panel.set_title(" on ".join(task), loc="left")
         for empty in panels[len(tasks) :]:
             empty.remove()
-        if key:
-            handles = [
-                Line2D([], [], color=s.colour, marker=s.marker, ls="-" if s.marker else ":", ms=6)
-                for s in look.values()
-            ]
-            figure.legend(handles, list(look), loc="outside right center", frameon=False)
+        handles = [
+            Line2D([], [], color=s.colour, marker=s.marker, ls="-" if s.marker else ":", ms=6)
+            for s in look.values()
+        ]
+        figure.legend(handles, list(look), loc="outside right center", frameon=False)
     return figure
 
 
@@ -107,7 +106,7 @@ def write_png(path: Path, rows: Sequence[Row], metric: str) -> None:
 def _panel(
     axes: "Axes", rows: Sequence[tuple[int, Row]], look: dict[str, Style], metric: str
 ) -> None:
-    scale = 100 if "accuracy" in metric else 1
+    scale = 100 if in_percent(metric) else 1
     targets = sorted({row.sparsity for _, row in rows if row.sparsity > 0})
     gaps = [_place(b) - _place(a) for a, b in pairwise(targets)]
     present = [method for method in look if any(row.method == method for _, row in rows)]

@@ -49,6 +49,7 @@ class Record:
         sparsity: Target, in [0, 1).
         kept: Number of nonzero prunable weights.
         seconds: Of training.
+        flops: Operations of one example's forward pass, pruned weights left out; None if unknown.
         metrics: Final figures, the finite ones.
         settings: What else decided the result, as dotted keys.
         values: All of ``results.json``.
@@ -64,6 +65,7 @@ class Record:
     sparsity: float
     kept: int
     seconds: float
+    flops: float | None
     metrics: Mapping[str, float]
     settings: Mapping[str, Any]
     values: Mapping[str, Any]
@@ -142,6 +144,14 @@ def runs_frame(records: Sequence[Record]) -> "DataFrame":
     )
 
 
+def flat_config(record: Record) -> dict[str, Any]:
+    """Dotted key -> value of all that is known of how a run was made, versions and device too."""
+    values = record.values
+    config = values.get("config") or _hydra_config(record.folder)
+    made_by = {key: values[key] for key in ("versions", "device", "git") if key in values}
+    return dict(_flatten({**(config or {key: values.get(key) for key in _AXES}), **made_by}))
+
+
 def _read(path: Path) -> Record | str:
     """A record, or in few words why there is none."""
     try:
@@ -152,6 +162,7 @@ def _read(path: Path) -> Record | str:
         return "foreign"
     if values.get("status") != "finished":
         return _REASONS.get(str(values.get("status")), "foreign")
+    flops = values.get("flops_sparse")
     try:
         record = Record(
             folder=path.parent,
@@ -164,6 +175,7 @@ def _read(path: Path) -> Record | str:
             sparsity=float(values["sparsity_target"]),
             kept=int(values["params_nonzero"]),
             seconds=float(values["seconds"]),
+            flops=float(flops) if flops is not None and _is_finite(flops) else None,
             metrics={k: float(v) for k, v in values["metrics"].items() if _is_finite(v)},
             settings=dict(_settings(values, path.parent)),
             values=values,

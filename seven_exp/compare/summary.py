@@ -43,6 +43,8 @@ class Row:
         result: Their mean and interval.
         kept: Mean number of kept weights.
         seconds: Mean.
+        flops: Mean number of operations of one example's forward pass; None where none was counted.
+        records: The runs, in the order of ``by_seed``.
         reference: The method it is compared with; None for the baseline itself, and where there
             is none to compare with.
         difference: To the reference.
@@ -59,6 +61,8 @@ class Row:
     result: Estimate
     kept: float
     seconds: float
+    flops: float | None = None
+    records: Sequence[Record] = ()
     reference: str | None = None
     difference: Difference | None = None
     p: float | None = None
@@ -67,12 +71,17 @@ class Row:
     @property
     def method(self) -> str:
         """The pruner, with the settings that tell it from its siblings."""
-        return " ".join([self.pruner, *(f"{key}={value}" for key, value in self.settings.items())])
+        return method_name(self.pruner, self.settings)
 
     @property
     def task(self) -> tuple[str, str]:
         """(model, dataset)."""
         return self.model, self.dataset
+
+
+def method_name(pruner: str, settings: Mapping[str, str]) -> str:
+    """The pruner, with the settings that tell it from its siblings."""
+    return " ".join([pruner, *(f"{key}={value}" for key, value in settings.items())])
 
 
 def summarize(
@@ -111,7 +120,7 @@ def summarize(
 
     rows = [_row(list(group.values()), settings[key], metric) for key, group in groups.items()]
     if baseline is not None:
-        rows, torn = _with_differences(rows, baseline)
+        rows, torn = with_differences(rows, baseline)
         if torn:
             notes.append(
                 f"differences: {len(torn)} ('{baseline}' has several settings: "
@@ -125,6 +134,7 @@ def summarize(
 
 def _row(group: Sequence[Record], settings: Mapping[str, str], metric: str) -> Row:
     by_seed = {record.seed: record.metrics[metric] for record in group}
+    flops = [record.flops for record in group if record.flops is not None]
     return Row(
         model=group[0].model,
         dataset=group[0].dataset,
@@ -135,10 +145,12 @@ def _row(group: Sequence[Record], settings: Mapping[str, str], metric: str) -> R
         result=estimate(list(by_seed.values())),
         kept=sum(record.kept for record in group) / len(group),
         seconds=sum(record.seconds for record in group) / len(group),
+        flops=sum(flops) / len(flops) if flops else None,
+        records=tuple(group),
     )
 
 
-def _with_differences(rows: Sequence[Row], baseline: str) -> tuple[list[Row], list[Row]]:
+def with_differences(rows: Sequence[Row], baseline: str) -> tuple[list[Row], list[Row]]:
     """Rows with their differences; and one of several references for each row that has no one."""
     names = {row.method for row in rows} | {row.pruner for row in rows}
     if baseline not in names:

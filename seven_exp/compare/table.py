@@ -36,6 +36,11 @@ def cells(row: Row, metric: str, baseline: str | None) -> list[str]:
     ]
 
 
+def in_percent(metric: str) -> bool:
+    """Whether a metric is told in per cent."""
+    return "accuracy" in metric
+
+
 def percent(sparsity: float) -> str:
     """As short as it can be said: 90%, 97.5%."""
     return f"{100 * sparsity:.4g}%"
@@ -99,7 +104,7 @@ def _p(p: float | None) -> str:
 
 
 def _with_interval(value: Estimate, metric: str, *, signed: bool) -> str:
-    scale, digits = (100, 2) if "accuracy" in metric else (1, 4)
+    scale, digits = (100, 2) if in_percent(metric) else (1, 4)
     mean = f"{scale * value.mean:{'+' if signed else ''}.{digits}f}"
     half = "n/a" if value.half is None else f"{scale * value.half:.{digits}f}"
     return f"{mean} ± {half}"

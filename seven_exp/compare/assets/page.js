@@ -1,0 +1,304 @@
+/* What every section draws with. A section is a function (root, data, page), called once; `page` has
+
+   tasks, methods, metrics, runs, rows, estimates, differences   what the records say (sections.py)
+   state, set({key: value})    what is chosen, kept in the address; set tells all followers
+   follow(draw)                calls draw now, and again whenever the state changes
+   shown(method)               whether the method with this index is switched on
+   choice(root, label, key, options), tick(root, label, key)     controls bound to the state
+   html(name, attributes, ...children), svg(...)                 elements
+   difference(metric, baseline, row)    {mean, half, n, p, holm, reference}, or null
+   chart(root, {...})          curves with intervals, single points, and a tip for each point
+   tip(element, words)         words shown while the element is pointed at
+   scale, number               axes and spellings of numbers                                    */
+"use strict";
+const page = (() => {
+  const everything = JSON.parse(document.getElementById("data").textContent);
+  const shared = everything.shared;
+
+  const element = space => (name, attributes = {}, ...children) => {
+    const made = document.createElementNS(space, name);
+    for (const [key, value] of Object.entries(attributes)) {
+      if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+      else if (value !== null && value !== undefined && value !== false)
+        made.setAttribute(key, value === true ? "" : value);
+    }
+    made.append(...children);
+    return made;
+  };
+  const html = element("http://www.w3.org/1999/xhtml");
+  const svg = element("http://www.w3.org/2000/svg");
+
+  // ---- numbers
+  const compact = new Intl.NumberFormat("en", {notation: "compact", maximumSignificantDigits: 3});
+  const number = {
+    exact: value => value === null ? "" : Number(value.toPrecision(6)).toLocaleString(
+      "en", {maximumSignificantDigits: 6}),
+    count: value => value === null ? "" : Math.round(value).toLocaleString("en"),
+    short: value => Math.abs(value) < 1000 ? String(Number(value.toPrecision(4))) : compact.format(value),
+    percent: value => `${Number((100 * value).toPrecision(4))}%`,
+    p: value => value === null ? "" :
+      (value < .001 ? "<0.001" : value.toFixed(3)) + (value < shared.significant ? "*" : ""),
+    // As the table on the terminal spells it.
+    of(metric, value, signed = false) {
+      if (value === null || value === undefined) return "n/a";
+      const {percent} = shared.metrics[metric];
+      return (signed && value >= 0 ? "+" : "") + (percent ? (100 * value).toFixed(2) : value.toFixed(4));
+    },
+    interval: (metric, mean, half, signed) =>
+      `${number.of(metric, mean, signed)} ± ${number.of(metric, half)}`,
+  };
+
+  // Row minus the baseline's row of its place, or null.
+  const difference = (metric, baseline, row) => {
+    const found = shared.differences[metric]?.[baseline];
+    return found && found.mean[row] !== null
+      ? Object.fromEntries(Object.entries(found).map(([key, values]) => [key, values[row]])) : null;
+  };
+
+  // ---- state
+  const defaults = {metric: shared.metric, x: "sparsity", baseline: shared.baseline ?? "", seeds: true,
+    front: true, hide: [], chosen: []};
+  const state = {...defaults}, followers = [];
+  const set = patch => {
+    Object.assign(state, patch);
+    const changed = Object.entries(state)
+      .filter(([key, value]) => JSON.stringify(value) !== JSON.stringify(defaults[key]));
+    const words = new URLSearchParams(changed.map(([key, value]) => [key, JSON.stringify(value)]));
+    try { history.replaceState(null, "", words.size ? `#${words}` : location.pathname + location.search); }
+    catch { /* a page shown inside another may have no address of its own */ }
+    for (const draw of followers) draw();
+  };
+  const restore = () => {
+    Object.assign(state, defaults);
+    for (const [key, value] of new URLSearchParams(location.hash.slice(1))) {
+      try { state[key] = JSON.parse(value); } catch { continue; }
+    }
+    if (!shared.metrics[state.metric]) state.metric = shared.metric;
+    if (!shared.differences[state.metric]?.[state.baseline]) state.baseline = shared.baseline ?? "";
+    for (const key of ["hide", "chosen"]) if (!Array.isArray(state[key])) state[key] = [];
+  };
+  const follow = draw => { followers.push(draw); draw(); };
+  const shown = method => !state.hide.includes(shared.methods[method].name);
+
+  const choice = (root, label, key, options) => {
+    const select = html("select", {name: key, onchange: () => set({[key]: select.value})});
+    for (const [value, text] of options) select.append(html("option", {value}, text));
+    defaults[key] ??= options[0][0];
+    if (!options.some(([value]) => value === state[key])) state[key] = defaults[key];
+    root.append(html("label", {}, `${label} `, select));
+    follow(() => { select.value = state[key]; });
+  };
+  const tick = (root, label, key) => {
+    const box = html("input", {type: "checkbox", name: key, onchange: () => set({[key]: box.checked})});
+    root.append(html("label", {}, box, ` ${label}`));
+    follow(() => { box.checked = state[key]; });
+  };
+
+  // ---- the tip
+  const bubble = html("div", {id: "tip", hidden: true, role: "status"});
+  document.body.append(bubble);
+  const say = (words, x, y) => {
+    bubble.textContent = words;
+    bubble.hidden = false;
+    const left = Math.max(4, Math.min(x + 14, innerWidth - bubble.offsetWidth - 8));
+    const below = y + 14 + bubble.offsetHeight < innerHeight;
+    const top = below ? y + 14 : Math.max(4, y - 14 - bubble.offsetHeight);
+    bubble.style.translate = `${left}px ${top}px`;
+  };
+  const hush = () => { bubble.hidden = true; };
+  const tip = (target, words) => {
+    target.addEventListener("pointermove", e => say(words, e.clientX, e.clientY));
+    target.addEventListener("pointerleave", hush);
+  };
+  addEventListener("keydown", event => { if (event.key === "Escape") hush(); });
+
+  // ---- scales: value -> place, and where ticks stand
+  const span = values => {
+    let low = Infinity, high = -Infinity;
+    for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
+    return low === high ? [low - (Math.abs(low) || 1) * .05, high + (Math.abs(high) || 1) * .05] : [low, high];
+  };
+  const scale = {
+    linear(values, spell = number.short) {
+      const [low, high] = span(values), wanted = (high - low) / 5;
+      const unit = 10 ** Math.floor(Math.log10(wanted));
+      const step = unit * [1, 2, 5, 10].find(n => n * unit >= wanted);
+      const ticks = [];
+      for (let i = Math.ceil(low / step); i * step <= high + step * 1e-9; i++) ticks.push(i * step);
+      return {place: v => v, low, high, ticks, spell: v => spell(Number(v.toPrecision(12)))};
+    },
+    logarithmic(values, spell = number.short) {
+      const [low, high] = span(values.filter(v => v > 0).map(Math.log10));
+      const ticks = [];
+      for (let e = Math.floor(low); e <= Math.ceil(high); e++)
+        for (const n of high - low > 2.5 ? [1] : high - low > 1 ? [1, 3] : [1, 1.5, 2, 3, 4, 5, 6, 8])
+          if (Math.log10(n) + e >= low && Math.log10(n) + e <= high) ticks.push(n * 10 ** e);
+      return {place: Math.log10, low, high, ticks, spell};
+    },
+    // High sparsities, where methods part, are given room.
+    density(values) {
+      const place = v => -Math.log1p(-v), [low, high] = span(values.map(place));
+      return {place, low, high, ticks: [...new Set(values)].sort((a, b) => a - b),
+        spell: v => String(Number((100 * v).toPrecision(4)))};
+    },
+    fitting: (values, spell) => // four octaves and more don't fit a linear axis
+      values.every(v => v > 0) && Math.max(...values) / Math.min(...values) > 16
+        ? scale.logarithmic(values, spell) : scale.linear(values, spell),
+  };
+
+  // ---- marks
+  const MARKS = {
+    o: r => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`,
+    s: r => `M${-r},${-r}h${2 * r}v${2 * r}h${-2 * r}z`,
+    D: r => `M0,${-1.3 * r}L${1.3 * r},0 0,${1.3 * r} ${-1.3 * r},0z`,
+    "^": r => `M0,${-1.2 * r}L${1.2 * r},${r} ${-1.2 * r},${r}z`,
+    v: r => `M0,${1.2 * r}L${1.2 * r},${-r} ${-1.2 * r},${-r}z`,
+    P: r => { const a = .45 * r, b = 1.2 * r;
+      return `M${-a},${-b}H${a}V${-a}H${b}V${a}H${a}V${b}H${-a}V${a}H${-b}V${-a}H${-a}z`; },
+    X: r => { const a = 1.1 * r, b = .5 * r;
+      return `M${-a},${-a + b}L${-b},0 ${-a},${a - b} ${-a + b},${a} 0,${b} ${a - b},${a} ${a},${a - b} ${b},0 ` +
+        `${a},${-a + b} ${a - b},${-a} 0,${-b} ${-a + b},${-a}z`; },
+    "*": r => "M" + Array.from({length: 10}, (_, i) => {
+      const size = i % 2 ? .6 * r : 1.5 * r, turn = Math.PI * (i / 5 - .5);
+      return `${(size * Math.cos(turn)).toFixed(2)},${(size * Math.sin(turn)).toFixed(2)}`;
+    }).join("L") + "z",
+  };
+  const mark = (style, r, attributes) => svg("path", {d: MARKS[style.marker](r), fill: style.colour, ...attributes});
+
+  /* A chart. `series`: {style, label, points, faint, line, level}. A point: {x, y, low, high, shift, words,
+     ringed, data}; its words are its tip. `faint`: points without words. `level`: a horizontal rule there.
+     `front`: places that a stair joins. Arrow keys walk along a series and from one to the next.             */
+  const chart = (root, {title, xTitle, yTitle, x, y, series, front = [], marks = true}) => {
+    const width = Math.max(300, Math.min(900, root.clientWidth || 640)), height = Math.max(250, Math.min(440, .62 * width));
+    const labels = y.ticks.map(y.spell);
+    const left = 34 + 6.5 * Math.max(2, ...labels.map(l => l.length)), right = width - 14, top = 10, bottom = height - 46;
+    const across = v => left + 14 + (x.place(v) - x.low) / (x.high - x.low) * (right - left - 28);
+    const up = v => bottom - 8 - (y.place(v) - y.low) / (y.high - y.low) * (bottom - top - 16);
+    const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, class: "chart", tabindex: 0, role: "img",
+      "aria-label": `${title}: ${yTitle} over ${xTitle}. Arrow keys go from point to point.`});
+    labels.forEach((label, i) => picture.append(
+      svg("line", {class: "grid", x1: left, x2: right, y1: up(y.ticks[i]), y2: up(y.ticks[i])}),
+      svg("text", {x: left - 6, y: up(y.ticks[i]) + 4, "text-anchor": "end"}, label)));
+    let free = Infinity; // from the right, where high sparsities are
+    for (const tick of [...x.ticks].reverse()) {
+      const label = x.spell(tick), place = across(tick), half = 3.5 * label.length;
+      picture.append(svg("line", {class: "axis", x1: place, x2: place, y1: bottom, y2: bottom + 4}));
+      if (place + half > free) continue;
+      free = place - half - 6;
+      picture.append(svg("text", {x: place, y: bottom + 17, "text-anchor": "middle"}, label));
+    }
+    picture.append(
+      svg("line", {class: "axis", x1: left, x2: right, y1: bottom, y2: bottom}),
+      svg("line", {class: "axis", x1: left, x2: left, y1: top, y2: bottom}),
+      svg("text", {x: (left + right) / 2, y: height - 8, "text-anchor": "middle"}, xTitle),
+      svg("text", {transform: `translate(13 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle"}, yTitle));
+    if (front.length > 1) {
+      const [first, ...rest] = front;
+      picture.append(svg("path", {class: "front", "stroke-width": 5, "stroke-opacity": .25, "data-front": front.length,
+        d: `M${across(first.x)},${up(first.y)}` + rest.map(p => `L${across(p.x)},${up(p.y)}`).join("")}));
+    }
+    const layer = svg("g"), targets = [];
+    for (const {style, label, points, faint = [], line = true, level = null, ...more} of series) {
+      const group = svg("g", {"data-series": label, ...more.data}), at = p => [across(p.x) + (p.shift ?? 0), up(p.y)];
+      if (level !== null) group.append(svg("line", {x1: left, x2: right, y1: up(level), y2: up(level),
+        stroke: style.colour, "stroke-dasharray": "2 4"}));
+      for (const p of faint) {
+        const [px, py] = at(p);
+        group.append(mark(style, 2.2, {transform: `translate(${px} ${py})`, "fill-opacity": .4, class: "seed", ...p.data}));
+      }
+      if (line && points.length > 1) group.append(svg("path", {d: `M${points.map(p => at(p).join()).join("L")}`,
+        fill: "none", stroke: style.colour, "stroke-width": more.width ?? 1.6, "stroke-opacity": more.opacity ?? 1,
+        "stroke-dasharray": style.dash || null, "stroke-linejoin": "round"}));
+      for (const p of points) {
+        const [px, py] = at(p);
+        if (p.low !== undefined && p.low !== null) group.append(svg("line", {x1: px, x2: px, y1: up(p.low), y2: up(p.high),
+          stroke: style.colour, "stroke-width": 1.3, class: "interval"}));
+        if (marks) group.append(mark(style, 4.2, {transform: `translate(${px} ${py})`, stroke: "#fff", "stroke-width": .6,
+          class: "point", ...p.data}));
+        if (p.ringed) group.append(svg("circle", {cx: px, cy: py, r: 8.5, fill: "none", stroke: "#333", class: "ring"}));
+        if (p.words) targets.push({px, py, group, series: label, words: p.words});
+      }
+      layer.append(group);
+    }
+    const spot = svg("circle", {r: 7, fill: "none", stroke: "#000", "stroke-width": 2, visibility: "hidden"});
+    picture.append(layer, spot);
+    const pick = target => {
+      for (const group of layer.children) group.classList.toggle("dim", !!target && group !== target.group);
+      spot.setAttribute("visibility", target ? "visible" : "hidden");
+      if (!target) return hush();
+      spot.setAttribute("cx", target.px); spot.setAttribute("cy", target.py);
+      const box = picture.getBoundingClientRect(), zoom = box.width / width;
+      say(target.words(), box.left + target.px * zoom, box.top + target.py * zoom);
+    };
+    let current = -1;
+    picture.addEventListener("pointermove", event => {
+      const box = picture.getBoundingClientRect(), zoom = width / box.width;
+      const px = (event.clientX - box.left) * zoom, py = (event.clientY - box.top) * zoom;
+      let nearest = null, least = 24 ** 2;
+      targets.forEach((t, i) => {
+        const distance = (t.px - px) ** 2 + (t.py - py) ** 2;
+        if (distance < least) [nearest, least, current] = [t, distance, i];
+      });
+      pick(nearest);
+    });
+    picture.addEventListener("pointerleave", () => pick(null));
+    picture.addEventListener("blur", () => pick(null));
+    picture.addEventListener("keydown", event => {
+      const step = {ArrowRight: 1, ArrowLeft: -1}[event.key], jump = {ArrowDown: 1, ArrowUp: -1}[event.key];
+      if (!targets.length || !(step || jump)) return;
+      event.preventDefault();
+      const wrap = i => (i + targets.length) % targets.length;
+      if (current < 0) current = 0;
+      else if (step) current = wrap(current + step);
+      else {
+        const from = targets[current].series;
+        while (current = wrap(current + jump), targets[current].series === from)
+          if (targets.every(t => t.series === from)) break;
+      }
+      pick(targets[current]);
+    });
+    root.replaceChildren(html("figcaption", {}, title), picture);
+    return picture;
+  };
+
+  // ---- the key: a box for each method
+  const key = root => {
+    const boxes = shared.methods.map(({name, colour, marker, dash, dense}, i) => {
+      const swatch = svg("svg", {width: 34, height: 14, viewBox: "-17 -7 34 14", "aria-hidden": true},
+        svg("path", {d: "M-16,0H16", stroke: colour, "stroke-width": 1.6, "stroke-dasharray": dense ? "2 4" : dash || null}),
+        mark({colour, marker}, 4.2, {}));
+      const box = html("input", {type: "checkbox", "data-method": i, onchange: () => set({
+        hide: box.checked ? state.hide.filter(n => n !== name) : [...state.hide, name]})});
+      root.append(html("label", {}, box, swatch, ` ${name}`));
+      return box;
+    });
+    const all = html("button", {type: "button", onclick: () =>
+      set({hide: state.hide.length ? [] : shared.methods.map(m => m.name)})});
+    root.append(all);
+    follow(() => {
+      boxes.forEach((box, i) => { box.checked = shown(i); });
+      all.textContent = state.hide.length ? "show all" : "hide all";
+    });
+  };
+
+  const sections = [];
+  const start = () => {
+    restore();
+    for (const [id, draw] of sections) {
+      const root = document.querySelector(`#${CSS.escape(id)} > .body`);
+      try { draw(root, everything.sections[id], page); }
+      catch (error) {
+        root.append(html("p", {class: "note"}, `This part can't be drawn: ${error.message}`));
+        console.error(error);
+      }
+    }
+    let width = document.body.clientWidth;
+    addEventListener("resize", () => {
+      if (document.body.clientWidth === width) return;
+      width = document.body.clientWidth;
+      for (const draw of followers) draw();
+    });
+    addEventListener("hashchange", () => { restore(); for (const draw of followers) draw(); });
+  };
+  return {...shared, state, set, follow, shown, choice, tick, difference, html, svg, chart, key, tip, scale, number, sections, start};
+})();

@@ -1,0 +1,57 @@
+"""What was logged during training, read from ``metrics.jsonl`` and thinned for drawing."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+History = dict[str, list[tuple[int, float | None]]]
+"""Quantity -> (step, value) in the order logged; None stands for NaN and infinity."""
+
+_OF_LAYERS = "layer_sparsity/"
+
+MOST_POINTS = 200
+"""Kept of each curve at reading: more than a screen shows, and little enough for many runs."""
+
+
+def read_history(path: Path) -> History:
+    """All curves of a run but those of single layers, each thinned to `MOST_POINTS`.
+
+    Lines that are no JSON objects with a step are passed over: the last one may be half written.
+
+    Raises:
+        OSError: The file can't be read.
+    """
+    found: History = defaultdict(list)
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                values = json.loads(line)
+                step = int(values["step"])
+            except (ValueError, TypeError, KeyError):
+                continue
+            for name, value in values.items():
+                if name == "step" or name.startswith(_OF_LAYERS):
+                    continue
+                if value is None:
+                    found[name].append((step, None))
+                elif type(value) in (int, float):
+                    found[name].append((step, value if math.isfinite(value) else None))
+    return {name: thinned(curve, MOST_POINTS) for name, curve in found.items()}
+
+
+def thinned(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, evenly picked, the first and the last among them.
+
+    Args:
+        items: In order.
+        most: At least 2.
+    """
+    n = len(items)
+    if n <= most:
+        return list(items)
+    return [items[round(k * (n - 1) / (most - 1))] for k in range(most)]

@@ -1,0 +1,330 @@
+"""Records -> what the page's sections draw: all statistics are done here, none in the page."""
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from seven_exp.compare.file_cache import FileCache
+from seven_exp.compare.history import History, read_history, thinned
+from seven_exp.compare.page import Section, asset, render, rounded
+from seven_exp.compare.plot import styles
+from seven_exp.compare.records import Record, differing_settings, flat_config
+from seven_exp.compare.summary import (
+    Row,
+    method_name,
+    smaller_is_better,
+    summarize,
+    with_differences,
+)
+from seven_exp.compare.table import SIGNIFICANT, in_percent
+
+MOST_DIFFERENCES = 40_000
+"""Differences that a page holds: rows times metrics times baselines to choose from."""
+
+MOST_CURVE_VALUES = 250_000
+"""Values of training curves that a page holds."""
+
+Place = tuple[tuple[str, str], str, float]
+"""What identifies a row, whatever the metric: task, method, sparsity."""
+
+
+def comparison_page(
+    records: Sequence[Record],
+    metric: str,
+    baseline: str | None,
+    notes: Sequence[str],
+    link: Callable[[Path], str],
+    cache: FileCache | None = None,
+) -> str:
+    """The page as HTML.
+
+    Args:
+        records: At least one.
+        metric: Shown first.
+        baseline: Chosen first.
+        notes: What was left out.
+        link: A run's file -> the address that it has for a reader of the page.
+        cache: Spares files that haven't changed.
+
+    Raises:
+        ValueError: No record has the metric.
+    """
+    records = sorted(records, key=lambda r: (r.task, r.pruner, r.sparsity, r.seed, str(r.folder)))
+    tables = _tables(records, metric)
+    offered, more = _baselines(tables, metric, baseline)
+    title = f"Comparison by {metric}"
+    lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(notes)}."] if notes else [])]
+    shared = _shared(records, tables, metric, baseline, offered, link)
+    return render(title, lines, shared, sections(records, offered, more, cache or FileCache()))
+
+
+def sections(
+    records: Sequence[Record], baselines: Sequence[str], more_baselines: int, cache: FileCache
+) -> list[Section]:
+    """The page's sections in their order. A further one is a further element.
+
+    Args:
+        records: In the page's order: run i of its data is ``records[i]``.
+        baselines: To choose from.
+        more_baselines: How many more there would be.
+        cache: Reads files of a run's folder.
+    """
+    return [
+        Section("curves", "Curves", {}, asset("curves.js"), CURVES_NOTE),
+        Section(
+            *("table", "Means and differences"),
+            {"baselines": baselines, "more": more_baselines},
+            asset("table.js"),
+        ),
+        Section("layers", "Sparsity of each layer", _layers(records), asset("layers.js")),
+        Section("training", "Training", _training(records, cache), asset("training.js")),
+        Section("runs", "Runs", _configs(records), asset("runs.js")),
+    ]
+
+
+CURVES_NOTE = (
+    "Lines join means over seeds, bars are 95% Student t intervals of the mean, faint points are "
+    "single seeds; at one sparsity methods stand side by side. Ringed points on the grey line are "
+    "the Pareto front of the means that are switched on: no other is better on one axis and as "
+    "good on the other. Point at a mark for its figures, or use the arrow keys."
+)
+
+
+def _tables(records: Sequence[Record], metric: str) -> dict[str, list[Row]]:
+    """Metric -> its rows, without differences; the first is the one asked for."""
+    names = Counter(name for record in records for name in record.metrics)
+    order = sorted(names, key=lambda name: (name != metric, name))
+    return {name: summarize(records, name, None)[0] for name in order or [metric]}
+
+
+def _baselines(
+    tables: Mapping[str, Sequence[Row]], metric: str, baseline: str | None
+) -> tuple[list[str], int]:
+    """Pruners, and methods of those that have several, to compare with; and how many don't fit."""
+    methods = defaultdict(set)
+    runs: Counter[str] = Counter()
+    for row in (row for rows in tables.values() for row in rows):
+        methods[row.pruner].add(row.method)
+        for name in {row.pruner, row.method}:
+            runs[name] += len(row.by_seed)
+    single = {pruner for pruner, own in methods.items() if len(own) == 1}
+    names = {*methods} | {name for pruner in methods.keys() - single for name in methods[pruner]}
+    # Those of one run can be compared with nothing seed by seed that would need a choice.
+    order = sorted(
+        names, key=lambda name: (name != baseline, name not in methods, -runs[name], name)
+    )
+    rows = sum(map(len, tables.values()))
+    kept = order[: max(1, MOST_DIFFERENCES // rows)]
+    return sorted(kept), len(order) - len(kept)
+
+
+def _shared(
+    records: Sequence[Record],
+    tables: Mapping[str, Sequence[Row]],
+    metric: str,
+    baseline: str | None,
+    baselines: Sequence[str],
+    link: Callable[[Path], str],
+) -> dict[str, Any]:
+    places: dict[Place, Row] = {}
+    for table in tables.values():
+        for row in table:
+            places.setdefault((row.task, row.method, row.sparsity), row)
+    rows = [places[place] for place in sorted(places)]
+    index = {(row.task, row.method, row.sparsity): i for i, row in enumerate(rows)}
+    run = {id(record): i for i, record in enumerate(records)}
+    look = styles(rows)
+    method = {name: i for i, name in enumerate(look)}
+    tasks = sorted({record.task for record in records})
+    own = [
+        method_name(record.pruner, settings)
+        for record, settings in zip(records, differing_settings(records), strict=True)
+    ]
+    return {
+        "significant": SIGNIFICANT,
+        "metric": metric,
+        "baseline": baseline,
+        "tasks": [" on ".join(task) for task in tasks],
+        "methods": [
+            {
+                "name": name,
+                "colour": style.colour,
+                "marker": style.marker or "o",
+                "dash": style.dash,
+                "dense": not style.marker,
+            }
+            for name, style in look.items()
+        ],
+        "metrics": {
+            name: {"percent": in_percent(name), "lower": smaller_is_better(name)} for name in tables
+        },
+        "runs": {
+            "task": [tasks.index(record.task) for record in records],
+            "method": [method.get(name, 0) for name in own],
+            "sparsity": [record.sparsity for record in records],
+            "reached": [rounded(_number(record.values.get("sparsity"))) for record in records],
+            "seed": [record.seed for record in records],
+            "kept": [record.kept for record in records],
+            "flops": [record.flops for record in records],
+            "seconds": [rounded(record.seconds) for record in records],
+            "folder": [link(record.folder) for record in records],
+            "link": [quote(link(record.folder / "results.json")) for record in records],
+            "metrics": {
+                name: [rounded(record.metrics.get(name)) for record in records] for name in tables
+            },
+        },
+        "rows": {
+            "task": [tasks.index(row.task) for row in rows],
+            "method": [method[row.method] for row in rows],
+            "sparsity": [row.sparsity for row in rows],
+            "kept": [rounded(row.kept) for row in rows],
+            "flops": [rounded(row.flops) for row in rows],
+            "seconds": [rounded(row.seconds) for row in rows],
+            "runs": [[run[id(record)] for record in row.records] for row in rows],
+        },
+        "estimates": {name: _estimates(table, index) for name, table in tables.items()},
+        "differences": {
+            name: {
+                other: _differences(with_differences(table, other)[0], index)
+                for other in baselines
+                if any(other in (row.method, row.pruner) for row in table)
+            }
+            for name, table in tables.items()
+        },
+    }
+
+
+def _estimates(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        key: [None] * len(index) for key in ("mean", "half", "n", "best")
+    }
+    for row in table:
+        found = row.result
+        _fill(
+            columns,
+            index[row.task, row.method, row.sparsity],
+            mean=rounded(found.mean),
+            half=rounded(found.half),
+            n=found.n,
+            best=row.best,
+        )
+    return columns
+
+
+def _differences(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, list[Any]]:
+    keys = ("mean", "half", "n", "p", "holm", "reference")
+    columns: dict[str, list[Any]] = {key: [None] * len(index) for key in keys}
+    sparsities = defaultdict(list)
+    for row in table:
+        sparsities[row.task, row.method].append(row.sparsity)
+    for row in table:
+        if row.difference is None or row.reference is None:
+            continue
+        found = row.difference.estimate
+        of = sparsities[row.task, row.reference]
+        # A dense baseline has one row for all.
+        at = row.sparsity if row.sparsity in of else of[0]
+        _fill(
+            columns,
+            index[row.task, row.method, row.sparsity],
+            mean=rounded(found.mean),
+            half=rounded(found.half),
+            n=found.n,
+            p=rounded(row.difference.p, 4),
+            holm=rounded(row.p, 4),
+            reference=index[row.task, row.reference, at],
+        )
+    return columns
+
+
+def _fill(columns: Mapping[str, list[Any]], at: int, **values: Any) -> None:
+    for key, value in values.items():
+        columns[key][at] = value
+
+
+def _layers(records: Sequence[Record]) -> dict[str, Any]:
+    """Layer names of each task, and each run's sparsities in their order; None: it has none."""
+    tasks = sorted({record.task for record in records})
+    names: dict[tuple[str, str], dict[str, None]] = {task: {} for task in tasks}
+    found: list[dict[str, float]] = []
+    for record in records:
+        own = {}
+        for layer in record.values.get("layers") or []:
+            try:
+                own[str(layer["name"])] = 1 - layer["nonzero"] / layer["numel"]
+            except (TypeError, KeyError, ZeroDivisionError):
+                continue
+        found.append(own)
+        names[record.task] |= dict.fromkeys(own)
+    return {
+        "names": [list(names[task]) for task in tasks],
+        "sparsity": [
+            [rounded(own.get(name), 4) for name in names[record.task]] if own else None
+            for record, own in zip(records, found, strict=True)
+        ],
+    }
+
+
+def _training(records: Sequence[Record], cache: FileCache) -> dict[str, Any]:
+    """Curves by quantity and run: the index of its steps, and its values."""
+    histories: list[History] = []
+    for record in records:
+        try:
+            histories.append(cache.read(record.folder / "metrics.jsonl", read_history))
+        except OSError:
+            histories.append({})
+    names = Counter(name for history in histories for name in history)
+    most = min(200, max(8, MOST_CURVE_VALUES // max(1, names.total())))
+    steps: dict[tuple[int, ...], int] = {}
+    curves: dict[str, list[Any]] = {name: [] for name in sorted(names)}
+    thinner = False
+    for history in histories:
+        for name, of_runs in curves.items():
+            curve = history.get(name)
+            if not curve:
+                of_runs.append(None)
+                continue
+            thinner |= len(curve) > most
+            some = thinned(curve, most)
+            grid = steps.setdefault(tuple(step for step, _ in some), len(steps))
+            of_runs.append([grid, [rounded(value, 4) for _, value in some]])
+    return {
+        "curves": curves,
+        "steps": [list(grid) for grid in steps],
+        "most": most if thinner else 0,
+    }
+
+
+def _configs(records: Sequence[Record]) -> dict[str, Any]:
+    """Keys that all runs share, and the values of those that differ, with each run's choice."""
+    flat = [_spelled(flat_config(record)) for record in records]
+    same, varying = {}, {}
+    for key in dict.fromkeys(key for config in flat for key in config):
+        of = [config.get(key, "unset") for config in flat]
+        values = {value: i for i, value in enumerate(dict.fromkeys(of))}
+        if len(values) == 1:
+            same[key] = of[0]
+        else:
+            varying[key] = {"values": list(values), "of": [values[value] for value in of]}
+    return {"same": same, "varying": varying}
+
+
+def _spelled(config: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, default=str)
+        for key, value in config.items()
+    }
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def relative_to(folder: Path) -> Callable[[Path], str]:
+    """Links for a page that lies in a folder: as long as both are moved together, they hold."""
+    start = folder.resolve()
+    return lambda path: Path(os.path.relpath(path.resolve(), start)).as_posix()
