@@ -1,6 +1,7 @@
 """A headless Chromium, driven over a pipe by the DevTools protocol: nothing to install besides."""
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -16,23 +17,27 @@ class Browser:
     """One window with one page. Errors of the page's scripts end up in ``errors``."""
 
     def __init__(self, profile: Path) -> None:
-        to_browser, self._write = os.pipe()
-        self._read, from_browser = os.pipe()
+        (to_browser, self._write), (self._read, from_browser) = os.pipe(), os.pipe()
         self._numbers, self._buffer = itertools.count(1), b""
         self.errors: list[str] = []
         self.requests: list[str] = []
-        # Chromium reads commands from descriptor 3 and answers on 4.
+        # Away from 3 and 4, where Chromium reads commands and answers.
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)]
+
+        def as_three_and_four():
+            for place, end in enumerate(ends, start=3):
+                os.dup2(end, place)
+
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", CHROMIUM,
-             "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu",
+            [CHROMIUM, "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu",
              "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run",
              "--hide-scrollbars", "--force-device-scale-factor=1", f"--user-data-dir={profile}",
              "about:blank"],
-            pass_fds=(to_browser, from_browser),
+            pass_fds=(3, 4), preexec_fn=as_three_and_four,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        os.close(to_browser)
-        os.close(from_browser)
+        for end in (*ends, to_browser, from_browser):
+            os.close(end)
         self._session = None
         (target,) = [
             t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page"

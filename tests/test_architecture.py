@@ -25,7 +25,7 @@ ARROWS = {
     "runs": {"atomic", "config", "datasets", "pruning"},
     "ledger": {"atomic", "config"},
     "console": set(),
-    "compare": {"registry", "atomic"},
+    "compare": {"registry", "atomic", "tracking"},
     "experiment": {
         *("config", "console", "runs", "tracking", "training"),
         *("models", "datasets", "pruning", "tasks"),

@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 
 from seven_exp.compare.__main__ import compare, main
+from seven_exp.compare.file_cache import FileCache
+from seven_exp.compare.history import read_history
 from seven_exp.compare.plot import draw, styles
 from seven_exp.compare.records import read_records, runs_frame
 from seven_exp.compare.statistics import estimate, holm, paired_difference
@@ -87,7 +89,13 @@ def test_one_value_has_no_interval(tmp_path, capsys):
     write(tmp_path, "magnitude", 0.9, 0, 0.5)
     compare([tmp_path])
     assert "50.00 ± n/a" in capsys.readouterr().out
-    assert "50.00 ± n/a" in (tmp_path / "comparison.html").read_text()
+    data = embedded(tmp_path / "comparison.html")["shared"]
+    assert data["estimates"]["accuracy"] == {
+        "mean": [0.5],
+        "half": [None],
+        "n": [1],
+        "best": [True],
+    }
     assert (tmp_path / "comparison.csv").read_text().splitlines()[1].split(",")[6:9] == [
         *("0.5", "", "1"),
     ]
@@ -404,23 +412,39 @@ def test_files(sweep, capsys):
     assert not list(sweep.glob(".*partial*"))
 
 
-LOADS = r"""(?:src|href|action|data|poster)\s*=\s*["']?([^"'\s>#]+)|url\(["']?([^#)"']+)|@import"""
+def embedded(page):
+    """The data that a page draws."""
+    found = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', page.read_text("utf-8"), re.S
+    )
+    return json.loads(*found)
 
 
 def test_page(sweep):
-    compare([sweep], output=sweep / "a folder" / "out")
-    page = (sweep / "a folder" / "out" / "comparison.html").read_text(encoding="utf-8")
-    for words in ("72.00 ± 26.17", "+2.00 ± 2.48", "95% Student t", "All 13 runs", "all 2 tests"):
-        assert words in page
-    links = [first or second for first, second in re.findall(LOADS, page)]
-    assert len(links) == 13
-    for link in links:
-        assert "://" not in link
-        assert (sweep / "a folder" / "out" / unquote(link) / "results.json").exists()
-    assert "fetch(" not in page
-    # every mean has a row of the table to tell of it
-    points = set(re.findall(r'<g id="method\d+-row(\d+)"', page))
-    assert points == set(re.findall(r'<tr id="row(\d+)"', page)) == {"0", "1", "2", "3", "4"}
+    output = sweep / "a folder" / "out"
+    compare([sweep], output=output)
+    data = embedded(output / "comparison.html")["shared"]
+    rows = [
+        (data["methods"][m]["name"], s)
+        for m, s in zip(data["rows"]["method"], data["rows"]["sparsity"], strict=True)
+    ]
+    place = rows.index(("seven_dyn", 0.9))
+    estimates, differences = (
+        {key: values[place] for key, values in found.items()}
+        for found in (data["estimates"]["accuracy"], data["differences"]["accuracy"]["magnitude"])
+    )
+    # as worked out above: 61, 82 and 73 points, and 1, 2 and 3 ahead
+    assert estimates["mean"] == pytest.approx(0.72)
+    assert estimates["half"] == pytest.approx(4.302653 * math.sqrt(1.11) / 10 / math.sqrt(3), 1e-5)
+    assert differences["mean"] == pytest.approx(0.02)
+    assert differences["half"] == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-5)
+    t = 2 * math.sqrt(3)
+    assert differences["p"] == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-3)
+    assert differences["holm"] == pytest.approx(2 * differences["p"], rel=1e-3)
+    assert rows[differences["reference"]] == ("magnitude", 0.9)
+    assert len(data["runs"]["link"]) == 13
+    for link in data["runs"]["link"]:
+        assert (output / unquote(link)).is_file()
 
 
 def test_links_survive_odd_names(tmp_path):
@@ -428,8 +452,78 @@ def test_links_survive_odd_names(tmp_path):
     odd.mkdir()
     write(odd, "magnitude", 0.9, 0, 0.4)
     compare([tmp_path])
-    (link,) = re.findall(r'<a href="([^"]+)"', (tmp_path / "comparison.html").read_text())
-    assert link == "50%25%20%231%20%26%20more/0/"
+    (link,) = embedded(tmp_path / "comparison.html")["shared"]["runs"]["link"]
+    assert link == "50%25%20%231%20%26%20more/0/results.json"
+
+
+def test_baselines_to_choose_from_are_bounded(tmp_path, monkeypatch):
+    for i in range(12):
+        for seed in range(1 + i % 3):
+            write(tmp_path, f"pruner_{i:02d}", 0.9, seed, 0.5 + i / 100 + seed / 1000)
+    # twelve rows of two metrics each
+    monkeypatch.setattr("seven_exp.compare.sections.MOST_DIFFERENCES", 3 * 24)
+    compare([tmp_path], baseline="pruner_00")
+    data = embedded(tmp_path / "comparison.html")
+    # the one asked for, then those of most runs
+    assert data["sections"]["table"] == {
+        "baselines": ["pruner_00", "pruner_02", "pruner_05"],
+        "more": 9,
+    }
+    assert set(data["shared"]["differences"]["loss"]) == {"pruner_00", "pruner_02", "pruner_05"}
+
+
+def test_settings_of_a_pruner_are_baselines_too(tmp_path):
+    for seed, lr in itertools.product((0, 1), (0.001, 0.01)):
+        config = {"optimizer": {"lr": lr}}
+        write(tmp_path, "magnitude", 0.9, seed, 0.5 + 10 * lr + seed / 10, config=config)
+    write(tmp_path, "snip", 0.9, 0, 0.5)
+    compare([tmp_path])
+    assert embedded(tmp_path / "comparison.html")["sections"]["table"]["baselines"] == [
+        *("magnitude", "magnitude optimizer.lr=0.001", "magnitude optimizer.lr=0.01", "snip"),
+    ]
+
+
+def test_long_histories_are_thinned_to_points_that_were_logged(tmp_path, monkeypatch):
+    folder = write(tmp_path, "magnitude", 0.9, 0, 0.4)
+    lines = [{"step": 3 * i, "loss": i * i / 7} for i in range(1000)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = read_history(folder / "metrics.jsonl")["loss"]
+    assert len(curve) == 200
+    assert set(curve) <= {(line["step"], line["loss"]) for line in lines}
+    assert (curve[0][0], curve[-1][0]) == (0, 2997)
+    gaps = {b[0] - a[0] for a, b in itertools.pairwise(curve)}
+    # 999 gaps of three steps over 199 of the thinned curve: five of them at a time, or six
+    assert gaps == {15, 18}
+    # a page of many curves holds fewer points of each
+    monkeypatch.setattr("seven_exp.compare.sections.MOST_CURVE_VALUES", 20)
+    compare([tmp_path])
+    training = embedded(tmp_path / "comparison.html")["sections"]["training"]
+    ((grid, values),) = training["curves"]["loss"]
+    assert training["most"] == len(values) == len(training["steps"][grid]) == 20
+    assert values[-1] == pytest.approx(999 * 999 / 7, rel=1e-3)
+
+
+def test_files_are_read_again_when_they_have_changed(tmp_path):
+    folder = write(tmp_path, "magnitude", 0.9, 0, 0.4)
+    write(tmp_path, "magnitude", 0.9, 1, 0.4)
+    cache, read = FileCache(), []
+    path = folder / "results.json"
+
+    def parse(path):
+        read.append(path)
+        return path.read_text()
+
+    assert cache.read(path, parse) == cache.read(path, parse)
+    assert read == [path]
+    path.write_text(path.read_text().replace("0.4", "0.45"))
+    assert '"accuracy": 0.45' in cache.read(path, parse)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        cache.read(path, parse)
+    records, _ = read_records([tmp_path], cache)
+    assert [record.seed for record in records] == [1]
+    again, _ = read_records([tmp_path], cache)
+    assert again[0] is records[0]
 
 
 def test_the_same_records_make_the_same_files(sweep):
@@ -441,10 +535,10 @@ def test_the_same_records_make_the_same_files(sweep):
 
 
 def test_every_method_looks_different(tmp_path):
-    for i in range(40):
+    for i in range(56):
         write(tmp_path, f"pruner_{i}", 0.9, 0, 0.5)
     look = styles(rows_of(tmp_path, baseline=None).values())
-    assert len({(style.colour, style.marker) for style in look.values()}) == 40
+    assert len({(style.colour, style.marker) for style in look.values()}) == 56
 
 
 def test_the_picture_holds_a_line_an_interval_and_the_seeds(sweep):
@@ -471,8 +565,7 @@ def test_names_with_markup_do_no_harm(tmp_path, capsys):
     for name in ("<script>alert(1)</script>", "[/red] [bold]", r"$\frac{ and $ -->"):
         write(tmp_path, name, 0.9, 0, 0.4)
     compare([tmp_path])
-    page = (tmp_path / "comparison.html").read_text()
-    assert "<script>alert" not in page
+    assert "<script>alert" not in (tmp_path / "comparison.html").read_text()
     assert "[/red] [bold]" in capsys.readouterr().out
 
 
@@ -505,6 +598,12 @@ def run_main(arguments):
         (["sweep", "--baseline", "magnitud"], "did you mean 'magnitude'"),
         (["sweep", "--output", "file/below"], "--output is 'file/below': can't write there"),
         (["failed"], "no finished run below failed (left out: 1 failed)"),
+        (["sweep", "--wandb", "project"], "--wandb is 'project': expected entity/project"),
+        (["sweep", "--wandb", "team/project"], "nobody is logged in to W&B"),
+        (["sweep", "--port", "80"], "--port is there for --serve"),
+        (["sweep", "--serve", "--port", "70000"], "--port is 70000"),
+        (["sweep", "--serve", "--metric", "acuracy"], "did you mean 'accuracy'"),
+        (["empty", "--serve"], "no finished run below empty"),
         (["sweep", "--basline", "magnitude"], "--basline"),
         ([], "FOLDER"),
     ],

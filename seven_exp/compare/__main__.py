@@ -2,19 +2,22 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.page import write_html
 from seven_exp.compare.plot import write_png
 from seven_exp.compare.published import print_published
-from seven_exp.compare.records import read_records
+from seven_exp.compare.records import Record, read_records
 from seven_exp.compare.sections import comparison_page, relative_to
-from seven_exp.compare.summary import headline, summarize
+from seven_exp.compare.summary import Row, headline, summarize
 from seven_exp.compare.table import print_table, write_csv
 
 DEFAULT_BASELINE = "magnitude"
+DEFAULT_PORT = 8000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,18 +42,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--published", action="store_true", help="also print the figures of SEVEN's authors beside"
     )
     parser.add_argument("--output", type=Path, help="where files go (the first FOLDER)")
+    parser.add_argument(
+        "--serve", action="store_true", help="show the page in a browser, anew at each reload"
+    )
+    parser.add_argument("--port", type=int, help=f"of --serve ({DEFAULT_PORT}; 0: any free one)")
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT", help="also make or update a W&B report and workspace"
+    )
     options = parser.parse_args(arguments)
     try:
+        if options.port is not None and not options.serve:
+            raise ValueError("--port is there for --serve")
+        if options.serve:
+            serve(options.folders, options.metric, options.baseline, options.port)
+            return 0
         compare(
             options.folders,
             options.metric,
             options.baseline,
             options.output,
             published=options.published,
+            wandb=options.wandb,
         )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ConnectionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -61,17 +80,106 @@ def compare(
     output: Path | None = None,
     *,
     published: bool = False,
+    wandb: str | None = None,
 ) -> None:
     """Write the files, print the table, and say on stderr what was left out.
 
     Raises:
-        ValueError: A folder is missing or holds no finished run, a name is unknown, or the files
-            can't be written.
+        ValueError: A folder is missing or holds no finished run, a name is unknown, the files
+            can't be written, or nobody is logged in to W&B.
+        ConnectionError: W&B can't be reached.
+    """
+    if wandb is not None:
+        from seven_exp.compare.dashboard import build_dashboard, parse_place, publish, require_login
+
+        entity, project = parse_place(wandb)
+        require_login()
+    found = read(folders, metric, baseline)
+    rows, metric, baseline = found.rows, found.metric, found.baseline
+    output = output or folders[0]
+    try:
+        write_csv(output / "comparison.csv", rows, metric)
+        write_png(output / "comparison.png", rows, metric)
+        page = found.page(relative_to(output))
+        write_html(output / "comparison.html", page)
+    except OSError as error:
+        raise ValueError(f"--output is '{output}': can't write there: {error.strerror}") from error
+    # The files come first: a pipe to `head` closes while the table is printed.
+    print_table(rows, metric, baseline)
+    if published:
+        print_published(rows, metric)
+    if found.left_out:
+        print(f"left out: {', '.join(found.left_out)}", file=sys.stderr)
+    print(f"written: {output / 'comparison'}.csv, .png, .html")
+    if wandb is not None:
+        addresses = publish(build_dashboard(rows, metric, baseline, entity, project))
+        print(f"on W&B: {', '.join(addresses)}")
+
+
+def serve(
+    folders: Sequence[Path],
+    metric: str | None = None,
+    baseline: str | None = None,
+    port: int | None = None,
+) -> None:
+    """Serve the page until it is interrupted.
+
+    Raises:
+        ValueError: A folder is missing or holds no finished run yet, a name is unknown, or the
+            port is taken.
+    """
+    from seven_exp.compare.serve import Server
+
+    cache = FileCache()
+
+    def render() -> str:
+        return read(folders, metric, baseline, cache).page(server.link, cache)
+
+    port = DEFAULT_PORT if port is None else port
+    read(folders, metric, baseline, cache)
+    try:
+        server = Server(folders, render, port)
+    except (OSError, OverflowError) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"--port is {port}: {words.lower()}; 0 takes any free one") from error
+    with server:
+        print(f"{server.address} (Ctrl-C ends it)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Records, and what the arguments make of them."""
+
+    records: list[Record]
+    rows: list[Row]
+    metric: str
+    baseline: str | None
+    left_out: list[str]
+
+    def page(self, link: Callable[[Path], str], cache: FileCache | None = None) -> str:
+        """The page, its links made by ``link``."""
+        return comparison_page(self.records, self.metric, self.baseline, self.left_out, link, cache)
+
+
+def read(
+    folders: Sequence[Path],
+    metric: str | None,
+    baseline: str | None,
+    cache: FileCache | None = None,
+) -> Comparison:
+    """Read the records and choose what wasn't given.
+
+    Raises:
+        ValueError: A folder is missing or holds no finished run, or a name is unknown.
     """
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"no folder '{folder}'")
-    records, left_out = read_records(folders)
+    records, left_out = read_records(folders, cache)
     if not records:
         reasons = f" (left out: {', '.join(left_out)})" if left_out else ""
         raise ValueError(f"no finished run below {', '.join(map(str, folders))}{reasons}")
@@ -80,21 +188,7 @@ def compare(
         took_part = any(r.pruner == DEFAULT_BASELINE and metric in r.metrics for r in records)
         baseline = DEFAULT_BASELINE if took_part else None
     rows, notes = summarize(records, metric, baseline)
-    output = output or folders[0]
-    try:
-        write_csv(output / "comparison.csv", rows, metric)
-        write_png(output / "comparison.png", rows, metric)
-        page = comparison_page(records, metric, baseline, left_out, relative_to(output))
-        write_html(output / "comparison.html", page)
-    except OSError as error:
-        raise ValueError(f"--output is '{output}': can't write there: {error.strerror}") from error
-    # The files come first: a pipe to `head` closes while the table is printed.
-    print_table(rows, metric, baseline)
-    if published:
-        print_published(rows, metric)
-    if left_out or notes:
-        print(f"left out: {', '.join([*left_out, *notes])}", file=sys.stderr)
-    print(f"written: {output / 'comparison'}.csv, .png, .html")
+    return Comparison(records, rows, metric, baseline, [*left_out, *notes])
 
 
 if __name__ == "__main__":

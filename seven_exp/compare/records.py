@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seven_exp.compare.file_cache import FileCache
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -31,6 +33,8 @@ _LENGTH = ("trainer.epochs", "trainer.max_steps")
 
 _AXES = ("criterion", "when", "schedule", "scope", "pattern")
 
+_UNSET = "unset"
+
 _REASONS = {"failed": "failed", "running": "still running", "interrupted": "interrupted"}
 
 
@@ -51,7 +55,7 @@ class Record:
         seconds: Of training.
         flops: Operations of one example's forward pass, pruned weights left out; None if unknown.
         metrics: Final figures, the finite ones.
-        settings: What else decided the result, as dotted keys.
+        settings: What else decided the result: dotted key -> value as the command line spells it.
         values: All of ``results.json``.
     """
 
@@ -67,7 +71,7 @@ class Record:
     seconds: float
     flops: float | None
     metrics: Mapping[str, float]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, str]
     values: Mapping[str, Any]
 
     @property
@@ -76,16 +80,26 @@ class Record:
         return self.model, self.dataset
 
 
-def read_records(folders: Iterable[Path]) -> tuple[list[Record], list[str]]:
+def read_records(
+    folders: Iterable[Path], cache: FileCache | None = None
+) -> tuple[list[Record], list[str]]:
     """All finished runs below some folders, and words for each kind that was left out.
 
     A run found twice (by its hash) is taken once, its newest record.
+
+    Args:
+        folders: Searched as deep as they go.
+        cache: Spares records that haven't changed since they were last read through it.
     """
+    cache = cache or FileCache()
     found: dict[str, Record] = {}
     left_out: Counter[str] = Counter()
     paths = {p.resolve(): p for folder in folders for p in sorted(folder.rglob("results.json"))}
     for path in paths.values():
-        record = _read(path)
+        try:
+            record = cache.read(path, _read)
+        except OSError:
+            record = "unreadable"
         if isinstance(record, str):
             left_out[record] += 1
             continue
@@ -116,7 +130,8 @@ def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
     shared = {task: _differing(group, of_pruning=False) for task, group in tasks.items()}
     own = {kind: _differing(group, of_pruning=True) for kind, group in pruners.items()}
     return [
-        {key: _spelled(r, key) for key in own[r.task, r.pruner] + shared[r.task]} for r in records
+        {key: r.settings.get(key, _UNSET) for key in own[r.task, r.pruner] + shared[r.task]}
+        for r in records
     ]
 
 
@@ -144,12 +159,17 @@ def runs_frame(records: Sequence[Record]) -> "DataFrame":
     )
 
 
-def flat_config(record: Record) -> dict[str, Any]:
+def whole_config(record: Record) -> dict[str, str]:
     """Dotted key -> value of all that is known of how a run was made, versions and device too."""
     values = record.values
     config = values.get("config") or _hydra_config(record.folder)
     made_by = {key: values[key] for key in ("versions", "device", "git") if key in values}
-    return dict(_flatten({**(config or {key: values.get(key) for key in _AXES}), **made_by}))
+    return spelled(_flatten({**(config or {key: values.get(key) for key in _AXES}), **made_by}))
+
+
+def spelled(config: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    """Values as the command line spells them."""
+    return {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in config}
 
 
 def _read(path: Path) -> Record | str:
@@ -177,7 +197,7 @@ def _read(path: Path) -> Record | str:
             seconds=float(values["seconds"]),
             flops=float(flops) if flops is not None and _is_finite(flops) else None,
             metrics={k: float(v) for k, v in values["metrics"].items() if _is_finite(v)},
-            settings=dict(_settings(values, path.parent)),
+            settings=spelled(_settings(values, path.parent)),
             values=values,
         )
     except (OSError, KeyError, TypeError, ValueError, AttributeError):
@@ -191,13 +211,14 @@ def _is_finite(value: object) -> bool:
 
 def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, Any]]:
     """Dotted keys of the config and of the record that tell two methods apart."""
-    hidden = list(_ELSEWHERE)
+    hidden = set(_ELSEWHERE)
     if values.get("steps") is not None:
         yield "steps", values["steps"]
-        hidden += _LENGTH
+        hidden.update(_LENGTH)
+    below = tuple(f"{key}." for key in hidden)
     config = values.get("config") or _hydra_config(folder)
     for key, value in _flatten(config or {key: values.get(key) for key in _AXES}):
-        if not any(key == other or key.startswith(f"{other}.") for other in hidden):
+        if key not in hidden and not key.startswith(below):
             yield key, value
 
 
@@ -231,13 +252,6 @@ def _differing(records: Sequence[Record], *, of_pruning: bool) -> list[str]:
     return sorted(
         key
         for key in keys
-        if len({_spelled(record, key) for record in records}) > 1
-        and not (key.endswith(".seed") and all(r.settings.get(key) == r.seed for r in records))
+        if len({record.settings.get(key, _UNSET) for record in records}) > 1
+        and not (key.endswith(".seed") and all(r.settings.get(key) == str(r.seed) for r in records))
     )
-
-
-def _spelled(record: Record, key: str) -> str:
-    if key not in record.settings:
-        return "unset"
-    value = record.settings[key]
-    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,6 +1,5 @@
 """Records -> what the page's sections draw: all statistics are done here, none in the page."""
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import History, read_history, thinned
 from seven_exp.compare.page import Section, asset, render, rounded
 from seven_exp.compare.plot import styles
-from seven_exp.compare.records import Record, differing_settings, flat_config
+from seven_exp.compare.records import Record, differing_settings, whole_config
 from seven_exp.compare.summary import (
     Row,
     method_name,
@@ -53,12 +52,22 @@ def comparison_page(
     Raises:
         ValueError: No record has the metric.
     """
-    records = sorted(records, key=lambda r: (r.task, r.pruner, r.sparsity, r.seed, str(r.folder)))
-    tables = _tables(records, metric)
+    records = sorted(
+        (record for record in records if record.metrics),
+        key=lambda r: (r.task, r.pruner, r.sparsity, r.seed, str(r.folder)),
+    )
+    settings = differing_settings(records)
+    tables = _tables(records, metric, settings)
     offered, more = _baselines(tables, metric, baseline)
     title = f"Comparison by {metric}"
     lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(notes)}."] if notes else [])]
-    shared = _shared(records, tables, metric, baseline, offered, link)
+    methods = [method_name(r.pruner, own) for r, own in zip(records, settings, strict=True)]
+    shared = {
+        "significant": SIGNIFICANT,
+        "metric": metric,
+        "baseline": baseline,
+        **_shared(records, methods, tables, offered, link),
+    }
     return render(title, lines, shared, sections(records, offered, more, cache or FileCache()))
 
 
@@ -94,11 +103,13 @@ CURVES_NOTE = (
 )
 
 
-def _tables(records: Sequence[Record], metric: str) -> dict[str, list[Row]]:
+def _tables(
+    records: Sequence[Record], metric: str, settings: Sequence[Mapping[str, str]]
+) -> dict[str, list[Row]]:
     """Metric -> its rows, without differences; the first is the one asked for."""
     names = Counter(name for record in records for name in record.metrics)
     order = sorted(names, key=lambda name: (name != metric, name))
-    return {name: summarize(records, name, None)[0] for name in order or [metric]}
+    return {name: summarize(records, name, None, settings)[0] for name in order or [metric]}
 
 
 def _baselines(
@@ -124,9 +135,8 @@ def _baselines(
 
 def _shared(
     records: Sequence[Record],
+    methods: Sequence[str],
     tables: Mapping[str, Sequence[Row]],
-    metric: str,
-    baseline: str | None,
     baselines: Sequence[str],
     link: Callable[[Path], str],
 ) -> dict[str, Any]:
@@ -140,14 +150,7 @@ def _shared(
     look = styles(rows)
     method = {name: i for i, name in enumerate(look)}
     tasks = sorted({record.task for record in records})
-    own = [
-        method_name(record.pruner, settings)
-        for record, settings in zip(records, differing_settings(records), strict=True)
-    ]
     return {
-        "significant": SIGNIFICANT,
-        "metric": metric,
-        "baseline": baseline,
         "tasks": [" on ".join(task) for task in tasks],
         "methods": [
             {
@@ -164,7 +167,7 @@ def _shared(
         },
         "runs": {
             "task": [tasks.index(record.task) for record in records],
-            "method": [method.get(name, 0) for name in own],
+            "method": [method[name] for name in methods],
             "sparsity": [record.sparsity for record in records],
             "reached": [rounded(_number(record.values.get("sparsity"))) for record in records],
             "seed": [record.seed for record in records],
@@ -301,7 +304,7 @@ def _training(records: Sequence[Record], cache: FileCache) -> dict[str, Any]:
 
 def _configs(records: Sequence[Record]) -> dict[str, Any]:
     """Keys that all runs share, and the values of those that differ, with each run's choice."""
-    flat = [_spelled(flat_config(record)) for record in records]
+    flat = [whole_config(record) for record in records]
     same, varying = {}, {}
     for key in dict.fromkeys(key for config in flat for key in config):
         of = [config.get(key, "unset") for config in flat]
@@ -311,13 +314,6 @@ def _configs(records: Sequence[Record]) -> dict[str, Any]:
         else:
             varying[key] = {"values": list(values), "of": [values[value] for value in of]}
     return {"same": same, "varying": varying}
-
-
-def _spelled(config: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        key: value if isinstance(value, str) else json.dumps(value, default=str)
-        for key, value in config.items()
-    }
 
 
 def _number(value: object) -> float | None:

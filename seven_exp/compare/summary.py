@@ -85,7 +85,10 @@ def method_name(pruner: str, settings: Mapping[str, str]) -> str:
 
 
 def summarize(
-    records: Sequence[Record], metric: str, baseline: str | None
+    records: Sequence[Record],
+    metric: str,
+    baseline: str | None,
+    settings: Sequence[Mapping[str, str]] | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Rows by task, sparsity and then result, the best first; and words for what was left out.
 
@@ -93,6 +96,7 @@ def summarize(
         records: At least one.
         metric: A final metric that the records have.
         baseline: A pruner, or one of its methods where it has several; None for no differences.
+        settings: Those of `differing_settings`, where they are known already.
 
     Raises:
         ValueError: No record has the metric, or none is of the baseline.
@@ -103,14 +107,15 @@ def summarize(
     if metric not in metrics:
         raise ValueError(f"--metric is '{metric}': {nearest(metric, metrics)}")
     groups: dict[object, dict[int, Record]] = defaultdict(dict)
-    settings: dict[object, dict[str, str]] = {}
+    of_group: dict[object, Mapping[str, str]] = {}
     left_out: Counter[str] = Counter()
-    for record, differing in zip(records, differing_settings(records), strict=True):
+    settings = differing_settings(records) if settings is None else settings
+    for record, differing in zip(records, settings, strict=True):
         if metric not in record.metrics:
             left_out[f"without {metric}"] += 1
             continue
         key = (*record.task, record.pruner, *differing.items(), record.sparsity)
-        settings[key] = differing
+        of_group[key] = differing
         other = groups[key].get(record.seed)
         if other is not None:
             left_out["alike in all but the hash (the newest is kept)"] += 1
@@ -118,7 +123,7 @@ def summarize(
             groups[key][record.seed] = record
     notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
 
-    rows = [_row(list(group.values()), settings[key], metric) for key, group in groups.items()]
+    rows = [_row(list(group.values()), of_group[key], metric) for key, group in groups.items()]
     if baseline is not None:
         rows, torn = with_differences(rows, baseline)
         if torn:

@@ -21,8 +21,18 @@
       return values.length ? values.reduce((a, b) => a + b) / values.length : null;
     });
   };
+  // What all names begin and end with is left out, whole parts between dots at a time.
+  const shortened = names => {
+    const parts = names.map(name => name.split("."));
+    const least = Math.min(...parts.map(p => p.length)) - 1;
+    const alike = at => parts.every(p => p.at(at) === parts[0].at(at));
+    let start = 0, end = 0;
+    while (start < least && alike(start)) start++;
+    while (start + end < least && alike(-1 - end)) end++;
+    return parts.map(p => p.slice(start, p.length - end).join("."));
+  };
   page.follow(() => {
-    const t = tasks.indexOf(state.layersOf), names = data.names[t];
+    const t = tasks.indexOf(state.layersOf), names = data.names[t], shorter = shortened(names);
     const own = rows.task.flatMap((n, i) => n === t
       && (!state.layersAt || String(rows.sparsity[i]) === state.layersAt)
       && (state.layersMethod ? methods[rows.method[i]].name === state.layersMethod : page.shown(rows.method[i])) ? [i] : [])
@@ -37,7 +47,7 @@
       body.replaceChildren();
       return;
     }
-    const low = Math.min(...all), high = Math.max(...all);
+    const low = Math.min(...all), high = Math.max(...all), digits = high - low < .1 ? 1 : 0;
     note.textContent = "Per cent of each layer's weights that are zero, the mean over seeds. From white " +
       `(${number.percent(low)}) to dark blue (${number.percent(high)}).`;
     const cell = (value, name, {head, row, run}) => {
@@ -46,13 +56,13 @@
       // One hue from light to dark: the same order for every eye, and in grey.
       const shade = [255 - 247 * depth, 255 - 207 * depth, 255 - 148 * depth].map(Math.round);
       const made = html("td", {"data-value": value, "data-layer": name, "data-row": row, "data-run": run,
-        style: `background: rgb(${shade}); color: ${depth > .5 ? "#fff" : "#1a1a1a"}`}, (100 * value).toFixed(0));
+        style: `background: rgb(${shade}); color: ${depth > .62 ? "#fff" : "#1a1a1a"}`}, (100 * value).toFixed(digits));
       page.tip(made, `${head}\n${name}\nsparsity: ${number.percent(value)}`);
       return made;
     };
     body.replaceChildren(html("table", {class: "heat"},
       html("thead", {}, html("tr", {}, html("th", {scope: "col"}, "layer"), ...columns.map(c => html("th", {scope: "col"}, c.head)))),
-      html("tbody", {}, ...names.map((name, k) => html("tr", {}, html("th", {scope: "row", title: name}, name),
+      html("tbody", {}, ...names.map((name, k) => html("tr", {}, html("th", {scope: "row", title: name}, shorter[k]),
         ...columns.map(c => cell(c.values[k], name, c)))))));
   });
 }

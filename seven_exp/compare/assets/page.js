@@ -172,7 +172,8 @@ const page = (() => {
     const width = Math.max(300, Math.min(900, root.clientWidth || 640)), height = Math.max(250, Math.min(440, .62 * width));
     const labels = y.ticks.map(y.spell);
     const left = 34 + 6.5 * Math.max(2, ...labels.map(l => l.length)), right = width - 14, top = 10, bottom = height - 46;
-    const across = v => left + 14 + (x.place(v) - x.low) / (x.high - x.low) * (right - left - 28);
+    const room = 12 + Math.max(0, ...series.flatMap(s => s.points.map(p => Math.abs(p.shift ?? 0))));
+    const across = v => left + room + (x.place(v) - x.low) / (x.high - x.low) * (right - left - 2 * room);
     const up = v => bottom - 8 - (y.place(v) - y.low) / (y.high - y.low) * (bottom - top - 16);
     const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, class: "chart", tabindex: 0, role: "img",
       "aria-label": `${title}: ${yTitle} over ${xTitle}. Arrow keys go from point to point.`});

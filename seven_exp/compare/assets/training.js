@@ -1,7 +1,8 @@
 /* What was logged during training: a curve for each run, and the mean of runs that were logged at the same steps. */
 (root, data, page) => {
   const {html, number, scale, state, rows, runs, tasks, methods} = page;
-  const quantities = Object.keys(data.curves);
+  const tested = `test/${page.metric}`;
+  const quantities = Object.keys(data.curves).sort((a, b) => (b === tested) - (a === tested) || a.localeCompare(b));
   if (!quantities.length) {
     root.append(html("p", {class: "note"}, "No metrics.jsonl lies beside the records."));
     return;
@@ -10,8 +11,8 @@
   const controls = root.appendChild(html("div", {class: "controls"}));
   page.choice(controls, "curve", "curve", quantities.map(name => [name, name]));
   page.choice(controls, "sparsity", "curvesAt", targets.map(s => [String(s), number.percent(s)]));
-  if (data.most) root.append(html("p", {class: "note"},
-    `Of longer histories ${data.most} logged points are drawn, evenly picked. Faint lines are single seeds, strong ones their mean.`));
+  root.append(html("p", {class: "note"}, "Faint lines are single seeds, strong ones their mean." +
+    (data.most ? ` Of longer histories ${data.most} logged points are drawn, evenly picked.` : "")));
   const panels = root.appendChild(html("div", {class: "panels"}));
   const boxes = tasks.map(() => panels.appendChild(html("figure")));
   page.follow(() => {

@@ -1,0 +1,402 @@
+"""A comparison on Weights & Biases: a workspace, and a report with the figures as they stand.
+
+What W&B draws by itself comes from the runs that our tracker has logged. It knows no t intervals,
+so a run of its own, of the job type "comparison", holds the means with theirs; a chart draws them.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seven_exp.compare.plot import styles
+from seven_exp.compare.summary import Row
+from seven_exp.compare.table import cells, headings, in_percent
+
+if TYPE_CHECKING:
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+TITLE = "Comparison of pruning methods"
+VIEW = "nw-sevenexpcomparison-v"
+"""The workspace's name in its address; the same at each call, so that it is found again."""
+
+RUN = "seven-exp-comparison"
+"""Id of the run that holds the tables."""
+
+COLUMNS = ("method", "sparsity", "mean", "low", "high", "seeds", "difference", "p_holm")
+
+MOST_LAYERS = 60
+"""Bars of a chart."""
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """What is sent.
+
+    Attributes:
+        workspace: Panels over the project's runs.
+        report: The same panels with the figures beside.
+        charts: Name -> Vega-Lite of the charts that aren't W&B's own.
+        tables: Key -> rows of `COLUMNS`.
+    """
+
+    workspace: "ws.Workspace"
+    report: "wr.Report"
+    charts: dict[str, dict[str, Any]]
+    tables: dict[str, list[list[Any]]]
+
+
+def parse_place(place: str) -> tuple[str, str]:
+    """(entity, project) out of "entity/project".
+
+    Raises:
+        ValueError: It isn't one.
+    """
+    entity, _, project = place.partition("/")
+    if not (entity and project) or "/" in project:
+        raise ValueError(f"--wandb is '{place}': expected entity/project")
+    return entity, project
+
+
+def require_login() -> None:
+    """See to it that W&B can be written to, before anything else is done.
+
+    Raises:
+        ValueError: The extra isn't installed, or nobody is logged in.
+    """
+    try:
+        import wandb_workspaces  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "--wandb needs wandb-workspaces: pip install 'seven-exp[dashboard]'"
+        ) from None
+    from seven_exp.tracking.weights_and_biases import logged_in
+
+    if not logged_in():
+        raise ValueError("--wandb: nobody is logged in to W&B: wandb login, or set WANDB_API_KEY")
+
+
+def build_dashboard(
+    rows: Sequence[Row], metric: str, baseline: str | None, entity: str, project: str
+) -> Dashboard:
+    """Put it together; nothing is sent.
+
+    Args:
+        rows: At least one, with their differences.
+        metric: Their metric.
+        baseline: What differences are to.
+        entity: Of W&B.
+        project: Whose runs are shown.
+    """
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces import expr
+
+    spec = _interval_chart(rows, metric)
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
+    # The name holds the content: a chart that is there already is the same one.
+    chart = f"seven-exp-intervals-{digest}"
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    tables = {f"comparison/{metric}/{' on '.join(task)}": task for task in tasks}
+    blocks: list[Any] = [wr.P(_explained(metric, baseline)), wr.TableOfContents()]
+    sections = []
+    for key, task in tables.items():
+        own = [row for row in rows if row.task == task]
+        title = " on ".join(task)
+        panels = _panels(own, metric, key, f"{entity}/{chart}")
+        runs = [
+            expr.Metric("JobType") == "train",
+            expr.Config("model") == task[0],
+            expr.Config("dataset") == task[1],
+        ]
+        top = max(row.sparsity for row in own)
+        at_top = [*runs, expr.Config("sparsity") == top]
+        blocks += [
+            wr.H1(title),
+            wr.MarkdownBlock(_markdown(own, metric, baseline)),
+            wr.H2(f"{metric} over sparsity"),
+            wr.PanelGrid(
+                runsets=[wr.Runset(name="means", filters=[expr.Metric("JobType") == "comparison"])],
+                panels=panels["intervals"],
+            ),
+            wr.PanelGrid(
+                runsets=[_table_of_runs(runs, metric)],
+                panels=panels["runs"],
+            ),
+            wr.H2(f"Layers and training at {top:g}"),
+            wr.PanelGrid(
+                runsets=[wr.Runset(name=f"sparsity {top:g}", filters=at_top)],
+                panels=[*panels["layers"], *panels["training"]],
+            ),
+        ]
+        sections += [
+            ws.Section(f"{title}: {metric} over sparsity", [*panels["intervals"], *panels["runs"]]),
+            ws.Section(f"{title}: layers", panels["layers"]),
+            ws.Section(f"{title}: training", panels["training"]),
+        ]
+    for section in sections:
+        section.is_open = True
+    workspace = ws.Workspace(
+        entity=entity,
+        project=project,
+        name=TITLE,
+        sections=sections,
+        settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
+        runset_settings=ws.RunsetSettings(pinned_columns=["run:displayName", *_columns(metric)]),
+    )
+    report = wr.Report(
+        project=project,
+        entity=entity,
+        title=f"{TITLE} by {metric}",
+        description="Made by seven_exp.compare",
+        blocks=blocks,
+        width="fluid",
+    )
+    by_table = {
+        key: [_cells(row) for row in rows if row.task == task] for key, task in tables.items()
+    }
+    return Dashboard(workspace, report, {chart: spec}, by_table)
+
+
+def publish(dashboard: Dashboard) -> list[str]:
+    """Send it; what an earlier call has made is updated in its place.
+
+    Returns:
+        The addresses of the report and the workspace.
+
+    Raises:
+        ConnectionError: W&B refuses or can't be reached.
+    """
+    import wandb
+
+    try:
+        _send_tables(dashboard)
+        _register_charts(dashboard)
+        return [_save_report(dashboard.report), _save_workspace(dashboard.workspace)]
+    except (wandb.Error, OSError) as error:
+        raise ConnectionError(f"W&B: {' '.join(str(error).split())}") from error
+
+
+def _send_tables(dashboard: Dashboard) -> None:
+    import wandb
+
+    run = wandb.init(
+        entity=dashboard.report.entity,
+        project=dashboard.report.project,
+        id=RUN,
+        resume="allow",
+        name="comparison",
+        job_type="comparison",
+        settings=wandb.Settings(console="off", silent=True, disable_git=True),
+    )
+    columns: list[str | int] = [*COLUMNS]
+    run.log({key: wandb.Table(columns, rows) for key, rows in dashboard.tables.items()})
+    run.finish()
+
+
+def _register_charts(dashboard: Dashboard) -> None:
+    import wandb
+
+    for name, spec in dashboard.charts.items():
+        try:
+            wandb.Api().create_custom_chart(
+                entity=dashboard.report.entity,
+                name=name,
+                display_name="Means with intervals",
+                spec_type="vega2",
+                access="private",
+                spec=spec,
+            )
+        except wandb.Error as error:
+            # W&B has no call that asks whether a chart is there.
+            wandb.termwarn(f"the chart {name} was not registered; is it there already? ({error})")
+
+
+def _save_report(report: "wr.Report") -> str:
+    import wandb
+    import wandb_workspaces.reports.v2 as wr
+
+    for other in wandb.Api().reports(f"{report.entity}/{report.project}"):
+        if other.display_name == report.title and other.url:
+            before = wr.Report.from_url(other.url)
+            before.blocks, before.description = report.blocks, report.description
+            before.width = report.width
+            report = before
+            break
+    return str(report.save().url)
+
+
+def _save_workspace(workspace: "ws.Workspace") -> str:
+    import wandb_workspaces.workspaces as ws
+
+    address = f"https://wandb.ai/{workspace.entity}/{workspace.project}?nw={VIEW[3:-2]}"
+    try:
+        before = ws.Workspace.from_url(address)
+    except ValueError:
+        workspace._internal_name = VIEW
+    else:
+        before.sections = workspace.sections
+        workspace = before
+    return str(workspace.save().url)
+
+
+def _panels(rows: Sequence[Row], metric: str, table: str, chart: str) -> dict[str, list[Any]]:
+    """Panels of one model and data set by what they show."""
+    import wandb_workspaces.reports.v2 as wr
+
+    names = [layer["name"] for row in rows for r in row.records for layer in _layers(r.values)]
+    layers = [f"layer_sparsity/{name}" for name in dict.fromkeys(names)][:MOST_LAYERS]
+    by_pruner: dict[str, Any] = {"groupby": wr.Config("pruner"), "groupby_aggfunc": "mean"}
+    return {
+        "intervals": [
+            wr.CustomChart(
+                query={"summaryTable": {"tableKey": table}},
+                chart_name=chart,
+                chart_fields={column: column for column in COLUMNS},
+                chart_strings={"title": f"{metric}: means over seeds, 95% t intervals"},
+                layout=wr.Layout(w=24, h=12),
+            )
+        ],
+        "runs": [
+            wr.ScatterPlot(
+                title=f"{metric} over sparsity, every run",
+                x=wr.Config("sparsity"),
+                y=wr.SummaryMetric(f"final/{metric}"),
+                layout=wr.Layout(w=12, h=9),
+            ),
+            wr.ScatterPlot(
+                title=f"{metric} over FLOPs, every run",
+                x=wr.SummaryMetric("final/flops_sparse"),
+                y=wr.SummaryMetric(f"final/{metric}"),
+                log_x=True,
+                layout=wr.Layout(x=12, w=12, h=9),
+            ),
+            wr.RunComparer(diff_only=True, layout=wr.Layout(y=9, w=24, h=10)),
+        ],
+        "layers": [
+            wr.BarPlot(
+                title="sparsity of each layer at the end",
+                metrics=list(layers),
+                **by_pruner,
+                layout=wr.Layout(w=12, h=12),
+            ),
+            wr.LinePlot(
+                title="sparsity of each layer",
+                x="step",
+                metric_regex="layer_sparsity/.*",
+                **by_pruner,
+                layout=wr.Layout(x=12, w=12, h=12),
+            ),
+        ],
+        "training": [
+            wr.LinePlot(
+                title=name,
+                x="step",
+                y=[name],
+                **by_pruner,
+                groupby_rangefunc="minmax",
+                layout=wr.Layout(x=8 * place, y=12, w=8, h=8),
+            )
+            for place, name in enumerate((f"test/{metric}", "loss", "sparsity"))
+        ],
+    }
+
+
+def _layers(values: Any) -> list[dict[str, Any]]:
+    return [layer for layer in values.get("layers") or [] if "name" in layer]
+
+
+def _columns(metric: str) -> list[str]:
+    return [
+        "config:pruner.value",
+        "config:sparsity.value",
+        "config:seed.value",
+        f"summary:final/{metric}",
+        "summary:final/sparsity",
+        "summary:final/kept_weights",
+        "summary:final/flops_sparse",
+        "summary:final/seconds",
+        "summary:run_hash",
+    ]
+
+
+def _table_of_runs(filters: list[Any], metric: str) -> "wr.Runset":
+    import wandb_workspaces.reports.v2 as wr
+
+    columns = ["run:displayName", *_columns(metric)]
+    return wr.Runset(
+        name="runs",
+        filters=filters,
+        order=[wr.OrderBy(wr.SummaryMetric(f"final/{metric}"), ascending=False)],
+        visible_columns=columns,
+        column_order=columns,
+        lock_columns=True,
+    )
+
+
+def _cells(row: Row) -> list[Any]:
+    half = row.result.half or 0.0
+    difference = row.difference.estimate.mean if row.difference else None
+    return [
+        *(row.method, row.sparsity, row.result.mean, row.result.mean - half),
+        *(row.result.mean + half, row.result.n, difference, row.p),
+    ]
+
+
+def _explained(metric: str, baseline: str | None) -> str:
+    words = f"{metric}: mean over seeds ± half the 95% Student t interval."
+    if baseline is None:
+        return words
+    return f"{words} Differences to {baseline} are paired by seed; p is Holm's, * below 0.05."
+
+
+def _markdown(rows: Sequence[Row], metric: str, baseline: str | None) -> str:
+    def line(words: Sequence[str]) -> str:
+        return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
+
+    titles = headings(metric, baseline)
+    table = [line(titles), line(["---"] * len(titles))]
+    return "\n".join([*table, *(line(cells(row, metric, baseline)) for row in rows)])
+
+
+def _interval_chart(rows: Sequence[Row], metric: str) -> dict[str, Any]:
+    """Vega-Lite: a line a method over sparsity, with the intervals of the table."""
+    look = styles(rows)
+    colour = {
+        "field": "${field:method}",
+        "type": "nominal",
+        "scale": {"domain": list(look), "range": [style.colour for style in look.values()]},
+    }
+    x = {"field": "${field:sparsity}", "type": "quantitative", "axis": {"format": "%"}}
+    y = {
+        "type": "quantitative",
+        "title": metric,
+        "scale": {"zero": False},
+        "axis": {"format": "%" if in_percent(metric) else "g"},
+    }
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "title": "${string:title}",
+        "data": {"name": "wandb"},
+        "encoding": {"x": x, "color": colour},
+        "layer": [
+            {"mark": "line", "encoding": {"y": {**y, "field": "${field:mean}"}}},
+            {
+                "mark": {"type": "point", "filled": True, "size": 50},
+                "encoding": {
+                    "y": {**y, "field": "${field:mean}"},
+                    "shape": {"field": "${field:method}", "type": "nominal"},
+                    "tooltip": [{"field": f"${{field:{column}}}"} for column in COLUMNS],
+                },
+            },
+            {
+                "mark": "rule",
+                "encoding": {
+                    "y": {**y, "field": "${field:low}"},
+                    "y2": {"field": "${field:high}"},
+                },
+            },
+        ],
+    }

@@ -1,0 +1,109 @@
+"""The page over HTTP on this machine alone, drawn anew at each reload."""
+
+import html
+import io
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+HOST = "127.0.0.1"
+RECORDS = "records"
+"""Below this lie the folders, by their number: /records/0/..."""
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the page at ``/`` and, read-only, what lies below some folders.
+
+    Args:
+        folders: Nothing outside them is ever served, not even by way of a link in them.
+        render: Makes the page; a ValueError's words are shown in its stead.
+        port: 0 for any that is free.
+
+    Raises:
+        OSError: The port is taken.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folders: Sequence[Path], render: Callable[[], str], port: int) -> None:
+        self.folders = [folder.resolve() for folder in folders]
+        self.render = render
+        super().__init__((HOST, port), _Handler)
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds it."""
+        return f"http://{HOST}:{self.server_port}/"
+
+    def link(self, path: Path) -> str:
+        """The address of a file or folder below one of the folders, as it is unquoted."""
+        path = path.resolve()
+        for number, folder in enumerate(self.folders):
+            if path.is_relative_to(folder):
+                return f"/{RECORDS}/{number}/{path.relative_to(folder).as_posix()}"
+        raise ValueError(f"'{path}' is not below any of the folders")
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    server: Server
+    def send_head(self) -> Any:
+        # A page elsewhere may have its name point here; it shall not read what lies here.
+        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (HOST, "localhost"):
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return None
+        if urlsplit(self.path).path == "/":
+            return self._send_page()
+        if self._target() is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return None
+        return super().send_head()
+
+    def translate_path(self, path: str) -> str:
+        target = self._target()
+        return str(target) if target else ""
+
+    def guess_type(self, path: Any) -> str:
+        """Text is shown, not downloaded."""
+        if Path(path).suffix in (".jsonl", ".log", ".yaml", ".csv", ".txt", ""):
+            return "text/plain; charset=utf-8"
+        return super().guess_type(path)
+
+    def _target(self) -> Path | None:
+        """The file or folder that is asked for, if it is one of ours."""
+        parts = unquote(urlsplit(self.path).path).split("/")[1:]
+        try:
+            if parts[0] != RECORDS:
+                return None
+            folder = self.server.folders[int(parts[1])]
+            target = folder.joinpath(*parts[2:]).resolve()
+            return target if target.is_relative_to(folder) and target.exists() else None
+        except (IndexError, ValueError, OSError):
+            return None
+
+    def end_headers(self) -> None:
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if urlsplit(self.path).path != "/":
+            # A page that lies among the records is shown, but may ask for nothing here.
+            self.send_header("Content-Security-Policy", "sandbox allow-scripts")
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the address is all that stands on the terminal."""
+
+    def _send_page(self) -> Any:
+        status, page = HTTPStatus.OK, ""
+        try:
+            page = self.server.render()
+        except ValueError as error:
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            page = f"<!doctype html><title>No comparison</title><p>{html.escape(str(error))}</p>"
+        body = page.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        return io.BytesIO(body)
