@@ -102,6 +102,7 @@ def build_dashboard(
     tables = {f"comparison/{metric}/{' on '.join(task)}": task for task in tasks}
     blocks: list[Any] = [wr.P(_explained(metric, baseline)), wr.TableOfContents()]
     sections = []
+    means = expr.And(expr.Metric("JobType") == "comparison")
     for key, task in tables.items():
         own = [row for row in rows if row.task == task]
         title = " on ".join(task)
@@ -112,22 +113,22 @@ def build_dashboard(
             expr.Config("dataset") == task[1],
         ]
         top = max(row.sparsity for row in own)
-        at_top = [*runs, expr.Config("sparsity") == top]
+        at_top = expr.Config("sparsity") == top
         blocks += [
             wr.H1(title),
             wr.MarkdownBlock(_markdown(own, metric, baseline)),
             wr.H2(f"{metric} over sparsity"),
             wr.PanelGrid(
-                runsets=[wr.Runset(name="means", filters=[expr.Metric("JobType") == "comparison"])],
+                runsets=[wr.Runset(name="means", filters=means)],
                 panels=panels["intervals"],
             ),
             wr.PanelGrid(
-                runsets=[_table_of_runs(runs, metric)],
+                runsets=[_table_of_runs(expr.And(*runs), metric)],
                 panels=panels["runs"],
             ),
             wr.H2(f"Layers and training at {top:g}"),
             wr.PanelGrid(
-                runsets=[wr.Runset(name=f"sparsity {top:g}", filters=at_top)],
+                runsets=[wr.Runset(name=f"sparsity {top:g}", filters=expr.And(*runs, at_top))],
                 panels=[*panels["layers"], *panels["training"]],
             ),
         ]
@@ -322,7 +323,7 @@ def _columns(metric: str) -> list[str]:
     ]
 
 
-def _table_of_runs(filters: list[Any], metric: str) -> "wr.Runset":
+def _table_of_runs(filters: Any, metric: str) -> "wr.Runset":
     import wandb_workspaces.reports.v2 as wr
 
     columns = ["run:displayName", *_columns(metric)]

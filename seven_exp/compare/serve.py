@@ -49,6 +49,7 @@ class Server(ThreadingHTTPServer):
 
 class _Handler(SimpleHTTPRequestHandler):
     server: Server
+
     def send_head(self) -> Any:
         # A page elsewhere may have its name point here; it shall not read what lies here.
         if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (HOST, "localhost"):
