@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +29,12 @@ from seven_exp.ledger import Ledger, record_of
 from seven_exp.registry import nearest
 
 log = logging.getLogger(__name__)
+
+EXTRAS = {"hydra_joblib_launcher": "joblib", "hydra_submitit_launcher": "slurm"}
+"""Hydra's plugins, and the extra that brings each."""
+
+DEAD = {"TerminatedWorkerError", "UncompletedJobError", "RayError"}
+"""What joblib, submitit and Ray raise where a job's process is gone."""
 
 
 def main(config_dir: Path) -> None:
@@ -54,6 +62,7 @@ def main(config_dir: Path) -> None:
                 _stop_if_explained(error)
             raise
 
+    _prefer_own_presets(config_dir)
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(task)()
     except KeyboardInterrupt:
@@ -65,6 +74,17 @@ def main(config_dir: Path) -> None:
             if isinstance(error, OSError) and not started:
                 _stop(f"output_root: can't write the run's folder: {error}", 2)
         raise
+
+
+def _prefer_own_presets(config_dir: Path) -> None:
+    """Let a file below ``conf/hydra`` take the place of what a plugin has under the same name.
+
+    Hydra would mix the two, with a warning, or refuse to.
+    """
+    Plugins.instance()  # imports them all
+    for path in (config_dir / "hydra").glob("*/*.yaml"):
+        group = ConfigStore.instance().repo["hydra"].get(path.parent.name, {})
+        group.pop(path.name, None)
 
 
 def checked(values: DictConfig) -> RunConfig:
@@ -173,6 +193,13 @@ def _stop_if_explained(error: Exception) -> None:
     """Exit with one line if the error needs no traceback."""
     if isinstance(error, HydraException | OmegaConfBaseException | ConfigError):
         _stop(explain(error), 2)
+    for plugin, extra in EXTRAS.items():
+        if str(error).startswith(f"Unknown plugin class : 'hydra_plugins.{plugin}."):
+            pip = f"pip install 'seven-exp[{extra}]'"
+            _stop(f"hydra/launcher needs {plugin}: uv sync --extra {extra}, or {pip}", 2)
+    if DEAD & {kind.__name__ for kind in type(error).__mro__}:
+        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        _stop(f"a job's process died ({reason}); the same command goes on with what is left", 1)
     training = sys.modules.get("seven_exp.training.loop")
     if training is not None and isinstance(error, training.DivergedError):
         _stop(str(error), 1)

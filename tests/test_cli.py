@@ -176,18 +176,6 @@ def test_a_criterion_of_ones_own(tmp_path):
     assert record["params_nonzero"] == int(0.3 * record["params_prunable"] + 1e-6)
 
 
-def test_jobs_of_a_sweep_in_processes_of_their_own_share_one_start(tmp_path):
-    done = train(
-        tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1",
-        "model.pretrain.epochs=1", *SMOKE,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    records = [json.loads(p.read_text()) for p in tmp_path.rglob("results.json")]
-    assert sorted(r["seed"] for r in records) == [0, 1]
-    assert len(list(tmp_path.rglob("pretrained/*.safetensors"))) == 1
-    assert len(list(tmp_path.rglob("comparison.csv"))) == 1
-
-
 def test_one_job_of_a_sweep_does_not_take_the_others_with_it(tmp_path):
     done = train(tmp_path, "-m", "sparsity=1.3,0.5", *SMOKE)
     assert done.returncode == 2

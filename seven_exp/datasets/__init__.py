@@ -10,6 +10,7 @@ from seven_exp.datasets.registry import (
     TRAIN_SIZES,
     build_data,
     check_data,
+    lower_is_better,
     text_head,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "Text",
     "build_data",
     "check_data",
+    "lower_is_better",
     "text_head",
 ]
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from seven_exp.datasets.batches import Data
 from seven_exp.registry import Registry
-from seven_exp.tasks import Head
+from seven_exp.tasks import Head, LanguageModelling
 
 DATASETS: Registry[Callable[..., Data]] = Registry("dataset")
 
@@ -59,6 +59,11 @@ def dataset(
 def text_head(name: str) -> Head | None:
     """What a model of this text ends in; None for images."""
     return _HEADS.get(name)
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a run on this data set is the better the lower its headline metric is."""
+    return text_head(name) == LanguageModelling.head and LanguageModelling.lower_is_better
 
 
 def check_data(name: str, **arguments: Any) -> None:

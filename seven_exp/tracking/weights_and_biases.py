@@ -18,6 +18,12 @@ log = logging.getLogger(__name__)
 INIT_SECONDS = 30
 """How long an unreachable server may hold a run up."""
 
+FINISH_SECONDS = 60
+"""How long a server that is slow or gone may hold up a run's end; W&B's own limit is a week.
+
+``WANDB_FINISH_TIMEOUT`` in the environment takes its place.
+"""
+
 
 class WandbTracker:
     """Logs a run so that a dashboard groups by pruner and plots accuracy over sparsity as it is.
@@ -39,6 +45,8 @@ class WandbTracker:
     def start(self, run: RunInfo) -> None:
         """Open the W&B run; without an account or a server, an offline one."""
         os.environ.setdefault("WANDB_SILENT", "true")
+        # W&B's statistics of its own use say so aloud when they can't be delivered.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         import wandb
 
         mode = self.mode
@@ -68,7 +76,11 @@ class WandbTracker:
         self._run.log({"step": step, **values}, step=step, commit=True)
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Summary and exit code."""
+        """Summary and exit code, and a wait until the server has everything.
+
+        Raises:
+            TimeoutError: It has not, and the wait is over; the message says how to upload the rest.
+        """
         assert self._run is not None
         summary = {
             "status": record["status"],
@@ -85,7 +97,13 @@ class WandbTracker:
         self._run.summary.update({key: v for key, v in summary.items() if v is not None})
         if record["status"] == "interrupted":
             self._run.mark_preempting()
-        self._run.finish(exit_code=0 if record["status"] == "finished" else 1)
+        folder = self._run.settings.sync_dir
+        try:
+            self._run.finish(exit_code=0 if record["status"] == "finished" else 1)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"the server did not take everything; to upload the rest: wandb sync {folder}"
+            ) from error
 
     def _open(self, run: RunInfo, mode: str) -> "wandb.Run":
         import wandb
@@ -106,7 +124,12 @@ class WandbTracker:
             # Each job of a sweep in one process is a run of its own.
             reinit="finish_previous",
             settings=wandb.Settings(
-                console="off", silent=True, init_timeout=INIT_SECONDS, disable_git=True
+                console="off",
+                silent=True,
+                init_timeout=INIT_SECONDS,
+                finish_timeout=wandb.setup().settings.finish_timeout or FINISH_SECONDS,
+                finish_timeout_raises=True,
+                disable_git=True,
             ),
         )
         assert opened is not None

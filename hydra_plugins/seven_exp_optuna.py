@@ -1,0 +1,232 @@
+"""Optuna as a sweeper of Hydra's: the next values follow from the results so far.
+
+The public plugin, hydra-optuna-sweeper 1.3, is tied to Optuna 2, whose storage does not work with
+the SQLAlchemy of today: a study of its can't be gone on with. Here a study is a journal on disk; the
+same command continues it.
+"""
+
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep, Transformer
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from seven_exp.config import ConfigError, RunConfig, parse
+
+if TYPE_CHECKING:
+    import optuna
+
+log = logging.getLogger(__name__)
+
+
+class OptunaSweeper(Sweeper):
+    """Maximizes or minimizes what the jobs return.
+
+    Args:
+        direction: None for whichever is better for the data set's headline metric.
+        trials: In all, those of earlier starts included.
+        jobs: Trials at a time.
+        seed: Of the sampler, TPE.
+        folder: Where studies are kept.
+        study: The study's name; None for a hash of the run and of what is searched.
+        params: Key -> Hydra's sweep syntax: ``interval``, ``range``, ``choice``, ``tag(log, ...)``.
+    """
+
+    def __init__(
+        self,
+        direction: Literal["maximize", "minimize"] | None,
+        trials: int,
+        jobs: int,
+        seed: int,
+        folder: str,
+        study: str | None,
+        params: Mapping[str, Any] | None,
+    ) -> None:
+        if direction not in ("maximize", "minimize", None):
+            raise ConfigError(
+                f"hydra.sweeper.direction is '{direction}': choose maximize, minimize or null"
+            )
+        self.direction, self.trials, self.jobs, self.seed = direction, trials, jobs, seed
+        self.folder, self.study, self.params = Path(folder), study, params or {}
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Hydra's."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Go on with the study until it has its trials; ``optimization_results.yaml`` has the best.
+
+        Raises:
+            ConfigError: Nothing to search, or the study is another process's.
+        """
+        try:
+            import optuna
+        except ImportError as error:
+            raise ConfigError(
+                "hydra/sweeper=optuna needs Optuna: uv sync --extra optuna, "
+                "or pip install 'seven-exp[optuna]'"
+            ) from error
+        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        overrides = OverridesParser.create().parse_overrides(given)
+        # As in Hydra's own sweeper: the command line takes the place of a preset's line.
+        last = {override.get_key_element(): override for override in overrides}
+        space = {key: distribution(o) for key, o in last.items() if o.is_sweep_override()}
+        fixed = [f"{k}={o.get_value_element_as_str()}" for k, o in last.items() if k not in space]
+        if not space:
+            raise ConfigError(
+                "hydra.sweeper.params: nothing to search; "
+                "give a range such as 'pruner.alpha_1=interval(0.5,0.95)'"
+            )
+        run = self._run(fixed)
+        name = self.study or _hash_of(run, space)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / f"{name}.lock", timeout=0):
+                optuna.logging.set_verbosity(optuna.logging.WARNING)
+                study = optuna.create_study(
+                    study_name=name,
+                    storage=_journal(self.folder / f"{name}.journal"),
+                    direction=self.direction or _direction(run),
+                    load_if_exists=True,
+                )
+                self._optimize(study, space, fixed)
+        except Timeout as error:
+            raise ConfigError(
+                f"hydra.sweeper.study: another process is at work on '{name}'"
+            ) from error
+
+    def _optimize(
+        self, study: "optuna.Study", space: Mapping[str, Any], fixed: Sequence[str]
+    ) -> None:
+        from optuna.samplers import TPESampler
+        from optuna.trial import TrialState
+
+        # A sampler begun anew would draw what it has drawn before.
+        study.sampler = TPESampler(seed=self.seed + len(study.trials))
+        for trial in study.get_trials(states=[TrialState.RUNNING]):
+            # Left by a process that died: its values are tried once more, and first.
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+        done = len(study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED]))
+        log.info("study %s: %d of %d trials are done", study.study_name, done, self.trials)
+        started = 0
+        while done < self.trials:
+            batch = [study.ask(dict(space)) for _ in range(min(self.jobs, self.trials - done))]
+            jobs = [[*fixed, *assignments(trial.params)] for trial in batch]
+            for job in jobs:
+                self.validate_batch_is_legal([job])
+            returns = self.launcher.launch(jobs, initial_job_idx=started)
+            for trial, job in zip(batch, returns, strict=True):
+                value = _value_of(job)
+                if math.isfinite(value):
+                    study.tell(trial, value)
+                else:  # "pruned": worse than all others, so that nothing near it is tried again
+                    study.tell(trial, state=TrialState.PRUNED)
+            started += len(batch)
+            done += len(batch)
+        self._conclude(study)
+
+    def _conclude(self, study: "optuna.Study") -> None:
+        from optuna.trial import TrialState
+
+        if not study.get_trials(states=[TrialState.COMPLETE]):
+            log.warning("study %s: no trial came to an end", study.study_name)
+            return
+        best = study.best_trial
+        values = " ".join(assignments(best.params))
+        log.info("best of %d trials: %.6g with %s", self.trials, best.value, values)
+        result = {"name": "optuna", "best_params": best.params, "best_value": best.value}
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "optimization_results.yaml").write_text(yaml.safe_dump(result))
+
+    def _run(self, fixed: list[str]) -> RunConfig:
+        """The run as it is where nothing is searched."""
+        job = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
+        plain = OmegaConf.to_container(
+            OmegaConf.masked_copy(job, [key for key in job if key != "hydra"]), resolve=True
+        )
+        assert isinstance(plain, dict)
+        return parse({str(key): value for key, value in plain.items()})
+
+
+def assignments(params: Mapping[str, Any]) -> list[str]:
+    """Values as the command line takes them."""
+    return [f"{key}={value}" for key, value in params.items()]
+
+
+def distribution(override: Override) -> "optuna.distributions.BaseDistribution":
+    """What Hydra's sweep syntax means to Optuna.
+
+    Raises:
+        ConfigError: An interval or range is empty.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value: Any = override.value()
+    try:
+        if override.is_interval_sweep():
+            is_log = "log" in value.tags
+            if isinstance(value.start, int) and isinstance(value.end, int):
+                return IntDistribution(value.start, value.end, log=is_log)
+            return FloatDistribution(value.start, value.end, log=is_log)
+        choices = list(override.sweep_iterator(transformer=Transformer.encode))
+        if isinstance(value, RangeSweep) and not value.shuffle:
+            low, high, step = min(choices), max(choices), abs(value.step)
+            if all(isinstance(choice, int) for choice in choices):
+                return IntDistribution(low, high, step=int(step))
+            return FloatDistribution(low, high, step=step)
+        return CategoricalDistribution(choices)
+    except ValueError as error:
+        raise ConfigError(f"{override.get_key_element()}: {error}") from error
+
+
+def _direction(run: RunConfig) -> str:
+    from seven_exp.datasets import lower_is_better
+
+    return "minimize" if lower_is_better(run.dataset.name) else "maximize"
+
+
+def _hash_of(run: RunConfig, space: Mapping[str, Any]) -> str:
+    from seven_exp.runs import digest, run_hash
+
+    searched = {key: repr(values) for key, values in space.items()}
+    return digest({"run": run_hash(run), "searched": searched})
+
+
+def _journal(path: Path) -> "optuna.storages.BaseStorage":
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+
+
+def _value_of(job: JobReturn) -> float:
+    """What a job returned; NaN if its loss diverged.
+
+    Raises:
+        Exception: Whatever else it failed with: no trial can do better.
+    """
+    try:
+        return float(job.return_value)
+    except Exception as error:
+        training = sys.modules.get("seven_exp.training.loop")
+        if training is not None and isinstance(error, training.DivergedError):
+            return math.nan
+        raise

@@ -1,0 +1,166 @@
+"""Sweeps on joblib, submitit and Ray, each with its real engine; Slurm's commands are imitated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_cli import ROOT, train
+
+SMALL = [
+    *("tracker.mode=disabled", "model=mlp", "model.widths=[8]", "trainer.max_steps=20"),
+    *("trainer.log_interval=5", "trainer.eval_interval=10"),
+]
+LAUNCHERS = {
+    "joblib": ["hydra.launcher.n_jobs=2"],
+    "submitit_local": [],
+    "ray": ["hydra.launcher.num_cpus=2"],
+}
+
+
+def records(tmp_path: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+
+
+def assert_whole(tmp_path: Path) -> None:
+    """A sweep over two seeds: both finished, from one shared start, and compared."""
+    found = records(tmp_path)
+    assert sorted((r["seed"], r["status"]) for r in found) == [(0, "finished"), (1, "finished")]
+    assert len(list(tmp_path.rglob("pretrained/*.safetensors"))) == 1
+    (sheet,) = tmp_path.rglob("comparison.csv")
+    assert "seven_dyn" in sheet.read_text()
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_sweep_in_processes_of_its_own(tmp_path, launcher):
+    done = train(
+        tmp_path, "-m", f"hydra/launcher={launcher}", *LAUNCHERS[launcher], *SMALL,
+        "seed=0,1", "model.pretrain.epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert_whole(tmp_path)
+
+
+COMMANDS = {
+    "sbatch": """
+        # Starts an array's tasks and returns at once.
+        script="${@: -1}"
+        cp "$script" "$SLURM_IMITATION/script"
+        export SLURM_JOB_ID=7 SLURM_ARRAY_JOB_ID=7 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1
+        export SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
+        for task in 0 1; do
+            SLURM_ARRAY_TASK_ID=$task bash "$script" > "$SLURM_IMITATION/$task.log" 2>&1 &
+        done
+        echo "Submitted batch job 7"
+    """,
+    "srun": """
+        while [[ $1 == -* ]]; do
+            case $1 in --output | --error) shift 2 ;; *) echo "$1" ; shift ;; esac
+        done
+        exec "$@"
+    """,
+    "sacct": """
+        printf 'JobID|State|NodeList\\n7_0|RUNNING|here\\n7_1|RUNNING|here\\n'
+    """,
+}
+
+
+def test_slurm_gets_an_array_with_all_that_was_asked_for(tmp_path):
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, lines in COMMANDS.items():
+        (commands / name).write_text(f"#!/usr/bin/env bash\n{lines}")
+        (commands / name).chmod(0o755)
+    done = train(
+        tmp_path, "-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu",
+        "hydra.launcher.cpus_per_task=3", *SMALL, "seed=0,1", "model.pretrain.epochs=1",
+        PATH=f"{commands}:{os.environ['PATH']}", SLURM_IMITATION=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert_whole(tmp_path)
+    asked = {
+        line.removeprefix("#SBATCH --")
+        for line in (tmp_path / "script").read_text().splitlines()
+        if line.startswith("#SBATCH")
+    }
+    assert asked >= {
+        *("partition=gpu", "gpus-per-node=1", "cpus-per-task=3", "mem=32GB", "time=240"),
+        *("signal=USR2@120", "requeue", "array=0-1%2", "job-name=seven_exp", "open-mode=append"),
+    }
+    assert "--cpus-per-task=3" in (tmp_path / "0.log").read_text()
+
+
+def task_of(folder: Path) -> int | None:
+    """The process that submitit runs a job of this folder in."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "submitit.core._submit" in words and any(str(folder) in word for word in words):
+            return int(path.parent.name)
+    return None
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="looks processes up in /proc")
+def test_a_job_that_slurm_warns_is_queued_again_and_finishes(tmp_path):
+    sweep = subprocess.Popen(
+        [
+            *(sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=submitit_local"),
+            *(*SMALL, "trainer.max_steps=2000", "trainer.eval_interval=2000", "seed=0"),
+            f"hydra.sweep.dir={tmp_path}/sweep",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 200
+    while not any(p.stat().st_size for p in tmp_path.rglob("metrics.jsonl")):
+        assert sweep.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    task = task_of(tmp_path)
+    assert task is not None
+    os.kill(task, signal.SIGUSR2)
+    _, said = sweep.communicate(timeout=250)
+    assert sweep.returncode == 0, said
+    (log,) = tmp_path.rglob(".submitit/*/*_log.err")
+    assert "Requeued job" in log.read_text()
+    (record,) = records(tmp_path)
+    assert (record["status"], record["steps"]) == ("finished", 2000)
+
+
+WITHOUT = """
+import runpy, sys
+for name in {hidden!r}:
+    sys.modules[name] = None
+sys.argv = ["train.py", *{arguments!r}]
+runpy.run_path({program!r}, run_name="__main__")
+"""
+JOBLIB = "hydra_plugins.hydra_joblib_launcher"
+SUBMITIT = "hydra_plugins.hydra_submitit_launcher"
+MISSING = {
+    "hydra/launcher=joblib": ([JOBLIB, f"{JOBLIB}.joblib_launcher"], "--extra joblib"),
+    "hydra/launcher=submitit_slurm": ([SUBMITIT, f"{SUBMITIT}.submitit_launcher"], "--extra slurm"),
+    "hydra/launcher=ray": (["ray"], "--extra ray"),
+    "hydra/sweeper=optuna": (["optuna"], "--extra optuna"),
+}
+
+
+@pytest.mark.parametrize("choice", MISSING)
+def test_an_engine_that_is_not_installed(tmp_path, choice):
+    hidden, hint = MISSING[choice]
+    code = WITHOUT.format(
+        hidden=hidden, arguments=["-m", choice, "seed=0,1"], program=str(ROOT / "train.py")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert hint in done.stderr
+    assert done.stderr.count("\n") == 1
