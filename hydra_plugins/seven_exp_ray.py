@@ -21,6 +21,9 @@ from seven_exp.config import ConfigError
 STORE_BYTES = 100_000_000
 """Ray's shared memory; jobs pass each other nothing but a config and a number."""
 
+ATTEMPTS = 3
+"""To start Ray: it grants itself 30 seconds, which a busy machine may not have."""
+
 
 class RayLauncher(Launcher):
     """Runs jobs as Ray tasks, in the folder that the sweep was started in.
@@ -85,16 +88,24 @@ class RayLauncher(Launcher):
             raise ConfigError(
                 "hydra/launcher=ray needs Ray: uv sync --extra ray, or pip install 'seven-exp[ray]'"
             ) from error
-        if not ray.is_initialized():
-            if self.address is not None:
-                ray.init(address=self.address, logging_level="warning")
-            else:
+        if ray.is_initialized():
+            return ray
+        if self.address is not None:
+            ray.init(address=self.address, logging_level="error")
+            return ray
+        for attempt in range(ATTEMPTS):
+            try:
                 ray.init(
                     num_cpus=self.num_cpus,
                     include_dashboard=False,
                     object_store_memory=STORE_BYTES,
-                    logging_level="warning",
+                    logging_level="error",
                 )
+                break
+            except Exception as error:
+                if "timed out" not in str(error) or attempt == ATTEMPTS - 1:
+                    raise
+                ray.shutdown()
         return ray
 
 

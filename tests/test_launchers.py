@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import pytest
 from test_cli import ROOT, train
 
@@ -17,9 +18,14 @@ SMALL = [
 ]
 LAUNCHERS = {
     "joblib": ["hydra.launcher.n_jobs=2"],
-    "submitit_local": [],
-    "ray": ["hydra.launcher.num_cpus=2"],
+    "submitit_local": ["hydra.launcher.cpus_per_task=2"],
+    "ray": ["hydra.launcher.num_cpus=2", "hydra.launcher.cpus_per_job=1"],
 }
+THREADS = {"joblib": max(1, joblib.cpu_count() // 2), "submitit_local": 2, "ray": 1}
+COUNTS_THREADS = """
+import os, pathlib, torch
+pathlib.Path(f"threads.{os.getpid()}").write_text(str(torch.get_num_threads()))
+"""
 
 
 def records(tmp_path: Path) -> list[dict]:
@@ -36,13 +42,17 @@ def assert_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_sweep_in_processes_of_its_own(tmp_path, launcher):
+def test_a_sweep_in_processes_of_its_own(tmp_path, launcher, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "threads.py").write_text(COUNTS_THREADS)
     done = train(
         tmp_path, "-m", f"hydra/launcher={launcher}", *LAUNCHERS[launcher], *SMALL,
-        "seed=0,1", "model.pretrain.epochs=1",
+        "seed=0,1", "model.pretrain.epochs=1", "plugins=[threads.py]",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert_whole(tmp_path)
+    threads = {path.read_text() for path in tmp_path.glob("threads.*") if path.suffix != ".py"}
+    assert threads == {str(THREADS[launcher])}
 
 
 COMMANDS = {
