@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp import runs
+from seven_exp.build import data_of, first_example, model_of
 from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
-from seven_exp.datasets import Data, build_data
-from seven_exp.models import build_model
+from seven_exp.datasets import Data
 from seven_exp.pruning import Pruner, create_pruner
 from seven_exp.pruning.layers import matches
-from seven_exp.tasks import Classification, Inputs, Task
+from seven_exp.tasks import Classification, Task
 from seven_exp.tracking import RunInfo, Tracker, Trackers, writing
 from seven_exp.training import loop
 from seven_exp.training.checkpoints import Checkpoints
@@ -76,7 +76,7 @@ def run_experiment(
     diverged = None
     with faults_of_the_user():
         with world.in_turn():
-            data = _data(config, config.seed).shared(world.rank, world.size)
+            data = data_of(config, config.seed).shared(world.rank, world.size)
         plan = Plan.of(config, len(data.train))
         with world.in_turn():
             model = _fresh(config, data, device)
@@ -120,7 +120,7 @@ def run_experiment(
                 *(config, plan, data, state, replicas, distillation),
                 *(tracker, checkpoints, saved, asked),
             )
-            sample = _sample(data, device)
+            sample = first_example(data.test, device)
             dense, sparse = forward_flops(model, sample, pruner.layers, pruner.layer_counts)
             facts |= {"flops_dense": dense, "flops_sparse": sparse}
             if world.main:
@@ -300,7 +300,7 @@ def _dispensable(what: str) -> Iterator[None]:
 def _fresh(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
     """The model with its initial weights, or those of ``model.checkpoint``."""
     torch.manual_seed(config.seed)
-    model = _model(config, data).to(device)
+    model = model_of(config, data).to(device)
     small = sum(p.numel() for p in model.parameters()) < _SMALL
     torch.set_num_threads(config.threads or (1 if small else _ALL_THREADS))
     return model
@@ -327,8 +327,8 @@ def _pretrain(config: RunConfig, data: Data, model: nn.Module) -> None:
 
     def build() -> dict[str, Tensor]:
         torch.manual_seed(pretrain.seed)
-        start = _model(config, data).to(device)
-        batches = _data(config, pretrain.seed).train
+        start = model_of(config, data).to(device)
+        batches = data_of(config, pretrain.seed).train
         accumulate = config.trainer.accumulate
         steps = pretrain.epochs * max(1, len(batches) // accumulate)
         warmup = Plan.warmup_steps(config, steps)
@@ -383,38 +383,6 @@ def _distillation(config: RunConfig, model: nn.Module, task: Task) -> Distillati
     return Distillation(
         teacher, trainer.distill, trainer.distill_temperature, trainer.distill_hidden
     )
-
-
-def _data(config: RunConfig, seed: int) -> Data:
-    return build_data(
-        config.dataset.name,
-        batch_size=config.trainer.batch_size,
-        seed=seed,
-        **config.dataset.arguments,
-    )
-
-
-def _model(config: RunConfig, data: Data) -> nn.Module:
-    model = build_model(
-        config.model.name,
-        checkpoint=config.model.checkpoint,
-        **data.for_model,
-        **config.model.arguments,
-    )
-    if config.trainer.gradient_checkpointing:
-        cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
-    return model
-
-
-def _sample(data: Data, device: torch.device) -> Inputs:
-    """One example's inputs, for counting operations: the first of the split, of text the shortest.
-
-    Text is padded to nothing there, so that the figure is that of one length.
-    """
-    inputs, _ = next(iter(data.test.epoch(0)))
-    if isinstance(inputs, Mapping):
-        return {name: values[:1].to(device) for name, values in inputs.items()}
-    return inputs[:1].to(device)
 
 
 def _optimizer(config: RunConfig, model: nn.Module, lr: float) -> torch.optim.Optimizer:

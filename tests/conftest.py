@@ -1,6 +1,8 @@
 """Settings for all tests."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,3 +26,30 @@ def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("NETRC", str(home / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Pattern -> the folder of a tiny run with it, made once."""
+    from test_conf import composed
+
+    from seven_exp.experiment import run_experiment
+    from seven_exp.tracking import LocalRecord
+
+    folders: dict[str, Path] = {}
+
+    def get(pattern: str) -> Path:
+        if pattern not in folders:
+            folder = tmp_path_factory.mktemp("runs") / pattern.replace(":", "_")
+            include = {"heads": "[*attention*]", "rows": "['*mlp*']"}.get(pattern, "null")
+            config = composed(
+                *("model.depth=2", "model.width=16", "model.mlp_width=16", "model.heads=2"),
+                *("trainer.max_steps=12", "trainer.eval_interval=12", "tracker.mode=disabled"),
+                *("pruner=magnitude_dyn", "sparsity=0.5", f"pruner.pattern={pattern}"),
+                *(f"pruner.include={include}", f"cache_dir={folder / 'cache'}", "threads=1"),
+            )
+            run_experiment(config, folder, LocalRecord())
+            folders[pattern] = folder
+        return folders[pattern]
+
+    return get

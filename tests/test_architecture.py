@@ -26,9 +26,20 @@ ARROWS = {
     "ledger": {"atomic", "config"},
     "console": set(),
     "compare": {"registry", "atomic", "tracking"},
+    "build": {"config", "datasets", "models", "tasks"},
     "experiment": {
-        *("config", "console", "runs", "tracking", "training"),
-        *("models", "datasets", "pruning", "tasks"),
+        *("build", "config", "console", "runs", "tracking", "training"),
+        *("datasets", "pruning", "tasks"),
+    },
+    "restore": {"build", "config", "datasets", "models", "pruning", "runs"},
+    "shrink": set(),
+    "export": {
+        *("build", "config", "restore", "runs", "shrink"),
+        *("atomic", "console", "datasets", "models", "pruning", "registry", "tasks"),
+    },
+    "measure": {
+        *("build", "config", "export", "restore", "runs", "shrink", "training"),
+        *("atomic", "console", "datasets", "tasks"),
     },
     "command": {
         *("compare", "config", "console", "datasets", "experiment", "ledger", "registry", "runs"),
@@ -101,6 +112,11 @@ HEAVY = {
 
 def test_the_command_line_starts_without_heavy_libraries():
     assert not loaded_by("import seven_exp.command") & HEAVY
+
+
+def test_asking_for_help_loads_nothing_heavy():
+    for command in ("export", "measure"):
+        assert not loaded_by(f"import seven_exp.{command}.__main__") & HEAVY
 
 
 def test_comparing_needs_no_torch():

@@ -90,14 +90,14 @@ def join(device: str) -> tuple[World, torch.device]:
     # As torchrun and accelerate launch say it.
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
-        return World(), _device(device)
+        return World(), device_of(device)
     if importlib.util.find_spec("accelerate") is None:
         raise ConfigError(
             f"{size} processes were started: they need accelerate: uv sync --extra distributed"
         )
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device is '{device}': {size} processes need one each: choose auto")
-    kind = _device(device).type
+    kind = device_of(device).type
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=kind == "cpu")
@@ -105,7 +105,12 @@ def join(device: str) -> tuple[World, torch.device]:
     return world, accelerator.device
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device that a word of the config stands for.
+
+    Raises:
+        ConfigError: There is none of that kind here.
+    """
     if name == "auto":
         mps = "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device("cuda" if torch.cuda.is_available() else mps)

@@ -1,0 +1,107 @@
+"""``python -m seven_exp.export RUN --format FORMAT``: a run's model as files for others."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from seven_exp.export.formats import FORMATS, ExportError, check_format
+
+
+class _Parser(argparse.ArgumentParser):
+    """Without the usage before each error: a mistake costs one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
+    parser = _Parser(
+        prog="python -m seven_exp.export",
+        description="Write a finished run's model in a format, read it again and compare it.",
+        epilog="formats: " + "; ".join(f"{name}: {what}" for name, what in FORMATS.items()),
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run's folder")
+    parser.add_argument(
+        "--format", required=True, action="append", help=f"{', '.join(FORMATS)}; more than once"
+    )
+    parser.add_argument("--output", type=Path, help="the export's folder (RUN/exports/FORMAT)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="of the weights (float32)",
+    )
+    parser.add_argument("--batches", type=int, help="batches of the test split to compare on (all)")
+    options = parser.parse_args(arguments)
+    try:
+        if options.output is not None and len(options.format) > 1:
+            raise ExportError("--output is for one --format")
+        if options.batches is not None and options.batches < 1:
+            raise ExportError(f"--batches is {options.batches}: choose 1 or more")
+        for name in options.format:
+            check_format(name)
+        if not options.run.is_dir():
+            raise ExportError(f"no folder '{options.run}'")
+
+        from seven_exp.export.exporting import export
+
+        rows = [
+            export(
+                options.run,
+                name,
+                dtype=options.dtype,
+                output=options.output,
+                batches=options.batches,
+            )
+            for name in options.format
+        ]
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    _show([facts for facts, _ in rows])
+    for _, folder in rows:
+        print(f"written: {folder}")
+    return 0
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    first = rows[0]
+    found = first["comparison"]
+    for title in ("format", "bytes", "of dense", "max difference", found["metric"]):
+        table.add_column(title, justify="left" if title == "format" else "right")
+    dense = first["bytes_dense"]
+    half = first["bytes_dense_half"]
+    table.add_row("dense, float32", f"{dense:,}", "100.0%", "", f"{found['value']:.4f}")
+    if first["dtype"] != "float32":
+        table.add_row("dense, 16 bits", f"{half:,}", f"{half / dense:.1%}", "", "")
+    for facts in rows:
+        found = facts["comparison"]
+        table.add_row(
+            facts["format"] + ("" if facts["dtype"] == "float32" else f", {facts['dtype']}"),
+            f"{facts['bytes']:,}",
+            f"{facts['ratio']:.1%}",
+            f"{found['difference']:.2g}",
+            f"{found['other']:.4f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f" compared on {found['examples']} examples of the test split", highlight=False)
+    for facts in rows:
+        for part in facts.get("shrunk", ())[:8]:
+            console.print(
+                f" {part['name']}: {part['before']} -> {part['after']} {part['unit']}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Two models on the same data: how far apart their logits are, and the metric of each."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from seven_exp.console import progress_bar
+from seven_exp.datasets import Batches
+from seven_exp.tasks import Task, forward
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out.
+
+    Attributes:
+        examples: How many were looked at.
+        difference: Largest absolute difference of a logit.
+        largest: Largest absolute logit of the first model.
+        metric: The task's headline.
+        value: Of the first model.
+        other: Of the second.
+    """
+
+    examples: int
+    difference: float
+    largest: float
+    metric: str
+    value: float
+    other: float
+
+    @property
+    def same(self) -> bool:
+        """Whether the models agree to float32's rounding through many layers."""
+        return self.difference <= 1e-4 * max(1.0, self.largest) and math.isclose(
+            self.value, self.other, rel_tol=1e-3, abs_tol=1e-3
+        )
+
+
+@torch.no_grad()
+def compare(
+    model: nn.Module, other: nn.Module, batches: Batches, task: Task, limit: int | None
+) -> Comparison:
+    """Run both over a split.
+
+    Args:
+        model: On the CPU, in evaluation mode.
+        other: Likewise.
+        batches: The split.
+        task: Gives the metric.
+        limit: Batches looked at; None: all.
+    """
+    difference = largest = 0.0
+    examples = seen = 0
+    losses, evidence = [0.0, 0.0], ([], [])  # type: ignore[var-annotated]
+    total = min(len(batches), limit or len(batches))
+    with progress_bar("comparing", total) as advance:
+        for done, (inputs, targets) in enumerate(itertools.islice(batches.epoch(0), total), 1):
+            both = [forward(each, inputs).float() for each in (model, other)]
+            difference = max(difference, (both[0] - both[1]).abs().max().item())
+            largest = max(largest, both[0].abs().max().item())
+            weight = task.weight(targets)
+            for i, logits in enumerate(both):
+                losses[i] += task.loss(logits, targets).item() * weight if weight else 0.0
+                evidence[i].append(task.evidence(logits, targets))
+            examples, seen = examples + len(targets), seen + weight
+            advance(done, "")
+    values = [
+        task.metrics(torch.cat(evidence[i]), losses[i] / max(1, seen))[task.metric] for i in (0, 1)
+    ]
+    return Comparison(examples, difference, largest, task.metric, values[0], values[1])

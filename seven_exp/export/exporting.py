@@ -1,0 +1,176 @@
+"""Exporting: written, read again, compared; then, and only then, the folder has its name."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from seven_exp import runs
+from seven_exp.atomic import replacing_folder
+from seven_exp.config import RunConfig, faults_of_the_user
+from seven_exp.datasets import Data
+from seven_exp.export.comparison import compare
+from seven_exp.export.formats import ExportError, check_format, files_of
+from seven_exp.export.tensors import state_of
+from seven_exp.restore import Restored, architecture, restore
+
+SCHEMA = 1
+"""Version of export.json's layout."""
+
+NAME = "export.json"
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+_WEIGHTS = (".safetensors", ".onnx", ".bin")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export, taken up again.
+
+    Attributes:
+        facts: As in ``export.json``.
+        config: Of the run that it came from.
+        data: Its data.
+        model: Called like the run's own model, on the CPU, in evaluation mode.
+    """
+
+    facts: Mapping[str, Any]
+    config: RunConfig
+    data: Data
+    model: nn.Module
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an export, not a run."""
+    return (folder / NAME).is_file()
+
+
+def export(
+    folder: Path,
+    format: str,
+    *,
+    dtype: str = "float32",
+    output: Path | None = None,
+    batches: int | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Write a finished run's model in a format, read it again and compare it on the test split.
+
+    Args:
+        folder: Of a run; of an export, where the format takes one.
+        format: One of `FORMATS`.
+        dtype: Of floating-point weights; one of `DTYPES`. What is compared is rounded before.
+        output: The export's folder; None: ``exports/FORMAT`` in ``folder``.
+        batches: Of the split, to compare on; None: all.
+
+    Returns:
+        What ``export.json`` holds, and the export's folder.
+
+    Raises:
+        ConfigError: The run can't be taken up.
+        ExportError: The format does not fit it, or what was read again is not what was written.
+    """
+    check_format(format)
+    files = files_of(format)
+    output = output or folder / "exports" / format.replace(":", "_")
+    if output.exists() and any(output.iterdir()) and not is_export(output):
+        raise ExportError(f"--output is '{output}': it holds something else than an export")
+    if is_export(folder):
+        if not files.TAKES_EXPORTS:
+            raise ExportError(f"'{folder}' is an export: format {format} is made from a run")
+        source = _as_source(load(folder))
+    else:
+        source = restore(folder)
+    _round(source.model, DTYPES[dtype])
+    with faults_of_the_user(), replacing_folder(output) as partial:
+        facts = _facts(source, folder, format, dtype) | files.write(source, partial, DTYPES[dtype])
+        sizes = {p.name: p.stat().st_size for p in partial.iterdir() if p.suffix in _WEIGHTS}
+        facts |= {"files": sizes, "bytes": sum(sizes.values())}
+        facts["ratio"] = facts["bytes"] / facts["bytes_dense"]
+        again = files.read(partial, facts, lambda: _blank(source))
+        task = source.data.task
+        found = compare(source.model, again, source.data.test, task, batches)
+        if files.EXACT:
+            _check_bits(source.model, again)
+        if not (found.difference == 0 if files.EXACT else found.same):
+            raise ExportError(
+                f"format {format}: read again, logits differ by up to {found.difference:.3g} and "
+                f"{found.metric} is {found.other:.6g}, not {found.value:.6g}; nothing is exported"
+            )
+        facts["comparison"] = vars(found)
+        (partial / NAME).write_text(json.dumps(facts, indent=1) + "\n")
+    return facts, output
+
+
+def load(folder: Path) -> Exported:
+    """An export's model with its data.
+
+    Raises:
+        ConfigError: It is broken, or its data can't be had.
+        ExportError: What its format needs is not installed.
+    """
+    with faults_of_the_user():
+        facts = json.loads((folder / NAME).read_text())
+        check_format(facts["format"])
+        config, data, blank = architecture(facts["config"])
+        model = files_of(facts["format"]).read(folder, facts, lambda: blank)
+        return Exported(facts, config, data, model)
+
+
+def _blank(source: Restored) -> nn.Module:
+    from seven_exp.build import blank_model
+
+    return blank_model(source.config, source.data)
+
+
+def _as_source(exported: Exported) -> Restored:
+    facts = exported.facts
+    record = {**facts["record"], "config": facts["config"]}
+    return Restored(
+        record, exported.config, exported.data, exported.model, {}, facts["bytes_dense"]
+    )
+
+
+def _facts(source: Restored, folder: Path, format: str, dtype: str) -> dict[str, Any]:
+    kept = (
+        *("run_hash", "pruner", "pattern", "model", "dataset", "seed", "sparsity"),
+        *("metrics", "metric", "flops_dense", "flops_sparse", "params_total"),
+    )
+    halved = sum(
+        (2 if t.is_floating_point() else t.element_size()) * t.numel()
+        for t in state_of(source.model, torch.float32).values()
+    )
+    return {
+        "schema": SCHEMA,
+        "format": format,
+        "dtype": dtype,
+        "source": str(folder),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "bytes_dense": source.dense_bytes,
+        "bytes_dense_half": halved,
+        "record": {key: source.record.get(key) for key in kept},
+        "versions": runs.versions(),
+        "config": source.record["config"],
+    }
+
+
+@torch.no_grad()
+def _round(model: nn.Module, dtype: torch.dtype) -> None:
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.to(dtype))
+            if not math.isfinite(tensor.abs().max().item() if tensor.numel() else 0.0):
+                raise ExportError(f"weights are too large for {dtype}: choose bfloat16")
+
+
+def _check_bits(model: nn.Module, again: nn.Module) -> None:
+    ours, theirs = model.state_dict(), again.state_dict()
+    for name, tensor in ours.items():
+        if not torch.equal(tensor, theirs[name]):
+            raise ExportError(f"read again, {name} is not what was written; nothing is exported")

@@ -1,0 +1,35 @@
+"""A model's tensors as a safetensors file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+NAME = "model.safetensors"
+"""What transformers calls it too."""
+
+
+def state_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state dict, a shared tensor once, floating-point ones of ``dtype``."""
+    state, seen = {}, set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            state[name] = tensor.detach().to(kind).contiguous()
+    return state
+
+
+def write_state(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write tensors as ``model.safetensors``; transformers wants to read whose they are."""
+    save_file(dict(state), folder / NAME, metadata={"format": "pt"})
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """What `write_state` wrote, floating-point tensors as float32."""
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(folder / NAME).items()
+    }

@@ -1,0 +1,96 @@
+"""``python -m seven_exp.measure RUN_OR_EXPORT``: latency, throughput, memory and size, measured."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    """Without the usage before each error: a mistake costs one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
+    parser = _Parser(
+        prog="python -m seven_exp.measure",
+        description="Measure a pruned model against the dense one, in turn, on this machine.",
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN_OR_EXPORT")
+    parser.add_argument("--batch", type=int, default=32, help="examples, for throughput (32)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N (auto)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="(float32)"
+    )
+    parser.add_argument("--repeats", type=int, default=20, help="rounds (20)")
+    parser.add_argument("--threads", type=int, help="of the CPU (torch's)")
+    options = parser.parse_args(arguments)
+    # The profiler that counts bytes says on stderr that it starts and stops.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    try:
+        for key, least in (("batch", 1), ("repeats", 2), ("threads", 1)):
+            value = getattr(options, key)
+            if value is not None and value < least:
+                raise ValueError(f"--{key} is {value}: choose {least} or more")
+        if not options.folder.is_dir():
+            raise ValueError(f"no folder '{options.folder}'")
+
+        from seven_exp.measure.measuring import measure
+
+        facts, path = measure(
+            options.folder,
+            batch=options.batch,
+            device=options.device,
+            dtype=options.dtype,
+            repeats=options.repeats,
+            threads=options.threads,
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    _show(facts)
+    print(f"written: {path}")
+    return 0
+
+
+def _show(facts: Mapping[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("")
+    size = facts["batch_size"]
+    for title in (
+        *("theory: MFLOPs", "weights, MB", "peak, MB", "ms for 1", "as fast (quartiles)"),
+        *(f"1/s, batch {size}", "as fast (quartiles)"),
+    ):
+        table.add_column(title, justify="right")
+    for row in facts["variants"]:
+        one, bulk = row["latency"], row["batch"]
+        peak = row["peak_bytes"]
+        table.add_row(
+            row["name"],
+            f"{row['flops'] / 1e6:,.2f}" if row["flops"] else "",
+            f"{row['bytes'] / 1e6:.3f}",
+            f"{(row['bytes'] + peak) / 1e6:.2f}" if peak is not None else "unknown",
+            f"{one['median'] * 1e3:.3f}",
+            f"{one['ratio']:.2f} ({one['ratio_low']:.2f}..{one['ratio_high']:.2f})",
+            f"{row['examples_per_second']:,.1f}",
+            f"{bulk['ratio']:.2f} ({bulk['ratio_low']:.2f}..{bulk['ratio_high']:.2f})",
+        )
+    console = Console()
+    console.print(table)
+    rounds = facts["variants"][0]["latency"]["rounds"]
+    where = f"{facts['device']}, {facts['threads']} threads, {facts['dtype']}"
+    for line in (f"{where}: medians of {rounds} rounds taken in turn", *facts["reading"]):
+        console.print(f" {line}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

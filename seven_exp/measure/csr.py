@@ -1,0 +1,76 @@
+"""Layers that multiply by a compressed sparse row matrix, as torch's CPU kernels do."""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.shrink.attention import SlimAttention
+
+
+class SparseLinear(nn.Module):
+    """A Linear whose weight is in CSR; computes what the dense one computes."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        """Keep the weights that are not zero."""
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+            self.weight = nn.Parameter(linear.weight.detach().to_sparse_csr(), requires_grad=False)
+        self.bias = linear.bias
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        columns = inputs.reshape(-1, inputs.shape[-1]).T
+        outputs = (self.weight @ columns).T.reshape(*inputs.shape[:-1], -1)
+        return outputs if self.bias is None else outputs + self.bias
+
+
+def to_csr(model: nn.Module, names: set[str]) -> int:
+    """Put CSR layers in the place of linear ones, attention's projections included.
+
+    Args:
+        model: Changed in place.
+        names: Of the weights that are pruned; those of no linear layer stay dense.
+
+    Returns:
+        How many weights are in CSR now.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.MultiheadAttention) and f"{name}.in_proj_weight" in names:
+            model.set_submodule(name, _open(module))
+            names = names | {f"{name}.in_proj.weight"}
+    linears = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and f"{name}.weight" in names
+    ]
+    for name, module in linears:
+        model.set_submodule(name, SparseLinear(module))
+    return len(linears)
+
+
+def _open(attention: nn.MultiheadAttention) -> SlimAttention:
+    """The same attention with its projections as layers."""
+    assert attention.in_proj_weight is not None
+    bias = attention.out_proj.bias
+    return SlimAttention(
+        attention.num_heads,
+        attention.in_proj_weight,
+        attention.in_proj_bias,
+        attention.out_proj.weight,
+        torch.zeros(attention.embed_dim) if bias is None else bias,
+        scale=attention.head_dim**-0.5,
+    )
+
+
+def bytes_of(model: nn.Module) -> int:
+    """What a model's tensors take, a shared one once; of CSR, values and both lists of places."""
+    total = 0
+    for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
+        parts = [tensor]
+        if tensor.layout == torch.sparse_csr:
+            parts = [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+        total += sum(part.numel() * part.element_size() for part in parts)
+    return total

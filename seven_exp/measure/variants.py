@@ -1,0 +1,141 @@
+"""The ways in which one pruned model can be run."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.build import first_example
+from seven_exp.config import RunConfig
+from seven_exp.datasets import Data
+from seven_exp.export.exporting import is_export, load
+from seven_exp.export.semi_structured import accelerate, two_of_four
+from seven_exp.measure.csr import bytes_of, to_csr
+from seven_exp.restore import architecture, restore
+from seven_exp.shrink import shrink
+from seven_exp.training.flops import forward_flops
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way.
+
+    Attributes:
+        name: For people.
+        model: In evaluation mode.
+        bytes: Of the weights: on disk, or in memory where they are in no file.
+        flops: Of one example, in theory, if every zero that the way knows of were skipped.
+        skips: Whether its kernels skip zeros, or there are none.
+    """
+
+    name: str
+    model: nn.Module
+    bytes: int
+    flops: int | None
+    skips: bool
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be measured: the dense model first, then the others.
+
+    Attributes:
+        variants: At least two.
+        config: Of the run.
+        data: Its data.
+    """
+
+    variants: list[Variant]
+    config: RunConfig
+    data: Data
+
+
+def subject_of(folder: Path, device: torch.device, dtype: torch.dtype) -> Subject:
+    """The variants of a run, or an export and the dense model of its run.
+
+    Raises:
+        ConfigError: Neither is in the folder, or its data can't be had.
+    """
+    if is_export(folder):
+        exported = load(folder)
+        record = exported.facts["record"]
+        _, _, blank = architecture(exported.facts["config"])
+        sparse = record["flops_sparse"]
+        if exported.facts["format"] == "small":
+            sparse = _counted(exported.model, exported.data)
+        variants = [
+            Variant("dense", blank, exported.facts["bytes_dense"], record["flops_dense"], True),
+            Variant(
+                *(exported.facts["format"], exported.model, exported.facts["bytes"], sparse),
+                exported.facts["format"] == "small",
+            ),
+        ]
+        return Subject([_on(v, device, dtype) for v in variants], exported.config, exported.data)
+    source = restore(folder)
+    flops = source.record["flops_sparse"]
+    dense = copy.deepcopy(source.model)
+    fill(dense, source.masks)
+    variants = [
+        Variant("dense", dense, source.dense_bytes, source.record["flops_dense"], True),
+        Variant("zeros in place", source.model, source.dense_bytes, flops, False),
+    ]
+    variants += _sparse(source.model, source.masks, flops, device, dtype)
+    small = copy.deepcopy(source.model)
+    try:
+        shrunk = shrink(small)
+    except ValueError:
+        shrunk = []
+    if shrunk:
+        flops = _counted(small, source.data)
+        variants.append(Variant("small", small, bytes_of(small), flops, True))
+    return Subject([_on(v, device, dtype) for v in variants], source.config, source.data)
+
+
+def _sparse(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    flops: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Iterator[Variant]:
+    """Torch's kernels for sparse matrices, where it has any."""
+    if device.type == "cpu" and dtype == torch.float32:
+        sparse = copy.deepcopy(model)
+        pruned = {name for name, mask in masks.items() if not bool(mask.all())}
+        if to_csr(sparse, pruned):
+            yield Variant("CSR", sparse, bytes_of(sparse), flops, True)
+    if device.type == "cuda" and dtype != torch.float32:
+        try:
+            for name, mask in masks.items():
+                two_of_four(name, mask)
+        except ValueError:
+            return
+        sparse = copy.deepcopy(model).to(device, dtype)
+        if accelerate(sparse, masks):
+            yield Variant("2:4", sparse, bytes_of(sparse), flops, True)
+
+
+@torch.no_grad()
+def fill(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Put numbers as large as the others in the place of zeros: a dense model of this shape."""
+    generator = torch.Generator().manual_seed(0)
+    for name, mask in masks.items():
+        weight = model.get_parameter(name)
+        level = weight.std() if weight.numel() > 1 else 1.0
+        noise = torch.randn(weight.shape, generator=generator) * level
+        weight.copy_(torch.where(mask, weight, noise))
+
+
+def _counted(model: nn.Module, data: Data) -> int:
+    example = first_example(data.test, torch.device("cpu"))
+    return forward_flops(model, example, [], {})[0]
+
+
+def _on(variant: Variant, device: torch.device, dtype: torch.dtype) -> Variant:
+    model = variant.model
+    if next(model.parameters(), None) is not None and variant.name != "2:4":
+        model = model.to(device, dtype) if dtype != torch.float32 else model.to(device)
+    return Variant(variant.name, model, variant.bytes, variant.flops, variant.skips)

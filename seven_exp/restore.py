@@ -1,0 +1,114 @@
+"""A finished run, taken up again from its folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from seven_exp import runs
+from seven_exp.build import blank_model, data_of
+from seven_exp.config import (
+    Dataset,
+    Model,
+    RunConfig,
+    Trainer,
+    faults_of_the_user,
+    load_plugins,
+)
+from seven_exp.datasets import Data
+from seven_exp.models.registry import load_state, read_state
+from seven_exp.pruning.masks import apply_masks
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A model with all that is needed to use it.
+
+    Attributes:
+        record: As in ``results.json``.
+        config: The sections that model and data are made from.
+        data: Its data.
+        model: On the CPU, in evaluation mode, pruned weights zero.
+        masks: Parameter name -> bool tensor, True = kept.
+        dense_bytes: Size of the run's own checkpoint.
+    """
+
+    record: Mapping[str, Any]
+    config: RunConfig
+    data: Data
+    model: nn.Module
+    masks: Mapping[str, Tensor]
+    dense_bytes: int
+
+
+def restore(folder: Path) -> Restored:
+    """Read a run's record, build its data and model, and load what it saved.
+
+    Args:
+        folder: Of a finished run.
+
+    Raises:
+        ConfigError: It is no such folder, its model was not saved, or its data can't be had.
+    """
+    with faults_of_the_user():
+        record = read_record(folder)
+        checkpoint = folder / "checkpoints" / "final.safetensors"
+        if not checkpoint.is_file():
+            raise ValueError(
+                f"'{folder}' has no checkpoints/final.safetensors: the run was made with "
+                "trainer.save_model=false; run it again with true"
+            )
+        config, data, model = architecture(record["config"])
+        state, own = read_state(checkpoint), model.state_dict()
+        for name, tensor in state.items():
+            # A head for other classes would be left fresh.
+            if name in own and own[name].shape != tensor.shape:
+                raise ValueError(
+                    f"'{checkpoint}' does not fit the data any more: {name} is of shape "
+                    f"{tuple(tensor.shape)}, and the model's of {tuple(own[name].shape)}"
+                )
+        load_state(model, state, f"'{checkpoint}'")
+        masks = runs.load_masks(folder / "masks.safetensors")
+        weights = [model.get_parameter(name) for name in masks]
+        apply_masks(weights, list(masks.values()))
+        return Restored(record, config, data, model, masks, checkpoint.stat().st_size)
+
+
+def architecture(values: Mapping[str, Any]) -> tuple[RunConfig, Data, nn.Module]:
+    """The config of a record, its data, and its model with weights yet to come.
+
+    Raises:
+        ConfigError: A plugin can't be imported.
+        ValueError: Data or model can't be had.
+    """
+    # Not checked anew: what a config must hold changes from version to version, what a model and
+    # its data are made from does not.
+    sections = {"model": Model, "dataset": Dataset, "trainer": Trainer}
+    config = RunConfig.model_construct(
+        **{name: kind.model_construct(**values[name]) for name, kind in sections.items()},
+        seed=values["seed"],
+        plugins=values["plugins"],
+    )
+    load_plugins(config.plugins)
+    data = data_of(config, config.seed)
+    return config, data, blank_model(config, data)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """A finished run's ``results.json``.
+
+    Raises:
+        ValueError: There is none, or the run did not finish.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no folder '{folder}'")
+    path = folder / "results.json"
+    if not path.is_file():
+        raise ValueError(f"'{folder}' is no run's folder: it has no results.json")
+    record: dict[str, Any] = json.loads(path.read_text())
+    if record.get("status") != "finished":
+        raise ValueError(f"'{folder}' holds a run that is {record.get('status')}, not finished")
+    return record

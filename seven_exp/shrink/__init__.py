@@ -1,0 +1,7 @@
+"""Physically smaller models: units whose output is constant or unused go, outputs stay the same."""
+
+from seven_exp.shrink.attention import SlimAttention
+from seven_exp.shrink.blocks import Shrunk, shrink
+from seven_exp.shrink.sizes import fit
+
+__all__ = ["Shrunk", "SlimAttention", "fit", "shrink"]

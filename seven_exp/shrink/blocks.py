@@ -1,0 +1,211 @@
+"""Where a model's hidden units and heads are: the blocks of torchvision's and transformers' models.
+
+What writes into a residual stream keeps its size: others read and write there too.
+"""
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from seven_exp.shrink.attention import Heads, cut, slim, standing
+from seven_exp.shrink.sizes import keep_inputs, keep_outputs, parameter
+from seven_exp.shrink.units import Pair, shrink_units
+
+_ELEMENTWISE = (
+    *(nn.Dropout, nn.Identity, nn.GELU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU),
+    *(nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardswish, nn.Hardtanh),
+)
+
+
+@dataclass(frozen=True)
+class _Transformer:
+    """Where transformers' blocks keep their parts."""
+
+    up: str
+    activation: str
+    down: str
+    query: str | None = None
+    key: str = ""
+    value: str = ""
+    out: str = ""
+    width: str = ""
+
+    def fits(self, block: nn.Module) -> bool:
+        """Whether the block has these parts: other versions of transformers call them otherwise."""
+        try:
+            operator.attrgetter(*filter(None, vars(self).values()))(block)
+        except AttributeError:
+            return False
+        return True
+
+
+_BERT = _Transformer(
+    *("intermediate.dense", "intermediate.intermediate_act_fn", "output.dense"),
+    *("attention.self.query", "attention.self.key", "attention.self.value"),
+    *("attention.output.dense", "attention.self.attention_head_size"),
+)
+
+_TRANSFORMERS = {
+    "BertLayer": _BERT,
+    "RobertaLayer": _BERT,
+    "TransformerBlock": _Transformer(
+        *("ffn.lin1", "ffn.activation", "ffn.lin2"),
+        *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+        "attention.attention_head_size",
+    ),
+    "ViTLayer": _Transformer(
+        *("mlp.fc1", "mlp.activation_fn", "mlp.fc2"),
+        *("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),
+        "attention.head_dim",
+    ),
+    # Their attention is of its own kind; it is left alone.
+    "DebertaV2Layer": _Transformer(
+        "intermediate.dense", "intermediate.intermediate_act_fn", "output.dense"
+    ),
+    "GPT2Block": _Transformer("mlp.c_fc", "mlp.act", "mlp.c_proj"),
+}
+"""Class of a block -> its parts. DistilBERT's blocks are called TransformerBlock."""
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What has become smaller.
+
+    Attributes:
+        name: Of the module, or of the first layer of a pair.
+        unit: "neurons", "channels", "heads" or "dimensions" (of queries, keys and values).
+        before: How many there were.
+        after: How many there are.
+    """
+
+    name: str
+    unit: str
+    before: int
+    after: int
+
+
+def shrink(model: nn.Module) -> list[Shrunk]:
+    """Take out, in place, all units that do nothing, and leave the outputs as they are.
+
+    Args:
+        model: In evaluation mode, pruned weights zero.
+
+    Returns:
+        What has become smaller, in the model's order; nothing, if every unit does something.
+
+    Raises:
+        ValueError: No block of the model is known.
+    """
+    pairs = list(_pairs(model))
+    attentions = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+    ]
+    blocks = list(_blocks(model))
+    if not pairs and not attentions:
+        raise ValueError(
+            f"{type(model).__name__} has no block whose inner sizes can change: known are "
+            "torchvision's ViT and ResNet, transformers' BERT, RoBERTa, DistilBERT, DeBERTa-v2, "
+            "ViT and GPT-2, and perceptrons"
+        )
+    sizes: dict[tuple[str, str], tuple[int, int]] = {}
+    # What goes can leave more behind that does nothing, in front of it and behind it.
+    going = True
+    while going:
+        going = False
+        for name, pair in pairs:
+            before, after = shrink_units(pair)
+            unit = "channels" if isinstance(pair.first, nn.Conv2d) else "neurons"
+            sizes[name, unit] = sizes.get((name, unit), (before, 0))[0], after
+            going |= after < before
+    for name, attention in attentions:
+        slimmed = slim(attention)
+        if slimmed is not None:
+            model.set_submodule(name, slimmed)
+            sizes[name, "heads"] = attention.num_heads, slimmed.number
+            sizes[name, "dimensions"] = 3 * attention.embed_dim, slimmed.in_proj.out_features
+    for name, block, parts in blocks:
+        if parts.query is not None:
+            sizes[f"{name}.attention", "heads"] = _drop_heads(block, parts)
+    return [Shrunk(*key, *value) for key, value in sizes.items() if value[1] < value[0]]
+
+
+def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module, _Transformer]]:
+    for name, module in model.named_modules():
+        parts = _TRANSFORMERS.get(type(module).__name__)
+        if parts is not None and parts.fits(module):
+            yield name, module, parts
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[str, Pair]]:
+    """Every two layers with hidden units between them, with the name of the first."""
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        if isinstance(module, nn.Sequential):
+            yield from ((dot + name, pair) for name, pair in _linear_pairs(module))
+        elif type(module).__name__ in ("BasicBlock", "Bottleneck"):
+            yield from ((dot + name, pair) for name, pair in _conv_pairs(module))
+    for prefix, block, parts in _blocks(model):
+        first, second = block.get_submodule(parts.up), block.get_submodule(parts.down)
+        activation = operator.attrgetter(parts.activation)(block)
+        yield f"{prefix}.{parts.up}", Pair(first, second, activation)
+
+
+def _linear_pairs(module: nn.Sequential) -> Iterator[tuple[str, Pair]]:
+    parts = list(module.named_children())
+    linear = [place for place, (_, part) in enumerate(parts) if isinstance(part, nn.Linear)]
+    for here, there in pairwise(linear):
+        between = [part for _, part in parts[here + 1 : there]]
+        if all(isinstance(part, _ELEMENTWISE) for part in between):
+            (name, first), (_, second) = parts[here], parts[there]
+            yield name, Pair(first, second, nn.Sequential(*between).eval())
+
+
+def _conv_pairs(block: nn.Module) -> Iterator[tuple[str, Pair]]:
+    """Torchvision's residual blocks: conv1, bn1, relu, conv2, bn2, and so on."""
+    for i in (1, 2):
+        parts = [getattr(block, f"{kind}{n}", None) for kind in ("conv", "bn") for n in (i, i + 1)]
+        first, second, norm, second_norm = parts
+        if (
+            isinstance(first, nn.Conv2d)
+            and isinstance(second, nn.Conv2d)
+            and first.groups == second.groups == 1
+            and isinstance(norm, nn.BatchNorm2d)
+            and isinstance(second_norm, nn.BatchNorm2d)
+        ):
+            yield f"conv{i}", Pair(first, second, functional.relu, norm, second_norm)
+
+
+@torch.no_grad()
+def _drop_heads(block: nn.Module, parts: _Transformer) -> tuple[int, int]:
+    """Take whole heads out of one of transformers' attentions; heads before and after.
+
+    Its code asks for heads of one width, so that single dimensions stay.
+    """
+    assert parts.query is not None
+    inside = [block.get_submodule(path) for path in (parts.query, parts.key, parts.value)]
+    out = block.get_submodule(parts.out)
+    width = operator.attrgetter(parts.width)(block)
+    n = len(parameter(inside[0], "weight")) // width
+    queries, keys, values = (
+        cut(parameter(m, "weight"), getattr(m, "bias", None), n) for m in inside
+    )
+    heads = Heads(queries, keys, values, parameter(out, "weight").unflatten(1, (n, -1)))
+    stay = standing(heads.idle_values)
+    if len(stay) == n:
+        return n, n
+    gone = torch.ones_like(heads.idle_values)
+    gone[stay] = False
+    bias = parameter(out, "bias")
+    bias.copy_(bias.double() + heads.told(gone))
+    kept = (stay[:, None] * width + torch.arange(width)).flatten()
+    for projection in inside:
+        keep_outputs(projection, kept)
+    keep_inputs(out, kept)
+    return n, len(stay)

@@ -1,0 +1,112 @@
+"""The size of a layer: which of its outputs and inputs it has."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.shrink.attention import SlimAttention
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether this is transformers' Conv1D (GPT-2): a Linear with its weight transposed."""
+    return type(module).__name__ == "Conv1D"
+
+
+def parameter(module: nn.Module, name: str) -> Tensor:
+    """A tensor of a module by its attribute, without history."""
+    tensor = getattr(module, name)
+    assert isinstance(tensor, Tensor)
+    return tensor.detach()
+
+
+def by_output(module: nn.Module) -> Tensor:
+    """The weight as a matrix (outputs, everything else)."""
+    weight = parameter(module, "weight")
+    return (weight.T if is_conv1d(module) else weight).flatten(1)
+
+
+def by_input(module: nn.Module) -> Tensor:
+    """The weight as (inputs, outputs, places of the kernel)."""
+    weight = parameter(module, "weight")
+    matrix = weight if is_conv1d(module) else weight.transpose(0, 1)
+    return matrix.flatten(2) if matrix.dim() > 2 else matrix[..., None]
+
+
+def keep_outputs(module: nn.Module, kept: Tensor) -> None:
+    """Drop all outputs of a Linear, Conv or batch norm but these.
+
+    Args:
+        module: Changed in place.
+        kept: int64, places in ascending order.
+    """
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if isinstance(getattr(module, name, None), Tensor):
+            dim = -1 if is_conv1d(module) else 0
+            _put(module, name, parameter(module, name).index_select(dim, kept))
+    settle(module)
+
+
+def keep_inputs(module: nn.Module, kept: Tensor) -> None:
+    """Drop all inputs of a Linear or Conv but these; see `keep_outputs`."""
+    dim = 0 if is_conv1d(module) else 1
+    _put(module, "weight", parameter(module, "weight").index_select(dim, kept))
+    settle(module)
+
+
+def settle(module: nn.Module) -> None:
+    """Make a layer's attributes say what its tensors' shapes are."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        module.out_channels, module.in_channels = module.weight.shape[:2]
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.num_features = len(module.weight)
+    elif is_conv1d(module):
+        module.nx, module.nf = module.weight.shape  # type: ignore[assignment, misc]
+
+
+def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a model the sizes of a shrunk one's state dict, and load it.
+
+    Args:
+        model: Of the same architecture, whole; changed in place.
+        state: What `shrink` left, by name.
+
+    Raises:
+        ValueError: The tensors are not those of such a model.
+    """
+    for name, module in list(model.named_modules()):
+        heads = state.get(f"{name}.heads")
+        if isinstance(module, nn.MultiheadAttention) and heads is not None:
+            slim = SlimAttention(
+                int(heads),
+                state[f"{name}.in_proj.weight"],
+                state.get(f"{name}.in_proj.bias"),
+                state[f"{name}.out_proj.weight"],
+                state[f"{name}.out_proj.bias"],
+                scale=module.head_dim**-0.5,
+            )
+            model.set_submodule(name, slim)
+    own = model.state_dict()
+    for name, tensor in state.items():
+        if name in own and own[name].shape != tensor.shape:
+            place, _, attribute = name.rpartition(".")
+            module = model.get_submodule(place)
+            _put(module, attribute, torch.empty_like(tensor))
+            settle(module)
+    try:
+        missing, unknown = model.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:
+        raise ValueError(str(error).splitlines()[-1].strip()) from error
+    places = model.state_dict(keep_vars=True)
+    given = {id(places[name]) for name in state if name in places}
+    lacking = [name for name in missing if id(places[name]) not in given]
+    if lacking or unknown:
+        raise ValueError(f"{[*lacking, *unknown][0]} does not fit the model")
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    if isinstance(getattr(module, name), nn.Parameter):
+        tensor = nn.Parameter(tensor.contiguous())
+    setattr(module, name, tensor)

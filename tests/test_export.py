@@ -1,0 +1,331 @@
+"""Exports: what is read again is what was written; mistakes cost one line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_conf import composed
+
+from seven_exp import runs
+from seven_exp.config import ConfigError
+from seven_exp.experiment import run_experiment
+from seven_exp.export import exporting
+from seven_exp.export.__main__ import main
+from seven_exp.export.exporting import export, load
+from seven_exp.export.formats import ExportError, check_format
+from seven_exp.export.semi_structured import accelerate, two_of_four
+from seven_exp.export.sparse import compress, decompress
+from seven_exp.restore import restore
+from seven_exp.tracking import LocalRecord
+
+
+def bits(state):
+    return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
+
+
+def test_restored_to_the_bit(finished_run):
+    folder = finished_run("unstructured")
+    source = restore(folder)
+    assert bits(source.model.state_dict()) == bits(
+        load_file(folder / "checkpoints/final.safetensors")
+    )
+    record = json.loads((folder / "results.json").read_text())
+    assert source.record["run_hash"] == record["run_hash"]
+    assert not source.model.training
+    masks = runs.load_masks(folder / "masks.safetensors")
+    assert all(bool((source.model.get_parameter(n)[~m] == 0).all()) for n, m in masks.items())
+
+
+def test_dense_loads_in_torchvision_unchanged(finished_run, tmp_path):
+    from torchvision.models import VisionTransformer
+
+    facts, folder = export(finished_run("unstructured"), "dense", output=tmp_path / "dense")
+    model = VisionTransformer(
+        image_size=8, patch_size=4, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=16,
+        num_classes=10,
+    )  # fmt: skip
+    model.conv_proj = torch.nn.Conv2d(1, 16, 4, 4)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    assert bits(model.state_dict()) == bits(
+        restore(finished_run("unstructured")).model.state_dict()
+    )
+    assert facts["comparison"]["difference"] == 0
+    assert facts["comparison"]["examples"] == 360
+    record = json.loads((finished_run("unstructured") / "results.json").read_text())
+    assert facts["comparison"]["value"] == pytest.approx(record["metrics"]["accuracy"], abs=1e-9)
+
+
+@pytest.mark.parametrize(("pattern", "format"), [("unstructured", "sparse"), ("2:4", "2:4")])
+def test_compressed_files_give_back_every_bit(finished_run, tmp_path, pattern, format):
+    source = restore(finished_run(pattern))
+    facts, folder = export(finished_run(pattern), format, output=tmp_path / "out")
+    again = load(folder)
+    assert bits(again.model.state_dict()) == bits(source.model.state_dict())
+    weights = sum(mask.numel() for mask in source.masks.values())
+    kept = sum(int(mask.sum()) for mask in source.masks.values())
+    state = load_file(folder / "model.safetensors")
+    values = sum(t.numel() for n, t in state.items() if n.endswith(".compressed"))
+    places = sum(t.numel() for n, t in state.items() if n.endswith(".bitmask"))
+    assert (values, places) == (kept, weights // 8)
+    assert facts["bytes"] == (folder / "model.safetensors").stat().st_size
+
+
+def test_the_layout_of_sparse_bitmask():
+    weight = torch.randn(5, 11, 3)
+    mask = torch.rand(weight.shape) < 0.4
+    mask[2] = False
+    weight[~mask] = 0.0
+    first = mask.nonzero()[0]
+    weight[tuple(first)] = -0.0  # a kept weight that is zero is a kept weight
+    state = compress("w", weight, mask)
+    rows = mask.reshape(5, -1).numpy()
+    assert np.array_equal(state["w.bitmask"], np.packbits(rows, axis=1, bitorder="little"))
+    assert np.array_equal(state["w.compressed"], weight.numpy()[mask.numpy()])
+    counts = rows.sum(1)
+    assert state["w.row_offsets"].tolist() == [int(counts[:i].sum()) for i in range(5)]
+    dense = decompress({**state, "other.weight": torch.ones(2)})
+    assert bits(dense) == bits({"w": weight, "other.weight": torch.ones(2)})
+    assert dense["w"].shape == weight.shape
+
+
+def test_two_of_four_fills_up_and_refuses():
+    mask = torch.tensor([[True, False, False, False, False, False, False, False]])
+    full = two_of_four("w", mask)
+    assert full.view(-1, 4).sum(1).tolist() == [2, 2]
+    assert bool((full >= mask).all())
+    with pytest.raises(ExportError, match="keeps 3 of four"):
+        two_of_four("w", torch.tensor([[True, True, True, False]]))
+    with pytest.raises(ExportError, match="matrices"):
+        two_of_four("w", torch.ones(2, 4, 3, 3, dtype=torch.bool))
+    with pytest.raises(ExportError, match="no fours"):
+        two_of_four("w", torch.ones(2, 6, dtype=torch.bool))
+
+
+def test_sparse_kernels_take_linear_layers_outside_attention(finished_run, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        torch.sparse, "to_sparse_semi_structured", lambda w: taken.append(w.shape) or w
+    )
+    source = restore(finished_run("2:4"))
+    done = accelerate(source.model, source.masks)
+    assert [name for name in source.masks if ".mlp." in name] == done
+    assert len(taken) == len(done) == 4
+
+
+@pytest.mark.parametrize("pattern", ["rows", "heads"])
+def test_small_is_smaller_and_says_the_same(finished_run, tmp_path, pattern):
+    source = restore(finished_run(pattern))
+    facts, folder = export(finished_run(pattern), "small", output=tmp_path / "small")
+    again = load(folder)
+    inputs, _ = next(iter(source.data.test.epoch(0)))
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(inputs), source.model(inputs))
+    found = facts["comparison"]
+    assert found["difference"] < 1e-5
+    assert found["value"] == found["other"]
+    left = sum(p.numel() for p in again.model.parameters())
+    assert left == facts["params"] < sum(p.numel() for p in source.model.parameters())
+    assert facts["bytes"] < facts["bytes_dense"]
+    units = {part["unit"] for part in facts["shrunk"]}
+    assert units == ({"neurons"} if pattern == "rows" else {"heads", "dimensions"})
+
+
+def test_onnx_of_a_run_and_of_its_small_export(finished_run, tmp_path):
+    pytest.importorskip("onnxruntime")
+    _, small = export(finished_run("heads"), "small", output=tmp_path / "small")
+    whole, _ = export(finished_run("heads"), "onnx", output=tmp_path / "onnx")
+    facts, folder = export(small, "onnx", output=tmp_path / "small_onnx")
+    for each in (whole, facts):
+        assert each["comparison"]["difference"] < 1e-4
+        assert each["comparison"]["value"] == each["comparison"]["other"]
+    assert facts["bytes"] < whole["bytes"]
+    # Another batch size than the one it was made with, and no path of this machine inside.
+    model = load(folder).model
+    assert model(torch.zeros(5, 1, 8, 8)).shape == (5, 10)
+    assert b"site-packages" not in (folder / "model.onnx").read_bytes()
+
+
+def test_half_precision(finished_run, tmp_path):
+    facts, folder = export(
+        finished_run("unstructured"), "sparse", dtype="float16", output=tmp_path / "x"
+    )
+    state = load_file(folder / "model.safetensors")
+    assert {t.dtype for n, t in state.items() if n.endswith("compressed")} == {torch.float16}
+    assert facts["comparison"]["difference"] == 0  # to the rounded weights
+    full, _ = export(finished_run("unstructured"), "sparse", output=tmp_path / "y")
+    floats = sum(t.numel() for t in state.values() if t.is_floating_point())
+    assert full["bytes"] - facts["bytes"] == pytest.approx(2 * floats, abs=64)  # the header's text
+    with pytest.raises(ExportError, match="float32"):
+        export(finished_run("unstructured"), "onnx", dtype="float16", output=tmp_path / "z")
+
+
+def test_nothing_is_left_of_an_export_that_fails_its_check(finished_run, tmp_path, monkeypatch):
+    real = exporting.files_of("dense").read
+
+    def broken(folder, facts, blank):
+        model = real(folder, facts, blank)
+        with torch.no_grad():
+            model.get_parameter("heads.head.bias")[0] += 1e-3
+        return model
+
+    monkeypatch.setattr("seven_exp.export.dense.read", broken)
+    with pytest.raises(ExportError, match=r"heads\.head\.bias is not what was written"):
+        export(finished_run("unstructured"), "dense", output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_takes_the_place_of_an_older_one_alone(finished_run, tmp_path):
+    out = tmp_path / "out"
+    export(finished_run("unstructured"), "dense", output=out)
+    (out / "note.txt").write_text("of the old one")
+    export(finished_run("unstructured"), "sparse", output=out)
+    assert sorted(p.name for p in out.iterdir()) == ["export.json", "model.safetensors"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("")
+    with pytest.raises(ExportError, match="something else"):
+        export(finished_run("unstructured"), "dense", output=mine)
+
+
+# The command line
+
+
+def said(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    return code, capsys.readouterr()
+
+
+def test_the_command_prints_a_table_and_writes_the_facts(finished_run, tmp_path, capsys):
+    folder = shutil.copytree(finished_run("unstructured"), tmp_path / "run")
+    code, out = said(capsys, folder, "--format", "dense", "--format", "sparse", "--batches", 1)
+    assert code == 0
+    assert "of dense" in out.out
+    facts = json.loads((folder / "exports/sparse/export.json").read_text())
+    assert facts["comparison"]["examples"] == 64
+    assert f"{facts['bytes']:,}" in out.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "densse"], "unknown format 'densse': did you mean 'dense'?"),
+        (["--format", "2:4"], "keeps"),
+        (["--format", "small"], "pruner.pattern=rows or heads"),
+        (["--format", "dense", "--batches", "0"], "choose 1 or more"),
+        (["--format", "dense", "--format", "sparse", "--output", "x"], "one --format"),
+    ],
+)
+def test_mistakes_cost_one_line(finished_run, capsys, arguments, words):
+    code, out = said(capsys, finished_run("unstructured"), *arguments)
+    assert code == 2
+    assert words in out.err
+    assert out.err.count("\n") == 1
+
+
+def test_folders_that_are_no_finished_run(finished_run, tmp_path, capsys):
+    cases = {"no folder": tmp_path / "nowhere", "it has no results.json": tmp_path / "empty"}
+    (tmp_path / "empty").mkdir()
+    failed = tmp_path / "failed"
+    shutil.copytree(finished_run("unstructured"), failed)
+    record = json.loads((failed / "results.json").read_text())
+    (failed / "results.json").write_text(json.dumps({**record, "status": "failed"}))
+    cases["failed, not finished"] = failed
+    bare = tmp_path / "bare"
+    shutil.copytree(finished_run("unstructured"), bare)
+    shutil.rmtree(bare / "checkpoints")
+    cases["trainer.save_model=false"] = bare
+    for words, folder in cases.items():
+        code, out = said(capsys, folder, "--format", "dense")
+        assert (code, out.err.count("\n")) == (2, 1)
+        assert words in out.err
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ExportError, match="uv sync --extra onnx"):
+        check_format("onnx")
+    check_format("dense")
+
+
+def test_other_classes_than_the_checkpoint_s_are_refused(finished_run, tmp_path):
+    folder = Path(shutil.copytree(finished_run("unstructured"), tmp_path / "run"))
+    state = load_file(folder / "checkpoints/final.safetensors")
+    state["heads.head.weight"] = state["heads.head.weight"][:7].clone()
+    state["heads.head.bias"] = state["heads.head.bias"][:7].clone()
+    from safetensors.torch import save_file
+
+    save_file(state, folder / "checkpoints/final.safetensors")
+    with pytest.raises(ConfigError, match="does not fit the data"):
+        restore(folder)
+
+
+# transformers
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """A run of a tiny BERT on the sample of SST-2."""
+    import re
+
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    place = tmp_path_factory.mktemp("bert")
+    data = Path(__file__).parent / "data/glue"
+    text = (data / "SST-2/train.tsv").read_text() + (data / "SST-2/dev.tsv").read_text()
+    words = sorted(set(re.findall(r"[a-z]+|[^\sa-z]", text.lower())))
+    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        **{"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"},
+    ).save_pretrained(place / "model")
+    config = transformers.BertConfig(
+        vocab_size=len(vocab), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=24,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.BertModel(config).save_pretrained(place / "model")
+    run_experiment(
+        composed(
+            f"model.name={place / 'model'}", "model=minilm", f"model.name={place / 'model'}",
+            "dataset=glue/sst2", f"dataset.data_dir={data}", f"dataset.cache_dir={place}",
+            "dataset.max_length=16", "trainer.batch_size=2", "trainer.max_steps=4",
+            "tracker.mode=disabled", "pruner=magnitude_dyn", "sparsity=0.5",
+            "pruner.pattern=rows", "pruner.include=['*intermediate*']", "threads=1",
+        ),
+        place / "run",
+        LocalRecord(),
+    )  # fmt: skip
+    return place / "run"
+
+
+def test_dense_loads_by_from_pretrained(bert, tmp_path):
+    import transformers
+
+    facts, folder = export(bert, "dense", output=tmp_path / "dense")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert bits(model.state_dict()) == bits(restore(bert).model.state_dict())
+    assert tokenizer("good film")["input_ids"][0] == tokenizer.cls_token_id
+    assert facts["comparison"]["difference"] == 0
+
+
+@pytest.mark.parametrize("format", ["sparse", "small", "onnx"])
+def test_other_formats_of_a_transformer(bert, tmp_path, format):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    facts, folder = export(bert, format, output=tmp_path / "out")
+    assert facts["comparison"]["difference"] < 1e-5
+    if format == "small":
+        assert [(p["unit"], p["before"], p["after"]) for p in facts["shrunk"]]
+        after = sum(p["after"] for p in facts["shrunk"])
+        assert after == 24  # half of the neurons of two layers
+    assert load(folder).data.text is not None
