@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from seven_exp.config import ConfigError
 from seven_exp.export.formats import FORMATS, ExportError, check_format
 
 
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             for name in options.format
         ]
-    except (ValueError, OSError) as error:
+    except (ConfigError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     _show([facts for facts, _ in rows])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from seven_exp.config import ConfigError
 from seven_exp.registry import nearest
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _MODULES = {"2:4": "semi_structured", "onnx": "onnx_graph"}
 _NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
-class ExportError(ValueError):
+class ExportError(ConfigError):
     """The run can't be had in this format, in one line."""
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from seven_exp.config import ConfigError
+
 
 class _Parser(argparse.ArgumentParser):
     """Without the usage before each error: a mistake costs one line."""
@@ -36,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for key, least in (("batch", 1), ("repeats", 2), ("threads", 1)):
             value = getattr(options, key)
             if value is not None and value < least:
-                raise ValueError(f"--{key} is {value}: choose {least} or more")
+                raise ConfigError(f"--{key} is {value}: choose {least} or more")
         if not options.folder.is_dir():
-            raise ValueError(f"no folder '{options.folder}'")
+            raise ConfigError(f"no folder '{options.folder}'")
 
         from seven_exp.measure.measuring import measure
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             repeats=options.repeats,
             threads=options.threads,
         )
-    except (ValueError, OSError) as error:
+    except (ConfigError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     _show(facts)
