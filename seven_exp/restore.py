@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from seven_exp import runs
@@ -86,7 +87,7 @@ def architecture(values: Mapping[str, Any]) -> tuple[RunConfig, Data, nn.Module]
     """
     # Not checked anew: what a config must hold changes from version to version, what a model and
     # its data are made from does not.
-    sections = {"model": Model, "dataset": Dataset, "trainer": Trainer}
+    sections: dict[str, type[BaseModel]] = {"model": Model, "dataset": Dataset, "trainer": Trainer}
     config = RunConfig.model_construct(
         **{name: kind.model_construct(**values[name]) for name, kind in sections.items()},
         seed=values["seed"],
