@@ -1,6 +1,7 @@
 """Runs that are killed and continued end as if nothing had happened."""
 
 import json
+import logging
 import os
 import random
 import resource
@@ -11,9 +12,11 @@ import pytest
 from test_conf import composed
 
 from seven_exp import runs
-from seven_exp.config import RunConfig
+from seven_exp.config import ConfigError, RunConfig
 from seven_exp.experiment import run_experiment
 from seven_exp.tracking import LocalRecord
+from seven_exp.training.checkpoints import read_checkpoint, write_checkpoint
+from seven_exp.training.interruption import InterruptedRun
 
 SMALL = [
     *("model=mlp", "model.widths=[16]", "trainer.max_steps=24", "trainer.batch_size=32"),
@@ -102,3 +105,158 @@ def test_killed_at_random_moments_a_run_ends_bit_identical(tmp_path, case):
         "best.safetensors",
         "final.safetensors",
     ]
+
+
+class Signalled(LocalRecord):
+    """Gets a signal from itself when a step is logged."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.number, self.step = number, step
+
+    def log(self, step, values):
+        super().log(step, values)
+        if step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def after_step_8(case: str, tmp_path: Path, number: int, *overrides: str) -> RunConfig:
+    """A run that was told to stop at step 8, where no checkpoint is due; its config."""
+    cache = f"cache_dir={tmp_path / 'cache'}"
+    config = composed(*CASES[case], "run.checkpoint_interval=0", cache, *overrides)
+    run_experiment(config, tmp_path / "whole", LocalRecord())
+    run_experiment(config, tmp_path / "run", Signalled(number, 8))
+    return config
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_is_obeyed_after_a_checkpoint(tmp_path, name, caplog):
+    caplog.set_level(logging.INFO)
+    with pytest.raises(InterruptedRun) as stopped:
+        after_step_8("during", tmp_path, getattr(signal, name))
+    assert stopped.value.code == 75
+    assert f"{name}: stopping after step 8 of 24; the same command goes on" in caplog.text
+    record = json.loads((tmp_path / "run/results.json").read_text())
+    assert (record["status"], record["steps"]) == ("interrupted", 8)
+    config = composed(*CASES["during"], f"cache_dir={tmp_path / 'cache'}")
+    run_experiment(config, tmp_path / "run", LocalRecord())
+    assert "going on after step 8 of 24" in caplog.text
+    assert left_by(tmp_path / "run")["record"]["run_hash"] == runs.run_hash(config)
+    assert same_but_config(tmp_path / "run", tmp_path / "whole")
+
+
+def same_but_config(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same result, one being of a run with other checkpoints."""
+    left, right = left_by(one), left_by(other)
+    del left["record"]["config"], right["record"]["config"]
+    return left == right
+
+
+def test_control_c_is_obeyed_so_too(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        after_step_8("rewound", tmp_path, signal.SIGINT)
+    assert json.loads((tmp_path / "run/results.json").read_text())["status"] == "interrupted"
+    run_experiment(
+        composed(*CASES["rewound"], f"cache_dir={tmp_path / 'cache'}"),
+        tmp_path / "run",
+        LocalRecord(),
+    )
+    assert same_but_config(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_launcher_s_own_handler_gets_the_signal_once_all_is_saved(tmp_path):
+    seen = []
+
+    def requeue(number, frame):
+        seen.append((number, sorted(p.name for p in tmp_path.glob("run/checkpoints/step-*"))))
+
+    former = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        after_step_8("after", tmp_path, signal.SIGUSR2)
+        assert signal.getsignal(signal.SIGUSR2) is requeue
+    finally:
+        signal.signal(signal.SIGUSR2, former)
+    assert seen == [(signal.SIGUSR2, ["step-00000008.safetensors"])]
+    # It chose to go on, so the run did.
+    assert same_but_config(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_signal_near_the_end_waits_for_it(tmp_path):
+    config = composed(*CASES["after"])
+    with pytest.raises(InterruptedRun):
+        run_experiment(config, tmp_path, Signalled(signal.SIGTERM, 24))
+    assert json.loads((tmp_path / "results.json").read_text())["status"] == "finished"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+class Watched(LocalRecord):
+    """Notes which checkpoints there are whenever a step is logged."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, list[int]] = {}
+
+    def log(self, step, values):
+        super().log(step, values)
+        paths = sorted(self.folder.glob("checkpoints/step-*"))
+        self.seen[step] = [int(path.stem[5:]) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["run.checkpoint_interval=7"], {6: [], 8: [7], 16: [7, 14], 24: [14, 21]}),
+        (["run.checkpoint_interval=4", "run.keep=1"], {4: [], 6: [4], 24: [20]}),
+        # At evaluations: 5, 10, 15, 20.
+        (["run.checkpoint_interval=null"], {5: [], 6: [5], 24: [15, 20]}),
+        (["run.checkpoint_interval=0"], {6: [], 24: []}),
+        (["run.checkpoint_interval=0", "pruner=seven_pre", "pruner.rounds=2"], {2: [], 24: []}),
+        (["run.checkpoint_interval=null", "pruner=seven_pre", "pruner.rounds=2"], {2: [0]}),
+    ],
+)
+def test_when_checkpoints_are_written_and_how_many_stay(tmp_path, overrides, expected):
+    watched = Watched()
+    run_experiment(composed(*SMALL, *overrides), tmp_path, watched)
+    assert {step: watched.seen[step] for step in expected} == expected
+    assert not list(tmp_path.glob("checkpoints/step-*"))
+
+
+def test_the_best_model_stays_beside_the_last(tmp_path):
+    record = run_experiment(
+        composed(
+            *SMALL,
+            "pruner=magnitude_pre",
+            "optimizer.lr=0.5",
+            "trainer.eval_interval=3",
+            "optimizer.lr_schedule=constant",
+        ),
+        tmp_path,
+        LocalRecord(),
+    )
+    assert record["best"]["step"] < 24
+    kept = {
+        name: composed(
+            *SMALL, "trainer.max_steps=1", "optimizer.lr=1e-12", "pruner=dense",
+            f"model.checkpoint={tmp_path / 'checkpoints' / name}.safetensors",
+        )
+        for name in ("best", "final")
+    }  # fmt: skip
+    for name, figures in (("best", record["best"]), ("final", record["metrics"])):
+        again = run_experiment(kept[name], tmp_path / name, LocalRecord())
+        assert again["metrics"]["accuracy"] == figures["accuracy"]
+
+
+def test_a_checkpoint_of_another_run_or_another_code_is_not_gone_on_from(tmp_path):
+    with pytest.raises(InterruptedRun):
+        after_step_8("during", tmp_path, signal.SIGTERM)
+    other = composed(*CASES["during"], "seed=5")
+    assert run_experiment(other, tmp_path / "run", LocalRecord())["seed"] == 5
+
+    with pytest.raises(InterruptedRun):
+        after_step_8("during", tmp_path / "again", signal.SIGTERM)
+    folder = tmp_path / "again/run"
+    (path,) = folder.glob("checkpoints/step-*")
+    saved = read_checkpoint(path)
+    saved["state"]["model"]["renamed"] = saved["state"]["model"].pop("head.bias")
+    write_checkpoint(path, saved)
+    config = composed(*CASES["during"])
+    with pytest.raises(ConfigError, match=r"step 8 in .* does not fit.*run\.force=true"):
+        run_experiment(config, folder, LocalRecord())

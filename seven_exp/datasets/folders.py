@@ -1,6 +1,8 @@
 """Folders of images, one sub-folder a class: any small set held in memory, or ImageNet streamed."""
 
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +118,7 @@ class Streamed:
         When a worker dies (out of memory, killed by hand), new ones go on where it was.
 
         Raises:
-            RuntimeError: It dies again before a batch is done.
+            RuntimeError, EOFError, OSError: It dies again before a batch is done.
         """
         seed = epoch_seed(self.seed or 0, index)
         generator = torch.Generator().manual_seed(seed)
@@ -134,20 +136,38 @@ class Streamed:
                 generator=generator,
                 pin_memory=torch.cuda.is_available(),
             )
+            supply = iter(loader)
+            if self.workers:
+                _leave_deaths_to_the_loader()
             try:
-                for batch in loader:
+                for batch in supply:
                     yield batch
                     done += 1
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error) or died_at == done:
+            except (RuntimeError, EOFError, OSError) as error:
+                if not (self.workers and _is_death(error)) or died_at == done:
                     raise
                 died_at = done
-                log.warning("%s: new ones go on with batch %d", _first_line(error), done)
+                log.warning("a worker that reads images died: new ones go on at batch %d", done)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].rstrip(" .")
+def _is_death(error: BaseException) -> bool:
+    """Whether it says that a worker is gone, not what the worker met with."""
+    words = str(error)
+    if "Caught" in words:
+        return False
+    # What it had handed over goes with it, if it was not taken yet.
+    gone = isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+    return gone or "DataLoader worker" in words
+
+
+def _leave_deaths_to_the_loader() -> None:
+    """Undo torch's handler, which raises a worker's death in whatever this process is at.
+
+    The loader itself looks for dead workers when it waits for them, where no step is cut in two.
+    """
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

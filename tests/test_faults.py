@@ -1,0 +1,273 @@
+"""What breaks while a run runs: what the user is told, and that nothing done is lost."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_conf import composed
+from test_resume import CASES, SMALL, left_by
+
+from seven_exp.datasets.folders import Streamed
+from seven_exp.experiment import run_experiment
+from seven_exp.tracking import Guarded, LocalRecord, RecordError, Trackers
+from seven_exp.training import checkpoints as checkpoints_file
+from seven_exp.training.loop import DivergedError
+
+
+def config_of(tmp_path, *overrides):
+    return composed(*CASES["during"], f"cache_dir={tmp_path / 'cache'}", *overrides)
+
+
+class Breaking(LocalRecord):
+    """Does something to the run's folder once a step is logged."""
+
+    def __init__(self, step, do) -> None:
+        self.step, self.do = step, do
+
+    def log(self, step, values):
+        super().log(step, values)
+        if step == self.step:
+            self.do(self.folder)
+
+
+def goes_on(config, folder: Path, whole: Path, caplog) -> None:
+    """Once the fault is mended, the run goes on and ends as one that met with none."""
+    caplog.set_level(logging.INFO)
+    run_experiment(config, folder, LocalRecord())
+    assert "going on after step" in caplog.text
+    run_experiment(config, whole, LocalRecord())
+    assert left_by(folder) == left_by(whole)
+
+
+def test_a_disk_that_is_full_for_the_figures_stops_the_run(tmp_path, caplog):
+    """/dev/full: the system's own refusal."""
+    config = config_of(tmp_path)
+    lines = []
+
+    def fill(folder):
+        lines.append((folder / "metrics.jsonl").read_bytes())
+        (folder / "metrics.jsonl").unlink()
+        (folder / "metrics.jsonl").symlink_to("/dev/full")
+
+    with pytest.raises(RecordError, match=r"can't write .*metrics\.jsonl: No space left on device"):
+        run_experiment(config, tmp_path / "run", Breaking(8, fill))
+    (tmp_path / "run/metrics.jsonl").unlink()
+    # Half a line is what a full disk leaves.
+    (tmp_path / "run/metrics.jsonl").write_bytes(lines[0] + b'{"step": 10, "lo')
+    assert json.loads((tmp_path / "run/results.json").read_text())["status"] == "failed"
+    goes_on(config, tmp_path / "run", tmp_path / "whole", caplog)
+
+
+def test_a_disk_that_is_full_for_checkpoints_costs_a_warning(tmp_path, caplog, monkeypatch):
+    real, left = checkpoints_file.save_file, []
+
+    def save_file(tensors, path, metadata):
+        real(tensors, path, metadata)
+        left.append(path)
+        if len(left) in (2, 3):
+            raise checkpoints_file.SafetensorError("IoError: No space left on device")
+
+    monkeypatch.setattr(checkpoints_file, "save_file", save_file)
+    run_experiment(config_of(tmp_path), tmp_path / "run", LocalRecord())
+    warnings = [r.message for r in caplog.records if "checkpoint" in r.message]
+    assert warnings == [
+        f"the checkpoint after step {step} can't be written (IoError: No space left on device): "
+        "the run goes on without"
+        for step in (6, 9)
+    ]
+    assert not left[1].exists()
+    run_experiment(config_of(tmp_path), tmp_path / "whole", LocalRecord())
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
+
+
+@contextlib.contextmanager
+def disk(folder: Path, *options: str):
+    """A file system of its own, where one may be made."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    with contextlib.suppress(FileNotFoundError):
+        if subprocess.run(command, capture_output=True).returncode == 0:
+            try:
+                yield
+            finally:
+                subprocess.run(["umount", str(folder)], check=True)
+            return
+    pytest.skip("no file system can be mounted here")
+
+
+def test_a_small_disk(tmp_path, caplog):
+    """Full in the middle: the record stands, checkpoints give way, and more room mends it."""
+    with disk(tmp_path / "disk", "size=400k"):
+        config, folder = config_of(tmp_path), tmp_path / "disk/run"
+
+        def fill(folder):
+            with contextlib.suppress(OSError), (folder.parent / "ballast").open("wb") as file:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+
+        with pytest.raises(RecordError, match="No space left on device"):
+            run_experiment(config, folder, Breaking(8, fill))
+        warning, *_ = [r.message for r in caplog.records if "goes on without" in r.message]
+        assert warning.startswith("the checkpoint after step 9 can't be written (")
+        assert "No space left on device" in warning
+        (folder.parent / "ballast").unlink()
+        goes_on(config, folder, tmp_path / "whole", caplog)
+
+
+def test_a_disk_that_becomes_read_only(tmp_path, caplog):
+    with disk(tmp_path / "disk", "size=4m"):
+        config, folder = config_of(tmp_path), tmp_path / "disk/run"
+
+        def remount(mode):
+            command = ["mount", "-o", f"remount,{mode}", str(tmp_path / "disk")]
+            subprocess.run(command, check=True)
+
+        try:
+            with pytest.raises(RecordError, match="Read-only file system"):
+                run_experiment(config, folder, Breaking(8, lambda _: remount("ro")))
+        finally:
+            remount("rw")
+        goes_on(config, folder, tmp_path / "whole", caplog)
+
+
+class Server:
+    """A tracker with a server that is refusing or slow from some step on."""
+
+    def __init__(self, step: int, answer) -> None:
+        self.step, self.answer, self.finished = step, answer, None
+
+    def start(self, run):
+        self.folder = run.folder
+
+    def log(self, step, values):
+        if step >= self.step:
+            self.answer()
+
+    def finish(self, record):
+        # However long it takes, or if it never comes back: the record on disk is whole.
+        self.finished = json.loads((self.folder / "results.json").read_text())
+        self.answer()
+
+
+def refuse():
+    raise ConnectionError("429 Too Many Requests")
+
+
+@pytest.mark.parametrize("answer", [refuse, lambda: time.sleep(0.01)])
+def test_a_server_that_refuses_or_is_slow_in_the_middle(tmp_path, caplog, answer):
+    server = Server(8, answer)
+    run_experiment(
+        config_of(tmp_path), tmp_path / "run", Trackers([LocalRecord(), Guarded(server)])
+    )
+    assert ("Server failed (429 Too Many Requests)" in caplog.text) is (answer is refuse)
+    assert (server.finished is None) is (answer is refuse)
+    if server.finished is not None:
+        assert server.finished["status"] == "finished"
+    run_experiment(config_of(tmp_path), tmp_path / "whole", LocalRecord())
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
+
+
+def test_not_a_number(tmp_path, monkeypatch, caplog):
+    """The figures until then are kept, and no later ones are."""
+    real, calls = torch.optim.SGD.step, []
+
+    def step(optimizer):
+        real(optimizer)
+        calls.append(None)
+        if len(calls) == 9:
+            optimizer.param_groups[0]["params"][0].data.fill_(float("nan"))
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    with pytest.raises(DivergedError, match="the loss became nan at step 10 of 24"):
+        run_experiment(config_of(tmp_path), tmp_path / "run", LocalRecord())
+    record = json.loads((tmp_path / "run/results.json").read_text())
+    assert (record["status"], record["steps"]) == ("failed", 8)
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 5, 6, 8]
+
+
+def test_a_start_that_diverges_leaves_a_record_of_the_run_that_asked_for_it(tmp_path):
+    config = composed(
+        *SMALL, "model.pretrain.epochs=1", "model.pretrain.lr=1e30", "optimizer=sgd",
+        f"cache_dir={tmp_path / 'cache'}",
+    )  # fmt: skip
+    with pytest.raises(DivergedError):
+        run_experiment(config, tmp_path / "run", LocalRecord())
+    record = json.loads((tmp_path / "run/results.json").read_text())
+    assert record["status"] == "failed"
+    assert "the loss became" in record["error"]
+    assert (record["steps"], record["metrics"]) == (0, {})
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+class Deadly(torch.utils.data.Dataset):
+    """Images whose numbers say which they are; one kills the process that reads it, for a while."""
+
+    def __init__(self, folder: Path, deaths: int) -> None:
+        self.folder, self.deaths = folder, deaths
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        if index == 5:
+            died = len(list(self.folder.iterdir()))
+            if died < self.deaths:
+                (self.folder / str(died)).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return torch.rand(1) + index, index
+
+
+def test_a_worker_that_dies_is_replaced_and_changes_nothing(tmp_path, caplog):
+    def epoch(deaths, **arguments):
+        folder = tmp_path / str(deaths)
+        folder.mkdir(exist_ok=True)
+        split = Streamed(Deadly(folder, deaths), batch_size=2, seed=3, **arguments)
+        return [(x.tolist(), y.tolist()) for x, y in split.epoch(1)]
+
+    expected = epoch(0, workers=0)
+    assert epoch(1, workers=1) == expected
+    assert "a worker that reads images died: new ones go on at batch" in caplog.text
+    with pytest.raises((RuntimeError, EOFError, ConnectionError)):
+        epoch(99, workers=1)
+
+
+def test_an_epoch_can_be_begun_anywhere(tmp_path):
+    (tmp_path / "none").mkdir()
+    split = Streamed(Deadly(tmp_path / "none", 0), batch_size=2, workers=0, seed=3)
+    whole = [(x.tolist(), y.tolist()) for x, y in split.epoch(1)]
+    for start in range(7):
+        assert [(x.tolist(), y.tolist()) for x, y in split.epoch(1, start)] == whole[start:]
+
+
+def test_a_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch):
+    """Records have durations, by a clock that only runs forward, and no dates."""
+    config = config_of(tmp_path)
+    run_experiment(config, tmp_path / "whole", LocalRecord())
+    now = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    record = run_experiment(config, tmp_path / "run", LocalRecord())
+    assert 0 < record["seconds"] < 3600
+    assert 0 <= record["seconds_pruning"] <= record["seconds"]
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
+
+
+def test_a_corrupt_start_is_trained_anew_and_gives_the_same_result(tmp_path, caplog):
+    config = config_of(tmp_path, "model.pretrain.epochs=1")
+    run_experiment(config, tmp_path / "whole", LocalRecord())
+    (start,) = (tmp_path / "cache/pretrained").glob("*.safetensors")
+    good = start.read_bytes()
+    start.write_bytes(good[: len(good) // 2])
+    run_experiment(config, tmp_path / "run", LocalRecord())
+    assert "is broken" in caplog.text
+    assert "training it anew" in caplog.text
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
+    assert len(start.read_bytes()) == len(good)
