@@ -102,12 +102,14 @@ class Ledger:
         """Let the job's folder hold the record of a run that was done elsewhere.
 
         Its files are hard links, which cost nothing and outlive the other folder; copies, where
-        there can be none.
+        there can be none. Checkpoints that are left behind of a finished run are removed.
 
         Raises:
             ConfigError: It can't be written.
         """
         with self._writing():
+            for leftover in home.glob("checkpoints/step-*"):
+                leftover.unlink(missing_ok=True)
             if job.resolve() == home.resolve() or (folder := _own(job, run_hash)) == home:
                 return
             for name in reversed(RECORD):

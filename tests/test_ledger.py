@@ -34,11 +34,13 @@ def test_a_finished_run_is_found_and_its_record_outlives_its_folder(tmp_path):
     assert ledger.finished(HASH) is None
     finish(first)
     assert ledger.finished(HASH) == first
+    interrupt(first)  # killed after the record, before tidying up
     second = tmp_path / "day/second"
     ledger.share(HASH, first, second)
     assert [(second / name).stat().st_ino for name in RECORD] == [
         (first / name).stat().st_ino for name in RECORD
     ]
+    assert not any(first.rglob("step-*"))
     shutil.rmtree(first)
     assert ledger.finished(HASH) == second
     assert record_of(second, HASH) is not None
