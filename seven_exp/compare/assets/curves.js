@@ -60,7 +60,7 @@
       const pruning = present.filter(m => !methods[m].dense);
       const places = [...new Set(own.map(i => rows[axis][i]))];
       // On the axis of sparsities methods share their places: side by side, they can be told apart.
-      const step = axis === "sparsity" && pruning.length > 1 ? Math.min(5, 260 / places.length / pruning.length) : 0;
+      const step = axis === "sparsity" && pruning.length > 1 ? Math.min(12, 260 / places.length / pruning.length) : 0;
       const values = [], starts = [];
       const series = present.map(m => {
         const mine = own.filter(i => rows.method[i] === m).sort((a, b) => at[a] - at[b]);

@@ -48,7 +48,8 @@
       return;
     }
     const low = Math.min(...all), high = Math.max(...all), digits = high - low < .1 ? 1 : 0;
-    note.textContent = "Per cent of each layer's weights that are zero, the mean over seeds. From white " +
+    note.textContent = `${state.layersOf}${state.layersAt ? ` at ${number.percent(+state.layersAt)}` : ""}: per cent of each ` +
+      "layer's weights that are zero, the mean over seeds. From white " +
       `(${number.percent(low)}) to dark blue (${number.percent(high)}).`;
     const cell = (value, name, {head, row, run}) => {
       if (value === null || value === undefined) return html("td", {}, "");

@@ -43,7 +43,7 @@
           add(style, name, [curves[mine[0]][0], mean], say(`mean of ${mine.length} seeds`), {width: 2, data: {"data-row": i}});
         }
       }
-      page.chart(boxes[t], {title: task, xTitle: "optimizer steps", yTitle: state.curve, marks: false,
+      page.chart(boxes[t], {title: `${task}, sparsity ${number.percent(+state.curvesAt)}`, xTitle: "optimizer steps", yTitle: state.curve, marks: false,
         x: scale.linear(xs), y: scale.linear(ys), series});
     });
   });
