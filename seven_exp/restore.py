@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from seven_exp import runs
@@ -87,9 +86,10 @@ def architecture(values: Mapping[str, Any]) -> tuple[RunConfig, Data, nn.Module]
     """
     # Not checked anew: what a config must hold changes from version to version, what a model and
     # its data are made from does not.
-    sections: dict[str, type[BaseModel]] = {"model": Model, "dataset": Dataset, "trainer": Trainer}
     config = RunConfig.model_construct(
-        **{name: kind.model_construct(**values[name]) for name, kind in sections.items()},
+        model=Model.model_construct(**values["model"]),
+        dataset=Dataset.model_construct(**values["dataset"]),
+        trainer=Trainer.model_construct(**values["trainer"]),
         seed=values["seed"],
         plugins=values["plugins"],
     )
