@@ -1,8 +1,8 @@
 """Optuna as a sweeper of Hydra's: the next values follow from the results so far.
 
 The public plugin, hydra-optuna-sweeper 1.3, is tied to Optuna 2, whose storage does not work with
-the SQLAlchemy of today: a study of its can't be gone on with. Here a study is a journal on disk; the
-same command continues it.
+the SQLAlchemy of today: a study of its can't be gone on with. Here a study is a journal on disk,
+and the same command continues it.
 """
 
 import logging
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep, Transformer
@@ -119,10 +119,10 @@ class OptunaSweeper(Sweeper):
 
         # A sampler begun anew would draw what it has drawn before.
         study.sampler = TPESampler(seed=self.seed + len(study.trials))
-        for trial in study.get_trials(states=[TrialState.RUNNING]):
+        for left in study.get_trials(states=[TrialState.RUNNING]):
             # Left by a process that died: its values are tried once more, and first.
-            study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params)
+            study.tell(left.number, state=TrialState.FAIL)
+            study.enqueue_trial(left.params)
         done = len(study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED]))
         log.info("study %s: %d of %d trials are done", study.study_name, done, self.trials)
         started = 0
@@ -131,9 +131,10 @@ class OptunaSweeper(Sweeper):
             jobs = [[*fixed, *assignments(trial.params)] for trial in batch]
             for job in jobs:
                 self.validate_batch_is_legal([job])
+            assert self.launcher is not None
             returns = self.launcher.launch(jobs, initial_job_idx=started)
-            for trial, job in zip(batch, returns, strict=True):
-                value = _value_of(job)
+            for trial, returned in zip(batch, returns, strict=True):
+                value = _value_of(returned)
                 if math.isfinite(value):
                     study.tell(trial, value)
                 else:  # "pruned": worse than all others, so that nothing near it is tried again
@@ -152,15 +153,18 @@ class OptunaSweeper(Sweeper):
         values = " ".join(assignments(best.params))
         log.info("best of %d trials: %.6g with %s", self.trials, best.value, values)
         result = {"name": "optuna", "best_params": best.params, "best_value": best.value}
+        assert self.config is not None
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "optimization_results.yaml").write_text(yaml.safe_dump(result))
 
     def _run(self, fixed: list[str]) -> RunConfig:
         """The run as it is where nothing is searched."""
+        assert self.hydra_context is not None
+        assert self.config is not None
         job = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
         plain = OmegaConf.to_container(
-            OmegaConf.masked_copy(job, [key for key in job if key != "hydra"]), resolve=True
+            OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]), resolve=True
         )
         assert isinstance(plain, dict)
         return parse({str(key): value for key, value in plain.items()})
@@ -186,7 +190,7 @@ def distribution(override: Override) -> "optuna.distributions.BaseDistribution":
             if isinstance(value.start, int) and isinstance(value.end, int):
                 return IntDistribution(value.start, value.end, log=is_log)
             return FloatDistribution(value.start, value.end, log=is_log)
-        choices = list(override.sweep_iterator(transformer=Transformer.encode))
+        choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
         if isinstance(value, RangeSweep) and not value.shuffle:
             low, high, step = min(choices), max(choices), abs(value.step)
             if all(isinstance(choice, int) for choice in choices):
@@ -197,7 +201,7 @@ def distribution(override: Override) -> "optuna.distributions.BaseDistribution":
         raise ConfigError(f"{override.get_key_element()}: {error}") from error
 
 
-def _direction(run: RunConfig) -> str:
+def _direction(run: RunConfig) -> Literal["maximize", "minimize"]:
     from seven_exp.datasets import lower_is_better
 
     return "minimize" if lower_is_better(run.dataset.name) else "maximize"

@@ -4,6 +4,7 @@ The public plugin, hydra-ray-launcher 1.2, needs boto3, Ray's dashboard and an o
 one process that dies ends its whole sweep. Here that job alone has failed.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,7 +92,7 @@ class RayLauncher(Launcher):
         if ray.is_initialized():
             return ray
         if self.address is not None:
-            ray.init(address=self.address, logging_level="error")
+            ray.init(address=self.address, logging_level=logging.ERROR)
             return ray
         for attempt in range(ATTEMPTS):
             try:
@@ -99,7 +100,7 @@ class RayLauncher(Launcher):
                     num_cpus=self.num_cpus,
                     include_dashboard=False,
                     object_store_memory=STORE_BYTES,
-                    logging_level="error",
+                    logging_level=logging.ERROR,
                 )
                 break
             except Exception as error:

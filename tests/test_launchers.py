@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import joblib
@@ -18,10 +19,9 @@ SMALL = [
 ]
 LAUNCHERS = {
     "joblib": ["hydra.launcher.n_jobs=2"],
-    "submitit_local": ["hydra.launcher.cpus_per_task=2"],
     "ray": ["hydra.launcher.num_cpus=2", "hydra.launcher.cpus_per_job=1"],
 }
-THREADS = {"joblib": max(1, joblib.cpu_count() // 2), "submitit_local": 2, "ray": 1}
+THREADS = {"joblib": max(1, joblib.cpu_count() // 2), "ray": 1}
 COUNTS_THREADS = """
 import os, pathlib, torch
 pathlib.Path(f"threads.{os.getpid()}").write_text(str(torch.get_num_threads()))
@@ -32,32 +32,38 @@ def records(tmp_path: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
 
 
-def assert_whole(tmp_path: Path) -> None:
+def assert_whole(tmp_path: Path, threads: int) -> None:
     """A sweep over two seeds: both finished, from one shared start, and compared."""
     found = records(tmp_path)
     assert sorted((r["seed"], r["status"]) for r in found) == [(0, "finished"), (1, "finished")]
     assert len(list(tmp_path.rglob("pretrained/*.safetensors"))) == 1
     (sheet,) = tmp_path.rglob("comparison.csv")
     assert "seven_dyn" in sheet.read_text()
+    counted = {path.read_text() for path in tmp_path.glob("threads.[0-9]*")}
+    assert counted == {str(threads)}
+
+
+@pytest.fixture
+def _threads_counted(tmp_path, monkeypatch):
+    """Runs with ``plugins=[threads.py]`` leave the number of their threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "threads.py").write_text(COUNTS_THREADS)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_sweep_in_processes_of_its_own(tmp_path, launcher, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    (tmp_path / "threads.py").write_text(COUNTS_THREADS)
+@pytest.mark.usefixtures("_threads_counted")
+def test_a_sweep_in_processes_of_its_own(tmp_path, launcher):
     done = train(
         tmp_path, "-m", f"hydra/launcher={launcher}", *LAUNCHERS[launcher], *SMALL,
         "seed=0,1", "model.pretrain.epochs=1", "plugins=[threads.py]",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert_whole(tmp_path)
-    threads = {path.read_text() for path in tmp_path.glob("threads.*") if path.suffix != ".py"}
-    assert threads == {str(THREADS[launcher])}
+    assert_whole(tmp_path, THREADS[launcher])
 
 
 COMMANDS = {
     "sbatch": """
-        # Starts an array's tasks and returns at once.
+        # Starts an array's two tasks and returns at once.
         script="${@: -1}"
         cp "$script" "$SLURM_IMITATION/script"
         export SLURM_JOB_ID=7 SLURM_ARRAY_JOB_ID=7 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1
@@ -87,11 +93,11 @@ def test_slurm_gets_an_array_with_all_that_was_asked_for(tmp_path):
         (commands / name).chmod(0o755)
     done = train(
         tmp_path, "-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu",
-        "hydra.launcher.cpus_per_task=3", *SMALL, "seed=0,1", "model.pretrain.epochs=1",
+        "hydra.launcher.cpus_per_task=3", *SMALL, "seed=0,1",
         PATH=f"{commands}:{os.environ['PATH']}", SLURM_IMITATION=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert_whole(tmp_path)
+    assert [r["status"] for r in records(tmp_path)] == ["finished"] * 2
     asked = {
         line.removeprefix("#SBATCH --")
         for line in (tmp_path / "script").read_text().splitlines()
@@ -104,45 +110,42 @@ def test_slurm_gets_an_array_with_all_that_was_asked_for(tmp_path):
     assert "--cpus-per-task=3" in (tmp_path / "0.log").read_text()
 
 
-def task_of(folder: Path) -> int | None:
-    """The process that submitit runs a job of this folder in."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "submitit.core._submit" in words and any(str(folder) in word for word in words):
-            return int(path.parent.name)
-    return None
+def process_of(folder: Path) -> int:
+    """The process that does the run of this folder: it holds the log open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if link.readlink() == folder / "train.log":
+                return int(link.parts[2])
+    raise AssertionError(f"nobody is at {folder}")
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="looks processes up in /proc")
-def test_a_job_that_slurm_warns_is_queued_again_and_finishes(tmp_path):
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="needs /proc")
+@pytest.mark.usefixtures("_threads_counted")
+def test_submitit_queues_a_run_again_that_is_warned(tmp_path):
     sweep = subprocess.Popen(
         [
             *(sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=submitit_local"),
-            *(*SMALL, "trainer.max_steps=2000", "trainer.eval_interval=2000", "seed=0"),
-            f"hydra.sweep.dir={tmp_path}/sweep",
+            *("hydra.launcher.cpus_per_task=2", *SMALL, "plugins=[threads.py]", "seed=0,1"),
+            *("trainer.max_steps=2000", "trainer.eval_interval=2000", "model.pretrain.epochs=1"),
         ],
         cwd=tmp_path,
+        env={**os.environ, "SEVEN_EXP_CACHE": str(tmp_path / "cache")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 200
-    while not any(p.stat().st_size for p in tmp_path.rglob("metrics.jsonl")):
+    while not (begun := [p for p in tmp_path.rglob("metrics.jsonl") if p.stat().st_size]):
         assert sweep.poll() is None
-        assert time.monotonic() < until
         time.sleep(0.02)
-    task = task_of(tmp_path)
-    assert task is not None
-    os.kill(task, signal.SIGUSR2)
-    _, said = sweep.communicate(timeout=250)
+    folder = begun[0].parent
+    os.kill(process_of(folder), signal.SIGUSR2)
+    _, said = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, said
-    (log,) = tmp_path.rglob(".submitit/*/*_log.err")
-    assert "Requeued job" in log.read_text()
-    (record,) = records(tmp_path)
-    assert (record["status"], record["steps"]) == ("finished", 2000)
+    assert_whole(tmp_path, 2)
+    assert {record["steps"] for record in records(tmp_path)} == {2000}
+    logs = [path.read_text() for path in tmp_path.rglob(".submitit/*/*_log.err")]
+    assert sum("Requeued job" in log for log in logs) == 1
+    assert "going on after step" in (folder / "train.log").read_text()
 
 
 WITHOUT = """

@@ -11,11 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from hydra_plugins.seven_exp_optuna import OptunaSweeper, distribution
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from test_cli import train
 from test_conf import CONF
 
+from hydra_plugins.seven_exp_optuna import OptunaSweeper, distribution
 from seven_exp.config import ConfigError
 from seven_exp.datasets import DATASETS, lower_is_better
 from seven_exp.training.loop import DivergedError
@@ -123,13 +123,13 @@ def test_a_diverged_trial_is_the_worst_and_nothing_else_is_forgiven(tmp_path):
     assert len(seen) == 8
     assert best["best_value"] == max(alpha(v) for v in seen if alpha(v) <= 0.7)
 
-    class Broken(RuntimeError):
+    class BrokenError(RuntimeError):
         pass
 
     def breaks(values):
-        raise Broken
+        raise BrokenError
 
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         sweep(tmp_path, breaks, ALPHA, "seed=9")
 
 

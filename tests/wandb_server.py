@@ -1,8 +1,8 @@
 """A W&B server on the loopback interface that keeps what a real client sends it.
 
 It speaks as much of W&B's protocol as `wandb.init`, `log` and `finish` need, and `wandb sweep` and
-`wandb agent`: GraphQL at ``/graphql``, the stream of rows at ``/files/.../file_stream``, and uploads
-to addresses that it gives out itself. It can also fail, in the ways that servers do.
+`wandb agent`: GraphQL at ``/graphql``, the stream of rows at ``/files/.../file_stream``, and
+uploads to addresses that it gives out itself. It can also fail, in the ways that servers do.
 """
 
 import gzip
@@ -46,8 +46,9 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
+        """As last told."""
         lines = self.streams["wandb-summary.json"]
-        return json.loads(lines[max(lines)])
+        return json.loads(lines[max(lines)]) if lines else {}
 
 
 @dataclass
@@ -71,6 +72,24 @@ class Sweep:
         return cls(name, config, config["program"], points)
 
 
+@dataclass
+class Trouble:
+    """A fault that is to come, or is there."""
+
+    fault: Fault
+    times: int
+    run: int | None
+    begun: bool = False
+
+    def concerns(self, request: bytes, runs: list[str]) -> bool:
+        """Whether it strikes this request, the server knowing these runs."""
+        if self.run is not None:
+            if self.run >= len(runs) or runs[self.run].encode() not in request:
+                return False
+            self.begun |= b"wandb-history.jsonl" in request
+        return self.times > 0 and (self.begun or self.run is None)
+
+
 class WandbServer:
     """``with WandbServer() as server: ...``; clients find it by `environment`."""
 
@@ -78,9 +97,7 @@ class WandbServer:
         self.runs: dict[str, Run] = {}
         self.sweeps: dict[str, Sweep] = {}
         self.unknown: list[str] = []
-        self.faults = 0
-        self._fault: Fault | None = None
-        self._times, self._waiting = 0, False
+        self._troubles: list[Trouble] = []
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._http = _Http(("127.0.0.1", 0), _handler(self))
@@ -103,32 +120,31 @@ class WandbServer:
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": "0" * 40,
-            "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.05",
-            "WANDB_X_FILE_STREAM_RETRY_WAIT_MIN_SECONDS": "0.05",
-            "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "0.05",
-            "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "0.05",
+            # In whole seconds: less means as long as ever.
+            "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
+            "WANDB_X_FILE_STREAM_RETRY_WAIT_MIN_SECONDS": "1",
+            "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
         }
 
-    def fail(self, fault: Fault, *, times: int = 10**9, rows: bool = True) -> None:
-        """From now on fail ``times`` requests in a row, of whatever kind.
+    def fail(self, fault: Fault, *, times: int = 10**9, run: int | None = None) -> None:
+        """Fail the next ``times`` requests, then be well again.
 
         Args:
             fault: How.
-            times: Afterwards all is well again.
-            rows: Begin with the first request that brings rows of history: the run is known by then.
+            times: How many.
+            run: Only those about the run of this number, from its first rows of history on; None
+                for all, at once.
         """
-        self._fault, self._times, self._waiting = fault, times, rows
+        self._troubles.append(Trouble(fault, times, run))
 
-    def fault_of(self, body: bytes) -> Fault | None:
+    def fault_of(self, path: str, body: bytes) -> Fault | None:
         """Whether to fail this request, and how."""
         with self._lock:
-            if b"wandb-history.jsonl" in body:
-                self._waiting = False
-            if self._fault is None or self._waiting or self._times == 0:
-                return None
-            self._times -= 1
-            self.faults += 1
-            return self._fault
+            for trouble in self._troubles:
+                if trouble.concerns(path.encode() + body, list(self.runs)):
+                    trouble.times -= 1
+                    return trouble.fault
+        return None
 
     def hang(self) -> None:
         """Wait until the server goes."""
@@ -181,7 +197,31 @@ class WandbServer:
         return {"entity": None}
 
     def _RunResumeStatus(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
-        return {"model": {**self._project(), "bucket": None}}
+        run = self.runs.get(variables["name"])
+        if run is None:
+            return {"model": {**self._project(), "bucket": None}}
+        counts = {
+            f"{kind}LineCount": len(run.streams[file])
+            for kind, file in [
+                *(("history", "wandb-history.jsonl"), ("events", "wandb-events.jsonl")),
+                ("log", "output.log"),
+            ]
+        }
+        tails = {
+            "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
+            "eventsTail": "[]",
+        }
+        about = {
+            "id": f"bucket-{run.name}",
+            "name": run.name,
+            "displayName": run.about["displayName"],
+            "summaryMetrics": json.dumps(run.summary),
+            "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
+            "tags": run.about["tags"],
+            "notes": None,
+            "wandbConfig": json.dumps({"t": {}}),
+        }
+        return {"model": {**self._project(), "bucket": {**about, **counts, **tails}}}
 
     def _RunStoppedStatus(self, _: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         return {"project": {"run": {"stopped": False}}}
@@ -262,7 +302,7 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             body = self._body()
             if self._failed(body):
                 return
@@ -274,7 +314,7 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
             else:
                 self._answer({}, 404)
 
-        def do_PUT(self) -> None:  # noqa: N802
+        def do_PUT(self) -> None:
             body = self._body()
             if self._failed(body):
                 return
@@ -289,7 +329,7 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
             return body
 
         def _failed(self, body: bytes) -> bool:
-            fault = server.fault_of(body)
+            fault = server.fault_of(self.path, body)
             if fault == "refuse":
                 self._answer({"error": "out of order"}, 500)
             elif fault is not None:

@@ -1,0 +1,192 @@
+"""A real W&B client, online, against a server of our own: what arrives, and what a fault costs."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import wandb
+import yaml
+from test_cli import ROOT, train
+from test_tracking import CONFIG, RECORD, info, offline_records
+from wandb_server import ENTITY, WandbServer
+
+from seven_exp.tracking import Guarded, WandbTracker, weights_and_biases
+
+SMALL = [
+    *("model=mlp", "model.widths=[8]", "trainer.max_steps=20"),
+    *("trainer.log_interval=5", "trainer.eval_interval=10"),
+]
+
+
+@pytest.fixture
+def server():
+    with WandbServer() as server:
+        yield server
+    assert server.unknown == []
+
+
+@pytest.fixture
+def client(server, monkeypatch):
+    """This process as a client of the server: W&B reads its environment when it starts."""
+    wandb.teardown()
+    for key, value in server.environment.items():
+        monkeypatch.setenv(key, value)
+    yield server
+    wandb.teardown()
+
+
+def records(tmp_path: Path) -> list[dict]:
+    found = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+    return sorted(found, key=lambda record: record["seed"])
+
+
+def test_a_run_arrives_as_it_was_recorded(tmp_path, server):
+    done = train(tmp_path, *SMALL, "tracker.tags=[mine]", **server.environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1  # the prunable layers; nothing of W&B's
+    (run,) = server.runs.values()
+    (record,) = records(tmp_path)
+    assert (run.complete, run.exit_code) == (True, 0)
+    assert run.about["displayName"] == "seven_dyn-0.7-seed0"
+    assert (run.about["groupName"], run.about["jobType"]) == ("mlp-digits", "train")
+    assert run.about["tags"] == ["seven_dyn", "mine"]
+    assert run.config["pruner"] == "seven_dyn"
+    assert run.config["model.widths"] == [8]
+    assert run.config["optimizer.lr"] == record["config"]["optimizer"]["lr"]
+
+    (path,) = tmp_path.rglob("metrics.jsonl")
+    recorded = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(recorded) == 4
+    received = [{k: v for k, v in row.items() if not k.startswith("_")} for row in run.history]
+    assert received == recorded
+
+    assert run.summary["status"] == "finished"
+    assert run.summary["run_hash"] == record["run_hash"]
+    assert run.summary["final/accuracy"] == record["metrics"]["accuracy"]
+    assert run.summary["final/kept_weights"] == record["params_nonzero"]
+    best = max(row["test/accuracy"] for row in recorded if "test/accuracy" in row)
+    assert run.summary["test/accuracy"]["max"] == best
+
+    assert run.files.keys() >= {"config.yaml", "wandb-metadata.json", "wandb-summary.json"}
+    assert yaml.safe_load(run.files["config.yaml"])["sparsity"]["value"] == 0.7
+    assert json.loads(run.files["wandb-metadata.json"])["program"].endswith("train.py")
+    summary = json.loads(run.files["wandb-summary.json"])
+    assert summary["final/accuracy"] == record["metrics"]["accuracy"]
+
+
+def test_a_failed_and_a_resumed_run(tmp_path, client):
+    tracker = WandbTracker("online", "seven_exp")
+    tracker.start(replace(info(tmp_path / "one"), id="first"))
+    for step in (10, 20):
+        tracker.log(step, {"loss": 1 / step})
+    tracker.finish({**RECORD, "status": "failed", "flops_dense": None})
+    first = client.runs["first"]
+    assert (first.complete, first.exit_code) == (True, 1)
+    assert first.config.keys() >= {"pruner.alpha_1", "schedule"}
+    assert first.config["sparsity"] == CONFIG["sparsity"]
+
+    again = WandbTracker("online", "seven_exp")
+    again.start(replace(info(tmp_path / "one"), id="first", resumed=10))
+    for step in (20, 30):  # the last checkpoint lay before the last row
+        again.log(step, {"loss": 1 / step})
+    again.finish(RECORD)
+    assert [row["step"] for row in first.history] == [10, 20, 30]
+    assert (first.exit_code, first.summary["status"]) == (0, "finished")
+    assert list(client.runs) == ["first"]
+
+
+@pytest.mark.parametrize("fault", ["refuse", "drop"])
+def test_a_fault_that_passes_costs_nothing(tmp_path, client, fault):
+    client.fail(fault, times=2, run=0)
+    tracker = WandbTracker("online", "seven_exp")
+    tracker.start(info(tmp_path))
+    for step in range(1, 6):
+        tracker.log(step, {"loss": 1 / step})
+    tracker.finish(RECORD)
+    (run,) = client.runs.values()
+    assert [row["step"] for row in run.history] == [1, 2, 3, 4, 5]
+    assert (run.complete, run.exit_code) == (True, 0)
+    assert run.summary["final/accuracy"] == RECORD["metrics"]["accuracy"]
+
+
+@pytest.mark.parametrize("fault", ["refuse", "hang", "drop"])
+def test_a_server_that_is_out_of_order_at_the_start_means_offline(
+    tmp_path, client, monkeypatch, caplog, fault
+):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(weights_and_biases, "INIT_SECONDS", 2)
+    client.fail(fault)
+    tracker = Guarded(WandbTracker("online", "seven_exp"))
+    tracker.start(info(tmp_path))
+    tracker.log(1, {"loss": 1.0})
+    tracker.finish(RECORD)
+    assert tracker.works
+    assert client.runs == {}
+    assert offline_records(tmp_path)
+    assert "W&B can't be reached" in caplog.text
+    assert "wandb sync" in caplog.text
+
+
+def test_no_fault_in_the_middle_of_a_run_stops_it_or_the_next(tmp_path, server):
+    faults = ["refuse", "hang", "drop"]
+    for number, fault in enumerate(faults):
+        server.fail(fault, run=number)
+    done = train(
+        tmp_path, "-m", *SMALL, "seed=0,1,2,3", **server.environment, WANDB_FINISH_TIMEOUT="3"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [r["status"] for r in records(tmp_path)] == ["finished"] * 4
+    assert [len(p.read_text().splitlines()) for p in tmp_path.rglob("metrics.jsonl")] == [4] * 4
+    said = [line for line in done.stderr.splitlines() if "WandbTracker failed" in line]
+    assert len(said) == 3
+    for line in said:
+        # what was not taken lies in the folder that is named
+        folder = Path(line.partition("wandb sync ")[2].partition(")")[0])
+        assert list(folder.glob("*.wandb"))
+    *broken, last = server.runs.values()
+    assert [(run.complete, run.history) for run in broken] == [(False, [])] * 3
+    assert (last.complete, last.exit_code, len(last.history)) == (True, 0, 4)
+
+
+def test_an_agent_runs_a_sweep(tmp_path, server):
+    environment = {
+        **os.environ,
+        **server.environment,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SEVEN_EXP_CACHE": str(tmp_path / "cache"),
+    }
+
+    def call(*words: str) -> str:
+        done = subprocess.run(
+            ["wandb", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    # in another folder the program needs its whole path; all else is the file's
+    said = call("sweep", "--program", str(ROOT / "train.py"), str(ROOT / "sweep" / "compare.yaml"))
+    (sweep,) = server.sweeps.values()
+    path = f"{ENTITY}/seven_exp/{sweep.name}"
+    assert f"wandb agent {path}" in said
+    written = yaml.safe_load((ROOT / "sweep" / "compare.yaml").read_text())
+    assert sweep.config["parameters"] == written["parameters"]
+    assert len(sweep.points) == 27
+    for point in sweep.points:
+        point |= {"model.pretrain.epochs": 1, "trainer.epochs": 1}
+
+    call("agent", "--count", "2", path)
+    assert len(server.runs) == sweep.handed_out == 2
+    found = {record["sparsity_target"]: record for record in records(tmp_path)}
+    assert len(found) == 2
+    for point, run in zip(sweep.points[:2], server.runs.values(), strict=True):
+        assert run.about["sweep"] == sweep.name
+        assert {key: run.config[key] for key in point} == point
+        record = found[point["sparsity"]]
+        assert record["pruner"] == point["pruner"]
+        assert run.summary[written["metric"]["name"]] == record["metrics"]["accuracy"]
+        assert (run.complete, run.exit_code) == (True, 0)
