@@ -1,8 +1,11 @@
 """The comparison on W&B: what would be sent, taken from the objects' own serialisation."""
 
 import json
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 pytest.importorskip("wandb_workspaces", reason="the extra 'dashboard' is not installed")
 
 import wandb
+from wandb_server import ENTITY, PROJECT, WandbServer
 
 from seven_exp.compare import dashboard as boards
 from seven_exp.compare.__main__ import main
@@ -17,6 +21,7 @@ from seven_exp.compare.dashboard import COLUMNS, build_dashboard, parse_place, p
 from seven_exp.compare.records import read_records
 from seven_exp.compare.summary import summarize
 
+ROOT = Path(__file__).parent.parent
 LAYERS = ("a.weight", "b.weight")
 
 
@@ -228,6 +233,42 @@ def test_publishing_twice_updates_what_is_there(board, monkeypatch):
     assert len(server.charts) == 1
     for key, view in server.views.items():
         assert json.loads(view["spec"]) != contents[key]
+
+
+SEND = """
+import sys
+from pathlib import Path
+from seven_exp.compare import dashboard
+from seven_exp.compare.records import read_records
+from seven_exp.compare.summary import summarize
+rows, _ = summarize(read_records([Path(sys.argv[1])])[0], "accuracy", None)
+dashboard._send_tables(
+    dashboard.build_dashboard(rows, "accuracy", None, sys.argv[2], sys.argv[3])
+)
+"""
+
+
+def test_a_real_client_sends_the_means(sweep, tmp_path):
+    with WandbServer() as server:
+        done = subprocess.run(
+            [sys.executable, "-c", SEND, str(sweep), ENTITY, PROJECT],
+            env={**os.environ, **server.environment, "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = server.runs.values()
+    assert (run.name, run.about["jobType"], run.complete) == (boards.RUN, "comparison", True)
+    file = run.summary["comparison/accuracy/vit_tiny-digits"]["path"]
+    table = json.loads(run.files[file])
+    assert table["columns"] == list(COLUMNS)
+    means = {(row[0], row[1]): row[2] for row in table["data"]}
+    # 0.6, 0.7 and 0.8; and 1, 2 and 3 points more
+    assert means == {
+        (method, sparsity): pytest.approx(mean)
+        for method, mean in (("magnitude", 0.70), ("seven_dyn", 0.72))
+        for sparsity in (0.5, 0.9)
+    }
+    assert not (tmp_path / "wandb").exists()
 
 
 def test_the_command_prints_where_it_went(sweep, monkeypatch, capsys):

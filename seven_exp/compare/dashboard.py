@@ -100,7 +100,7 @@ def build_dashboard(
     # The name holds the content: a chart that is there already is the same one.
     chart = f"seven-exp-intervals-{digest}"
     tasks = list(dict.fromkeys(row.task for row in rows))
-    tables = {f"comparison/{metric}/{' on '.join(task)}": task for task in tasks}
+    tables = {f"comparison/{metric}/{'-'.join(task).replace('/', '-')}": task for task in tasks}
     blocks: list[Any] = [wr.P(_explained(metric, baseline)), wr.TableOfContents()]
     sections = []
     means = expr.And(expr.Metric("JobType") == "comparison")
