@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--numbers", type=int, default=100_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--keep", type=float, nargs="*", default=[0.75, 0.4, 0.1])
     options = parser.parse_args()
     torch.manual_seed(0)
     scores = torch.randn(options.numbers, device=options.device).square_()
@@ -32,7 +33,7 @@ def main() -> None:
         f"{options.numbers:,} scores on {options.device}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads; a copy takes {1e3 * copy:.0f} ms"
     )
-    for density in (0.75, 0.4, 0.1):
+    for density in options.keep:
         k = int(density * options.numbers)
         ways: dict[str, Callable[[], object]] = {
             "ours, masks included": lambda k=k: top_k_masks(layers, k),

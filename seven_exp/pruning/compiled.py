@@ -14,7 +14,8 @@ _SOURCE = Path(__file__).with_name("sweeps.c")
 _ALWAYS = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _IF_KNOWN = (("-march=native", "-fopenmp"), ("-fopenmp",), ())
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "seven": (*[c_void_p] * 7, c_int),
+    "seven_float32": (*[c_void_p] * 7, c_int),
+    "seven_bfloat16": (*[c_void_p] * 7, c_int),
     "partition": (*[c_void_p] * 3, c_float, c_float, c_void_p, c_int64, c_void_p, c_int),
     "best": (*[c_void_p] * 3, c_float, *[c_void_p] * 2, c_int64, c_void_p, c_int),
     "count": (*[c_void_p] * 3, c_int),

@@ -24,29 +24,52 @@ static void open_places(uint8_t *open, const uint8_t *candidates, int64_t start,
         memset(open, 1, length);
 }
 
-/* factors: 1 / unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2, and those that remove the bias of
-   sqrt(v) and of m. */
-void seven(int layers, const int64_t *n, float **weights, float **grads, float **means,
-           float **squares, float **scores, const float *factors, int threads)
+/* bfloat16 is the upper half of a float; rounding is to nearest, ties to even. */
+static float widened(uint16_t half)
 {
-    const float per_unit = factors[0], alpha_1 = factors[1], beta_1 = factors[2],
-                alpha_2 = factors[3], beta_2 = factors[4], unbias_root = factors[5],
-                unbias = factors[6];
-#pragma omp parallel num_threads(threads)
-    for (int l = 0; l < layers; l++) {
-        const float *w = weights[l], *g = grads[l];
-        float *m = means[l], *v = squares[l], *s = scores[l];
-#pragma omp for simd schedule(static) nowait
-        for (int64_t i = 0; i < n[l]; i++) {
-            float size = fabsf(g[i]);
-            float a = (size <= 3.402823466e38f ? size : 0.0f) * per_unit;
-            m[i] = m[i] * alpha_1 + a * beta_1;
-            v[i] = v[i] * alpha_2 + a * a * beta_2;
-            float noise = sqrtf(v[i]) * unbias_root + 1e-9f;
-            s[i] += fabsf(a * w[i] * m[i] / noise) * unbias;
-        }
-    }
+    uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
 }
+
+static uint16_t narrowed(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+/* factors: 1 / unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2, and those that remove the bias of
+   sqrt(v) and of m. The means m and v are kept as `moment`s. */
+#define SEVEN(name, moment, load, store)                                                           \
+    void name(int layers, const int64_t *n, float **weights, float **grads, moment **means,        \
+              moment **squares, float **scores, const float *factors, int threads)                 \
+    {                                                                                              \
+        const float per_unit = factors[0], alpha_1 = factors[1], beta_1 = factors[2],              \
+                    alpha_2 = factors[3], beta_2 = factors[4], unbias_root = factors[5],           \
+                    unbias = factors[6];                                                           \
+        _Pragma("omp parallel num_threads(threads)") for (int l = 0; l < layers; l++)              \
+        {                                                                                          \
+            const float *w = weights[l], *g = grads[l];                                            \
+            moment *m = means[l], *v = squares[l];                                                 \
+            float *s = scores[l];                                                                  \
+            _Pragma("omp for simd schedule(static) nowait") for (int64_t i = 0; i < n[l]; i++)     \
+            {                                                                                      \
+                float size = fabsf(g[i]);                                                          \
+                float a = (size <= 3.402823466e38f ? size : 0.0f) * per_unit;                      \
+                float mean = load(m[i]) * alpha_1 + a * beta_1;                                    \
+                float square = load(v[i]) * alpha_2 + a * a * beta_2;                              \
+                m[i] = store(mean);                                                                \
+                v[i] = store(square);                                                              \
+                float noise = sqrtf(square) * unbias_root + 1e-9f;                                 \
+                s[i] += fabsf(a * w[i] * mean / noise) * unbias;                                   \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+SEVEN(seven_float32, float, , )
+SEVEN(seven_bfloat16, uint16_t, widened, narrowed)
 
 /* counts: candidates, those above high, at high, at low, strictly between. The last are written
    to `between` while there is room, in any order. */

@@ -57,9 +57,10 @@ def seven(
     Args:
         weights: One tensor a layer, of any floating dtype.
         grads: Likewise; read only. NaN and infinity count as 0.
-        m: Mean of |g|, float32 or wider, shaped like the weights.
+        m: Mean of |g|, shaped like the weights; a narrower dtype than the scores' rounds it
+            between steps.
         v: Mean of g^2, likewise.
-        score: S, likewise.
+        score: S, float32 or wider.
         unit: What gradients are measured in.
         alphas: Decays of ``m`` and ``v``.
         t: From 0.
@@ -69,9 +70,11 @@ def seven(
         *((1 - alphas[1] ** (t + 1)) ** -0.5, 1 / (1 - alphas[0] ** (t + 1))),
     )
     columns = (weights, grads, m, v, score)
-    if compiled := _compiled(*columns):
+    single, moment = torch.float32, m[0].dtype
+    if compiled := _compiled(*columns, dtypes=(single, single, moment, moment, single)):
+        work = {single: compiled.seven_float32, torch.bfloat16: compiled.seven_bfloat16}[moment]
         constants = (ctypes.c_float * len(factors))(*factors)
-        compiled.seven(*_addresses(*columns), constants, torch.get_num_threads())
+        work(*_addresses(*columns), constants, torch.get_num_threads())
         return
     for w, g, mean, square, total in _bundles(*columns):
         _seven_in_torch(w, g, mean, square, total, factors)
@@ -80,8 +83,8 @@ def seven(
 def _seven_in_torch(
     w: list[Tensor],
     g: list[Tensor],
-    m: list[Tensor],
-    v: list[Tensor],
+    mean: list[Tensor],
+    square: list[Tensor],
     s: list[Tensor],
     factors: Sequence[float],
 ) -> None:
@@ -90,6 +93,9 @@ def _seven_in_torch(
         torch.nan_to_num(x.to(like.dtype), nan=0.0, posinf=0.0, neginf=0.0)
         for x, like in zip(g, s, strict=True)
     ]
+    m, v = (
+        [x.to(like.dtype) for x, like in zip(moments, s, strict=True)] for moments in (mean, square)
+    )
     torch._foreach_abs_(a)
     torch._foreach_mul_(a, per_unit)
     torch._foreach_mul_(m, alpha_1)
@@ -107,6 +113,9 @@ def _seven_in_torch(
     torch._foreach_abs_(a)
     torch._foreach_mul_(a, unbias)
     torch._foreach_add_(s, a)
+    if mean[0].dtype != m[0].dtype:
+        torch._foreach_copy_(mean, m)
+        torch._foreach_copy_(square, v)
 
 
 def _roots(squares: list[Tensor]) -> list[Tensor]:
@@ -134,7 +143,7 @@ def partition(
         room: How many may be gathered at most.
     """
     columns = (scores,) if candidates is None else (scores, candidates)
-    if compiled := _compiled(*columns):
+    if compiled := _compiled(*columns, dtypes=_SCORED[: len(columns)]):
         between, totals = scores[0].new_empty(room), (ctypes.c_int64 * 5)()
         compiled.partition(
             *_addresses(scores, candidates),
@@ -174,7 +183,7 @@ def best(
     """
     columns = (scores,) if candidates is None else (scores, candidates)
     noted: list[list[int] | None] = [None] * len(scores)
-    if compiled := _compiled(*columns):
+    if compiled := _compiled(*columns, dtypes=_SCORED[: len(columns)]):
         masks = [torch.empty_like(score, dtype=torch.bool) for score in scores]
         found = (ctypes.c_int64 * len(scores))()
         places = (ctypes.c_int64 * _NOTED * len(scores))()
@@ -208,7 +217,7 @@ def best(
 
 def counts(masks: Sequence[Tensor]) -> list[int]:
     """How many places are True in each of some bool tensors."""
-    if compiled := _compiled(masks):
+    if compiled := _compiled(masks, dtypes=(torch.bool,)):
         totals = (ctypes.c_int64 * len(masks))()
         compiled.count(*_addresses(masks), totals, torch.get_num_threads())
         return list(totals)
@@ -236,17 +245,14 @@ def zero(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
             value.view(integer).bitwise_and_(mask.to(integer).neg_())
 
 
-def _compiled(
-    *columns: Sequence[Tensor], dtypes: Sequence[torch.dtype] = _SCORED
-) -> ctypes.CDLL | None:
-    """The C library, if it is worth having and can take these tensors."""
+def _compiled(*columns: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> ctypes.CDLL | None:
+    """The C library, if it is worth having and can take these tensors, a dtype for each column."""
     large = any(tensor.numel() >= _WORTH_COMPILING for tensor in columns[0])
     if not large and not library.cache_info().currsize:
         return None
     for layer in zip(*columns, strict=True):
-        if not _alike(layer) or any(
-            type(t) not in _PLAIN or t.device.type != "cpu" or t.dtype not in dtypes for t in layer
-        ):
+        plain = all(type(t) in _PLAIN and t.device.type == "cpu" for t in layer)
+        if not plain or tuple(t.dtype for t in layer) != tuple(dtypes) or not _alike(layer):
             return None
     return library()
 

@@ -123,6 +123,31 @@ def test_a_broken_gradient_neither_protects_nor_condemns_its_weight(broken):
     np.testing.assert_array_equal(run(net(), gradients), run(net(), missing))
 
 
+def test_moments_in_bfloat16_follow_those_in_float32_within_their_rounding():
+    """Each step rounds by 2^-9 at most, and forgets a fifth and a tenth of it at the next."""
+    states = []
+    for moments in ("float32", "bfloat16"):
+        criterion = seven_exp.create_pruner(
+            "seven_dyn", net(), sparsity=0.5, end_step=40, moments=moments
+        ).criterion
+        weights = [layer.weight.detach() for layer in net()]
+        for layers in evidence(40):
+            criterion.observe(weights, [torch.from_numpy(g).float() for g in layers])
+        states.append(criterion.state)
+    exact, rounded = states
+    assert {t.dtype for name in ("m", "v") for t in rounded[name]} == {torch.bfloat16}
+    for name, forgotten in (("m", 0.2), ("v", 0.1)):
+        for a, b in zip(exact[name], rounded[name], strict=True):
+            torch.testing.assert_close(b.float(), a, rtol=2**-8 / forgotten, atol=1e-12)
+    for a, b in zip(exact["score"], rounded["score"], strict=True):
+        torch.testing.assert_close(b, a, rtol=2**-8 / 0.2, atol=0)
+
+
+def test_moments_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match="did you mean 'bfloat16'"):
+        seven_exp.create_pruner("seven_dyn", net(), sparsity=0.5, end_step=3, moments="bfloat")
+
+
 @pytest.mark.parametrize("alphas", [{"alpha_1": 1.0}, {"alpha_2": -0.1}])
 def test_decays_outside_zero_to_one_are_refused(alphas):
     with pytest.raises(ValueError, match=next(iter(alphas))):

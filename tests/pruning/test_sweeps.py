@@ -62,12 +62,13 @@ def random_scores():
 
 
 @needs_a_compiler
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_seven_is_the_same_to_the_bit(monkeypatch, threads):
+def test_seven_is_the_same_to_the_bit(monkeypatch, threads, moments):
     def work():
         torch.manual_seed(1)
         weights = tensors()
-        state = [tensors(torch.zeros) for _ in range(3)]
+        state = [tensors(torch.zeros, dtype=d) for d in (moments, moments, torch.float32)]
         for t in range(5):
             # Denormal, ordinary and overflowing sizes.
             grads = [g * 10.0**e for g, e in zip(tensors(), (-30, -3, 0, 15), strict=True)]
@@ -83,7 +84,8 @@ def test_seven_is_the_same_to_the_bit(monkeypatch, threads):
         torch.set_num_threads(before)
     for mine, theirs in zip(one, two, strict=True):
         for a, b in zip(mine, theirs, strict=True):
-            assert torch.equal(a.view(torch.int32), b.view(torch.int32))
+            assert a.dtype == b.dtype
+            assert torch.equal(a.flatten().view(torch.int8), b.flatten().view(torch.int8))
 
 
 @pytest.mark.parametrize("with_candidates", [True, False])

@@ -9,6 +9,9 @@ from torch import Tensor
 from seven_exp.pruning import sweeps
 from seven_exp.pruning.criteria.base import Criterion, cleaned
 from seven_exp.pruning.registry import register
+from seven_exp.registry import nearest
+
+_MOMENTS = ("float32", "bfloat16")
 
 
 @register("seven_pre", when="before", schedule="cubic", rounds=100)
@@ -33,16 +36,22 @@ class Seven(Criterion):
     Args:
         alpha_1: Decay of the mean of |g|, in [0, 1).
         alpha_2: Decay of the mean of g^2, in [0, 1).
+        moments: What m and v are kept in: "float32", or "bfloat16", which rounds them after each
+            step and saves 4 of 12 bytes a weight.
     """
 
     uses_gradients = True
 
-    def __init__(self, *, alpha_1: float = 0.8, alpha_2: float = 0.9) -> None:
+    def __init__(
+        self, *, alpha_1: float = 0.8, alpha_2: float = 0.9, moments: str = "float32"
+    ) -> None:
         super().__init__()
+        if moments not in _MOMENTS:
+            raise ValueError(f"moments is '{moments}': {nearest(moments, _MOMENTS)}")
         for name, value in (("alpha_1", alpha_1), ("alpha_2", alpha_2)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is {value}: choose a number in [0, 1)")
-        self.alpha_1, self.alpha_2 = alpha_1, alpha_2
+        self.alpha_1, self.alpha_2, self.moments = alpha_1, alpha_2, moments
 
     def observe(self, weights: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
         """One step of the recurrence above, on gradients as they lie."""
@@ -55,6 +64,9 @@ class Seven(Criterion):
             return
         t = int(self.numbers.get("t", 0))
         self.numbers.update(unit=unit, t=t + 1)
+        if self.moments == "bfloat16" and "m" not in self.state:
+            for name in ("m", "v"):
+                self.state[name] = [torch.zeros_like(w, dtype=torch.bfloat16) for w in weights]
         m, v, score = (self.zeros(name, weights) for name in ("m", "v", "score"))
         alphas = (self.alpha_1, self.alpha_2)
         sweeps.seven(weights, seen, m, v, score, unit=unit, alphas=alphas, t=t)
