@@ -120,6 +120,14 @@ class Trainer(_Section):
     save_model: bool
 
 
+class Analysis(_Section):
+    """What a run measures of its gradients and masks."""
+
+    every: Annotated[int, Field(ge=1, strict=True)] | None
+    start_batches: Annotated[int, Field(ge=0)]
+    bins: Annotated[int, Field(ge=2, le=512)]
+
+
 class Tracker(_Section):
     """conf/tracker."""
 
@@ -157,6 +165,7 @@ class RunConfig(_Section):
     schedule: Schedule
     optimizer: Optimizer
     trainer: Trainer
+    analysis: Analysis
     tracker: Tracker
 
 

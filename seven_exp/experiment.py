@@ -1,6 +1,7 @@
 """One run: a config in, a masked model and a record out."""
 
 import copy
+import itertools
 import logging
 import time
 import uuid
@@ -14,14 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp import runs
+from seven_exp.analysis import Probe
 from seven_exp.build import data_of, first_example, model_of
 from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
-from seven_exp.datasets import Data
+from seven_exp.datasets import Batch, Data
 from seven_exp.pruning import Pruner, create_pruner
-from seven_exp.pruning.layers import matches
+from seven_exp.pruning.layers import matches, prunable_layers
+from seven_exp.pruning.replicas import group_of
 from seven_exp.tasks import Classification, Task
-from seven_exp.tracking import RunInfo, Tracker, Trackers, writing
+from seven_exp.tracking import RunInfo, Tracker, Trackers, Value, write_json, writing
 from seven_exp.training import loop
 from seven_exp.training.checkpoints import Checkpoints
 from seven_exp.training.distillation import Distillation
@@ -89,6 +92,8 @@ def run_experiment(
         distillation = _distillation(config, model, data.task)
         optimizer = _optimizer(config, model, config.optimizer.lr)
         replicas = world.replicas(model)
+        # Before the pruner: some leave a sparse model behind as soon as they are made.
+        probe = _probe(config, data, replicas, world)
         pruner = _pruner(config, plan, replicas, optimizer)
     _announce(pruner)
     facts = _facts(config, pruner, model, device)
@@ -111,7 +116,7 @@ def run_experiment(
         )
     )
     outcome, tally = Outcome(data.task.metric), loop.Tally.empty(device)
-    state = State(model, optimizer, pruner, outcome, tally, world)
+    state = State(model, optimizer, pruner, outcome, tally, world, probe=probe)
     with postponed() as asked:
         try:
             if diverged is not None:
@@ -126,6 +131,8 @@ def run_experiment(
             if world.main:
                 with writing(folder):
                     runs.save_masks(folder / "masks.safetensors", pruner.masks)
+                    if probe is not None:
+                        write_json(folder / "analysis.json", probe.report())
                     if config.trainer.save_model:
                         runs.save_model(folder / "checkpoints" / "final.safetensors", model)
         except BaseException as error:
@@ -195,6 +202,8 @@ def _train(
     def after_step(done: int) -> None:
         with on_the_clock():
             pruner.step()
+        if state.probe is not None:
+            state.probe.update()
         at(done)
 
     def at_rest(done: int) -> None:
@@ -253,7 +262,7 @@ def _train(
     title = f"{pruner.name} {pruner.target:g}"
     with progress_bar(title, plan.steps, shown=world.main) as advance:
         for now in training:
-            values = {
+            values: dict[str, Value] = {
                 "loss": now.loss,
                 **({} if now.accuracy is None else {"accuracy": now.accuracy}),
                 "sparsity": pruner.sparsity,
@@ -274,6 +283,8 @@ def _train(
                     f"layer_sparsity/{name}": 1 - kept / size
                     for name, (size, kept) in pruner.layer_counts.items()
                 }
+            if state.probe is not None and plan.measures(now.step):
+                values |= state.probe.measure(now.step, pruner.masks)
             state.outcome.steps, state.outcome.seconds = now.step, time.perf_counter() - started
             tracker.log(now.step, values)
             advance(now.step, f"loss {now.loss:.3f}  sparsity {pruner.sparsity:.1%}")
@@ -424,6 +435,27 @@ def _pruner(
         **window,
         **config.pruner.arguments,
     )
+
+
+def _probe(config: RunConfig, data: Data, replicas: nn.Module, world: World) -> Probe | None:
+    """What looks on, if anything is to, with the start measured; training seeds itself anew."""
+    if config.analysis.every is None:
+        return None
+    layers = prunable_layers(replicas, config.pruner.include, config.pruner.exclude)
+    probe = Probe(layers, bins=config.analysis.bins, group=group_of(replicas))
+    device = next(replicas.parameters()).device
+    compute = loop.Compute(device, config.trainer.precision, data.task, world)
+    torch.manual_seed(world.seed(config.seed))
+    count = config.analysis.start_batches
+    with progress_bar("measuring the start", count, shown=world.main) as advance:
+
+        def batches() -> Iterator[Batch]:
+            for done, batch in enumerate(itertools.islice(loop.endless(data.train), count)):
+                advance(done, "")
+                yield batch
+
+        probe.begin(replicas, batches(), compute.fair_loss)
+    return probe
 
 
 def _announce(pruner: Pruner) -> None:

@@ -29,9 +29,9 @@ PLACES = {"data_dir", "cache_dir", "download", "workers"}
 def run_hash(config: RunConfig, *, prunes: bool | None = None) -> str:
     """Twelve hex digits of all that decides a run's result.
 
-    That is the config less where things lie, where figures go, on what device and whether at all;
-    the content of files of the user's own that it names; and the package's version. For the dense
-    reference, less everything that only pruning reads.
+    That is the config less where things lie, where figures go, what is looked at on the way, on
+    what device and whether at all; the content of files of the user's own that it names; and the
+    package's version. For the dense reference, less everything that only pruning reads.
 
     Args:
         config: Checked already.
@@ -45,7 +45,11 @@ def run_hash(config: RunConfig, *, prunes: bool | None = None) -> str:
     identity = config.model_dump(
         exclude={
             **dict.fromkeys(
-                ("output_root", "cache_dir", "device", "threads", "plugins", "tracker", "run"), True
+                (
+                    *("output_root", "cache_dir", "device", "threads", "plugins"),
+                    *("tracker", "analysis", "run"),
+                ),
+                True,
             ),
             "trainer": {"log_interval", "save_model"},
         }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = (
     *("seed", "sparsity", "output_root", "cache_dir", "device", "threads", "plugins", "tracker"),
-    "run",
+    *("run", "analysis"),
     *(
         "model.name",
         "dataset.name",

@@ -2,17 +2,19 @@
 
 from seven_exp.config import Tracker as TrackerConfig
 from seven_exp.tracking.guarded import Guarded
-from seven_exp.tracking.interface import RunInfo, Tracker, Trackers
+from seven_exp.tracking.interface import Histogram, RunInfo, Tracker, Trackers, Value
 from seven_exp.tracking.local import LocalRecord, RecordError, plain, write_json, writing
 from seven_exp.tracking.weights_and_biases import WandbTracker
 
 __all__ = [
     "Guarded",
+    "Histogram",
     "LocalRecord",
     "RecordError",
     "RunInfo",
     "Tracker",
     "Trackers",
+    "Value",
     "WandbTracker",
     "build_tracker",
     "plain",

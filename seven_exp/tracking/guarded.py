@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from seven_exp.tracking.interface import RunInfo, Tracker
+from seven_exp.tracking.interface import RunInfo, Tracker, Value
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Guarded:
         """Pass on."""
         self._try(lambda: self.tracker.start(run))
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Pass on."""
         self._try(lambda: self.tracker.log(step, values))
 

@@ -3,7 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+
+class Histogram(NamedTuple):
+    """A distribution at one moment.
+
+    Attributes:
+        counts: Members of each bin.
+        edges: Ends of the bins, one more than ``counts``.
+    """
+
+    counts: Sequence[int]
+    edges: Sequence[float]
+
+
+Value = float | Histogram
+"""What may be logged under a name."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class Tracker(Protocol):
     def start(self, run: RunInfo) -> None:
         """A run begins."""
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Figures after ``step`` optimizer steps."""
 
     def finish(self, record: Mapping[str, Any]) -> None:
@@ -57,7 +73,7 @@ class Trackers:
         for tracker in self.trackers:
             tracker.start(run)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Tell all."""
         for tracker in self.trackers:
             tracker.log(step, values)

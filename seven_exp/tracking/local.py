@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seven_exp.atomic import replacing
-from seven_exp.tracking.interface import RunInfo
+from seven_exp.tracking.interface import Histogram, RunInfo, Value
 
 
 class RecordError(OSError):
@@ -35,13 +35,16 @@ class LocalRecord:
         with writing(path), replacing(path) as partial:
             partial.write_text("".join(lines), "utf-8")
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Append a line and hand it to the system, so that a crash leaves all lines before it.
+
+        Histograms have no place in a line; ``analysis.json`` holds them.
 
         Raises:
             RecordError: It can't be written.
         """
-        line = json.dumps(plain({"step": step, **values}), allow_nan=False)
+        figures = {key: v for key, v in values.items() if not isinstance(v, Histogram)}
+        line = json.dumps(plain({"step": step, **figures}), allow_nan=False)
         path = self.folder / "metrics.jsonl"
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

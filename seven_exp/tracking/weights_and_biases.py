@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from seven_exp.tracking.interface import RunInfo
+from seven_exp.tracking.interface import Histogram, RunInfo, Value
 
 if TYPE_CHECKING:
     import wandb
@@ -70,10 +70,19 @@ class WandbTracker:
         self._run.define_metric(f"test/{run.metric}", step_metric="step", summary=summary)
         self._run.define_metric("test/loss", step_metric="step", summary="min,last")
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
         """One row of history, numbered by its step: W&B leaves out one that it has already."""
+        import numpy as np
+        import wandb
+
         assert self._run is not None
-        self._run.log({"step": step, **values}, step=step, commit=True)
+        row = {
+            key: wandb.Histogram(np_histogram=(np.array(value.counts), np.array(value.edges)))
+            if isinstance(value, Histogram)
+            else value
+            for key, value in values.items()
+        }
+        self._run.log({"step": step, **row}, step=step, commit=True)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Summary and exit code, and a wait until the server has everything.

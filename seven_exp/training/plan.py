@@ -24,6 +24,7 @@ class Plan:
         warmup: Steps over which the learning rate rises.
         log_interval: Steps between reports.
         eval_interval: Steps between evaluations.
+        analysis_interval: Steps between measurements of gradients and masks; None: none.
     """
 
     steps: int
@@ -37,6 +38,7 @@ class Plan:
     warmup: int
     log_interval: int
     eval_interval: int
+    analysis_interval: int | None
 
     @classmethod
     def of(cls, config: RunConfig, batches_per_epoch: int) -> "Plan":
@@ -93,6 +95,7 @@ class Plan:
             warmup=cls.warmup_steps(config, steps),
             log_interval=trainer.log_interval,
             eval_interval=trainer.eval_interval or steps_per_epoch,
+            analysis_interval=config.analysis.every,
         )
 
     @property
@@ -127,9 +130,15 @@ class Plan:
         """Whether the model is evaluated after so many steps."""
         return done % self.eval_interval == 0 or done == self.steps
 
+    def measures(self, done: int) -> bool:
+        """Whether gradients and masks are measured after so many steps."""
+        if self.analysis_interval is None:
+            return False
+        return done % self.analysis_interval == 0 or done == self.steps
+
     def reports(self, done: int) -> bool:
         """Whether figures are wanted after so many steps."""
-        return done % self.log_interval == 0 or self.evaluates(done)
+        return done % self.log_interval == 0 or self.evaluates(done) or self.measures(done)
 
 
 def _moment(value: int | float, steps: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from seven_exp.analysis import Probe
 from seven_exp.pruning import Pruner
 from seven_exp.tasks import Task
 from seven_exp.training.loop import Tally
@@ -53,6 +54,7 @@ class State:
     tally: Tally
     world: World = field(default_factory=World)
     rewound: list[Snapshot] = field(default_factory=list)
+    probe: Probe | None = None
 
     def saved(self) -> dict[str, Any]:
         """Containers of tensors, numbers and strings; masks packed to bits. For all ranks."""
@@ -63,6 +65,7 @@ class State:
             "outcome": vars(self.outcome),
             "tally": vars(self.tally),
             "rewound": [snapshot.states for snapshot in self.rewound],
+            "probe": None if self.probe is None else self.probe.state_dict(),
             "generators": self.world.gather(generator_states()),
         }
 
@@ -84,6 +87,8 @@ class State:
             self.rewound = [
                 Snapshot.of(self.model, self.optimizer, states) for states in saved["rewound"]
             ]
+            if self.probe is not None and saved["probe"] is not None:
+                self.probe.load_state_dict(saved["probe"])
         except (KeyError, RuntimeError, TypeError) as error:
             raise ValueError(" ".join(str(error).split())) from error
         self.tally.sums = self.tally.sums.to(next(self.model.parameters()).device)

@@ -1,0 +1,247 @@
+"""The probe: looks at gradients and masks while a run goes on, and touches nothing."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.analysis.collapse import collapsed, empty_columns, empty_rows
+from seven_exp.analysis.distributions import (
+    Distribution,
+    distribution,
+    separation,
+    separation_in_layers,
+)
+from seven_exp.analysis.signal_to_noise import MEASURES, Moments
+from seven_exp.analysis.survival import births, survival, survivors
+from seven_exp.pruning import pack_bits, unpack_bits
+from seven_exp.pruning.criteria.base import LossFunction, cleaned
+from seven_exp.pruning.layers import Layer, unwrap
+from seven_exp.pruning.replicas import Group, average
+from seven_exp.tracking import Histogram
+
+SCHEMA = 1
+"""Version of analysis.json's layout."""
+
+LIMITS = {"snr": 1.2, "direction": 1.0}
+"""Upper ends of the histograms; both ratios stay below for the paper's decays."""
+
+Ratios = dict[str, list[Tensor]]
+
+
+class Probe:
+    """Measures the gradients' signal to noise among kept and pruned weights, and who survives.
+
+    Each measurement sees the two ratios of `Moments` in three ways:
+
+    - ``now``: of the latest steps, kept weights against pruned ones. A pruned weight's gradient is
+      that at zero, so that being pruned may itself have changed it.
+    - ``choice``: as they stood at the measurement before, among the weights then alive: those kept
+      since against those pruned since. Nothing that the choice brought about is in it.
+    - ``start``: over many batches at the dense start, kept weights against pruned ones. Every
+      method of one seed is judged by the same numbers.
+
+    It holds 12 bytes for each float32 weight, 4 more each for ``choice`` and ``start``, which are
+    kept in half precision, and two masks.
+
+    Args:
+        layers: Whose weights are looked at.
+        bins: Bins of the histograms.
+        group: Ranks with replicas of the model, over which the start's gradients are averaged.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], *, bins: int = 40, group: Group | None = None
+    ) -> None:
+        self._layers = list(layers)
+        self._bins, self._group = bins, group
+        self._moments = Moments()
+        self._start: Ratios | None = None
+        self._before: Ratios | None = None
+        self._masks = [torch.ones_like(layer.weight, dtype=torch.bool) for layer in layers]
+        self._unbroken = [mask.clone() for mask in self._masks]
+        self._measurements: list[dict[str, Any]] = []
+
+    def begin(self, model: nn.Module, batches: Iterable[Any], loss_fn: LossFunction) -> None:
+        """Measure the start: one gradient a batch, the weights as they are, in training mode.
+
+        It works on a copy. Dropout draws from torch's generators.
+
+        Args:
+            model: The one that the layers are of.
+            batches: What ``loss_fn`` takes.
+            loss_fn: ``loss_fn(model, batch)`` -> scalar.
+        """
+        twin = copy.deepcopy(unwrap(model)).train()
+        named = dict(twin.named_parameters(remove_duplicate=False))
+        weights = [named[layer.name].requires_grad_() for layer in self._layers]
+        moments = Moments(1, 1)
+        for batch in batches:
+            found = torch.autograd.grad(loss_fn(twin, batch), weights, allow_unused=True)
+            grads = cleaned(found, weights)
+            average(grads, self._group)
+            moments.update(grads)
+        self._start = _halved(moments.ratios()) if moments.t else None
+
+    def update(self) -> None:
+        """Take in a step's gradients: call it after the pruner's step, before they are cleared."""
+        weights = [layer.weight for layer in self._layers]
+        self._moments.update(cleaned([weight.grad for weight in weights], weights))
+
+    @torch.no_grad()
+    def measure(self, step: int, masks: Mapping[str, Tensor]) -> dict[str, float | Histogram]:
+        """Look at the masks and at what has been taken in so far.
+
+        Args:
+            step: Optimizer steps done.
+            masks: As `Pruner.masks`.
+
+        Returns:
+            What a tracker takes, under ``analysis/``. All of it and each layer's part is in
+            `report`.
+        """
+        before, after = self._masks, [masks[layer.name] for layer in self._layers]
+        gone = [~mask for mask in after]
+        now = self._moments.ratios()
+        looks = {"now": (now, after, gone)}
+        if self._before is not None:
+            fallen = [old & dead for old, dead in zip(before, gone, strict=True)]
+            kept = [old & new for old, new in zip(before, after, strict=True)]
+            if any(bool(mask.any()) for mask in fallen):
+                looks["choice"] = (self._before, kept, fallen)
+        if self._start is not None:
+            looks["start"] = (self._start, after, gone)
+        for unbroken, mask in zip(self._unbroken, after, strict=True):
+            unbroken &= mask
+
+        sizes = [mask.numel() for mask in after]
+        silent = sum(int(ratio.isnan().sum()) for ratio in now["snr"]) / sum(sizes)
+        values: dict[str, float | Histogram] = {
+            "analysis/survival": survival(before, after),
+            "analysis/births": births(before, after),
+            "analysis/unbroken": sum(int(m.sum()) for m in self._unbroken) / sum(sizes),
+            "analysis/collapsed_layers": len(collapsed(after)),
+            "analysis/empty_rows": sum(map(empty_rows, after)) / sum(len(m) for m in after),
+            "analysis/silent": silent,
+        }
+        entry: dict[str, Any] = {
+            "step": step,
+            **{key.removeprefix("analysis/"): value for key, value in values.items()},
+            "kept": [int(mask.sum()) for mask in after],
+            "survived": survivors(before, after),
+            "collapsed": [self._layers[i].name for i in collapsed(after)],
+            "empty_rows": [empty_rows(mask) for mask in after],
+            "empty_columns": [empty_columns(mask) for mask in after],
+        }
+        for look, (ratios, one, other) in looks.items():
+            for measure in MEASURES:
+                found = self._compared(ratios[measure], one, other, LIMITS[measure])
+                entry.setdefault(look, {})[measure] = found
+                name = f"analysis/{measure}" if look == "now" else f"analysis/{look}_{measure}"
+                values |= _figures(name, found, _edges(LIMITS[measure], self._bins))
+        self._measurements.append(entry)
+        self._masks, self._before = [mask.clone() for mask in after], _halved(now)
+        return values
+
+    def report(self) -> dict[str, Any]:
+        """All measurements so far, as JSON-like containers: ``analysis.json``."""
+        return {
+            "schema": SCHEMA,
+            "edges": {name: _edges(limit, self._bins) for name, limit in LIMITS.items()},
+            "layers": [
+                {"name": layer.name, "numel": layer.weight.numel(), "shape": [*layer.weight.shape]}
+                for layer in self._layers
+            ],
+            "measurements": list(self._measurements),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, as tensors, numbers and strings; masks are packed to bits."""
+        return {
+            "bins": self._bins,
+            "step": self._moments.t,
+            "moments": self._named(self._moments.state),
+            "start": None if self._start is None else self._named(self._start),
+            "before": None if self._before is None else self._named(self._before),
+            "masks": self._keyed([pack_bits(mask) for mask in self._masks]),
+            "unbroken": self._keyed([pack_bits(mask) for mask in self._unbroken]),
+            "measurements": copy.deepcopy(self._measurements),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`, on a model with the same prunable weights.
+
+        Raises:
+            ValueError: It was saved for other weights.
+        """
+        if list(state["masks"]) != [layer.name for layer in self._layers]:
+            raise ValueError("the probe's state was saved for other weights")
+        self._bins, self._moments.t = state["bins"], state["step"]
+        self._moments.state = self._listed(state["moments"])
+        self._start = None if state["start"] is None else self._listed(state["start"])
+        self._before = None if state["before"] is None else self._listed(state["before"])
+        self._masks, self._unbroken = (
+            [
+                unpack_bits(
+                    state[key][layer.name].to(layer.weight.device), tuple(layer.weight.shape)
+                )
+                for layer in self._layers
+            ]
+            for key in ("masks", "unbroken")
+        )
+        self._measurements = copy.deepcopy(list(state["measurements"]))
+
+    def _compared(
+        self,
+        ratio: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        pruned: Sequence[Tensor],
+        limit: float,
+    ) -> dict[str, Any]:
+        one, other = (distribution(ratio, m, limit, self._bins) for m in (kept, pruned))
+        return {
+            "kept": _plain(one),
+            "pruned": _plain(other),
+            "separation": separation(one.total, other.total),
+            "separation_in_layers": separation_in_layers(one, other),
+        }
+
+    def _keyed(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {layer.name: tensor for layer, tensor in zip(self._layers, tensors, strict=True)}
+
+    def _named(self, ratios: Ratios) -> dict[str, dict[str, Tensor]]:
+        return {name: self._keyed(tensors) for name, tensors in ratios.items()}
+
+    def _listed(self, named: Mapping[str, Mapping[str, Tensor]]) -> Ratios:
+        return {
+            name: [tensors[layer.name].to(layer.weight.device).clone() for layer in self._layers]
+            for name, tensors in named.items()
+        }
+
+
+def _halved(ratios: Ratios) -> Ratios:
+    return {name: [tensor.half() for tensor in tensors] for name, tensors in ratios.items()}
+
+
+def _edges(limit: float, bins: int) -> list[float]:
+    return [limit * i / bins for i in range(bins + 1)]
+
+
+def _plain(found: Distribution) -> dict[str, Any]:
+    return {"mean": found.mean, "counts": found.total, "layer_means": found.means}
+
+
+def _figures(
+    name: str, found: Mapping[str, Any], edges: Sequence[float]
+) -> dict[str, float | Histogram]:
+    """What a tracker takes of one comparison; an empty set has no figures."""
+    values: dict[str, float | Histogram] = {}
+    for group in ("kept", "pruned"):
+        if found[group]["mean"] is not None:
+            values[f"{name}_{group}"] = found[group]["mean"]
+            values[f"{name}_{group}_histogram"] = Histogram(found[group]["counts"], edges)
+    if found["separation"] is not None:
+        values[f"{name}_separation"] = found["separation"]
+    return values
