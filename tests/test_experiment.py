@@ -134,6 +134,7 @@ def test_a_dense_run_serves_every_sparsity(tmp_path):
         (["output_root=elsewhere"], True),
         (["tracker.mode=offline", "tracker.project=other"], True),
         (["trainer.log_interval=3"], True),
+        (["analysis.every=5"], True),
         (["seed=7"], False),
         (["sparsity=0.71"], False),
         (["optimizer.lr=0.002"], False),

@@ -16,6 +16,7 @@ from wandb.proto import wandb_internal_pb2
 from seven_exp.experiment import run_experiment
 from seven_exp.tracking import (
     Guarded,
+    Histogram,
     LocalRecord,
     RunInfo,
     Trackers,
@@ -144,6 +145,24 @@ def test_wandb_offline_holds_config_history_and_summary(tmp_path, caplog):
     assert summary["best/accuracy"] == 0.8
     assert summary["final/kept_weights"] == 30
     assert [r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit"] == [0]
+
+
+def test_wandb_is_given_histograms(tmp_path):
+    tracker = WandbTracker("offline", "project", None)
+    tracker.start(info(tmp_path))
+    tracker.log(10, {"loss": 0.5, "analysis/spread": Histogram([3, 0, 4], [0.0, 0.5, 1.0, 1.5])})
+    tracker.finish(RECORD)
+    (row,) = [
+        items(r.history.item)
+        for r in offline_records(tmp_path)
+        if r.WhichOneof("record_type") == "history"
+    ]
+    spread = {key: value for key, value in row.items() if key.startswith("analysis/")}
+    assert spread == {
+        "analysis/spread/_type": "histogram",
+        "analysis/spread/values": [3, 0, 4],
+        "analysis/spread/bins": [0.0, 0.5, 1.0, 1.5],
+    }
 
 
 def test_a_failed_run_is_failed_at_wandb_too(tmp_path):
