@@ -116,24 +116,24 @@ class Probe:
         for unbroken, mask in zip(self._unbroken, after, strict=True):
             unbroken &= mask
 
-        sizes = [mask.numel() for mask in after]
-        silent = sum(int(ratio.isnan().sum()) for ratio in now["snr"]) / sum(sizes)
-        values: dict[str, float | Histogram] = {
-            "analysis/survival": survival(before, after),
-            "analysis/births": births(before, after),
-            "analysis/unbroken": sum(int(m.sum()) for m in self._unbroken) / sum(sizes),
-            "analysis/collapsed_layers": len(collapsed(after)),
-            "analysis/empty_rows": sum(map(empty_rows, after)) / sum(len(m) for m in after),
-            "analysis/silent": silent,
-        }
+        total = sum(mask.numel() for mask in after)
         entry: dict[str, Any] = {
             "step": step,
-            **{key.removeprefix("analysis/"): value for key, value in values.items()},
+            "survival": survival(before, after),
+            "births": births(before, after),
+            "unbroken": sum(int(mask.sum()) for mask in self._unbroken) / total,
+            "silent": sum(int(ratio.isnan().sum()) for ratio in now["snr"]) / total,
             "kept": [int(mask.sum()) for mask in after],
             "survived": survivors(before, after),
             "collapsed": [self._layers[i].name for i in collapsed(after)],
             "empty_rows": [empty_rows(mask) for mask in after],
             "empty_columns": [empty_columns(mask) for mask in after],
+        }
+        values: dict[str, float | Histogram] = {
+            **{f"analysis/{key}": entry[key] for key in ("survival", "births", "unbroken")},
+            "analysis/silent": entry["silent"],
+            "analysis/collapsed_layers": len(entry["collapsed"]),
+            "analysis/empty_rows": sum(entry["empty_rows"]) / sum(map(len, after)),
         }
         for look, (ratios, one, other) in looks.items():
             for measure in MEASURES:
@@ -204,8 +204,8 @@ class Probe:
         return {
             "kept": _plain(one),
             "pruned": _plain(other),
-            "separation": separation(one.total, other.total),
-            "separation_in_layers": separation_in_layers(one, other),
+            "separation": _rounded(separation(one.total, other.total)),
+            "separation_in_layers": _rounded(separation_in_layers(one, other)),
         }
 
     def _keyed(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -230,7 +230,16 @@ def _edges(limit: float, bins: int) -> list[float]:
 
 
 def _plain(found: Distribution) -> dict[str, Any]:
-    return {"mean": found.mean, "counts": found.total, "layer_means": found.means}
+    return {
+        "mean": _rounded(found.mean),
+        "counts": found.total,
+        "layer_means": [_rounded(mean) for mean in found.means],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    """More digits would be those of float32's rounding, and most of the file."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _figures(

@@ -20,6 +20,7 @@ from seven_exp.compare.summary import (
     with_differences,
 )
 from seven_exp.compare.table import SIGNIFICANT, in_percent
+from seven_exp.compare.why import explanations
 
 MOST_DIFFERENCES = 40_000
 """Differences that a page holds: rows times metrics times baselines to choose from."""
@@ -91,6 +92,7 @@ def sections(
         ),
         Section("layers", "Sparsity of each layer", _layers(records), asset("layers.js")),
         Section("training", "Training", _training(records, cache), asset("training.js")),
+        *explanations(records, cache),
         Section("runs", "Runs", _configs(records), asset("runs.js")),
     ]
 

@@ -1,0 +1,236 @@
+"""Sections of the page that say why methods differ: whose masks agree, and what the probe saw."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from seven_exp.compare.evidence import LOOKS, MEASURES, Contrast, Evidence, read_evidence, summed
+from seven_exp.compare.file_cache import FileCache
+from seven_exp.compare.history import History, read_history, thinned
+from seven_exp.compare.overlap import Overlap, mask_overlap, mask_shapes
+from seven_exp.compare.page import Section, asset, rounded
+from seven_exp.compare.records import Record, differing_settings
+from seven_exp.compare.summary import method_name
+
+MOST_METHODS = 40
+"""Rows of a matrix of overlaps."""
+
+MOST_WEIGHTS = 500_000_000
+"""Weights that are unpacked for all matrices together; seeds beyond it are left out."""
+
+MOST_BYTES = 64_000_000
+"""Of ``analysis.json`` files that are read; runs beyond it are left out."""
+
+MOST_POINTS = 60
+"""Of each curve of the probe's."""
+
+CURVES = (
+    *(f"analysis/{look}{measure}" for measure in MEASURES for look in ("", "choice_", "start_")),
+    *("analysis/survival", "analysis/births", "analysis/unbroken"),
+    *("analysis/collapsed_layers", "analysis/empty_rows", "analysis/silent"),
+)
+"""Logged quantities; the ratios have two curves each, ``_kept`` and ``_pruned``."""
+
+Place = tuple[tuple[str, str], float]
+
+
+def explanations(records: Sequence[Record], cache: FileCache) -> list[Section]:
+    """The sections for which there is anything to show.
+
+    Args:
+        records: In the page's order: run i of its data is ``records[i]``.
+        cache: Reads files of a run's folder.
+    """
+    methods = [
+        method_name(record.pruner, settings)
+        for record, settings in zip(records, differing_settings(records), strict=True)
+    ]
+    found = []
+    if matrices := _overlaps(records, methods, cache):
+        found.append(Section("overlap", "Agreement of masks", matrices, asset("overlap.js")))
+    if seen := _evidence(records, methods, cache):
+        title = "Gradients of kept and pruned weights"
+        found.append(Section("evidence", title, seen, asset("evidence.js")))
+    return found
+
+
+def _overlaps(
+    records: Sequence[Record], methods: Sequence[str], cache: FileCache
+) -> list[dict[str, Any]]:
+    """A matrix for each task and sparsity with at least two masks to compare."""
+    groups: dict[tuple[Place, str], dict[int, dict[str, int]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for i, record in enumerate(records):
+        if record.sparsity > 0:
+            try:
+                shapes = cache.read(record.folder / "masks.safetensors", mask_shapes)
+            except OSError:
+                continue
+            if shapes is not None:
+                key = (record.task, record.sparsity), repr(sorted(shapes.items()))
+                groups[key][record.seed][methods[i]] = i
+    found = []
+    for (_, _), by_seed in sorted(groups.items()):
+        size = _weights(records[next(iter(next(iter(by_seed.values())).values()))])
+        names = sorted({name for own in by_seed.values() for name in own})
+        chosen = names[:MOST_METHODS]
+        seeds, runs = _within(by_seed, chosen, MOST_WEIGHTS // len(groups) // max(1, size))
+        if len(runs) < 2:
+            continue
+        try:
+            overlap = mask_overlap([records[i].folder / "masks.safetensors" for i in runs])
+        except (OSError, ValueError):
+            continue
+        found.append(
+            {
+                **_matrix(overlap, runs, records, methods),
+                "seeds": len(seeds),
+                "more_seeds": len(by_seed) - len(seeds),
+                "more_methods": len(names) - len(chosen),
+            }
+        )
+    return found
+
+
+def _within(
+    by_seed: Mapping[int, Mapping[str, int]], methods: Sequence[str], most: int
+) -> tuple[list[int], list[int]]:
+    """Whole seeds, the lowest first, for as long as their runs are no more than ``most``."""
+    seeds: list[int] = []
+    runs: list[int] = []
+    for seed in sorted(by_seed):
+        own = [by_seed[seed][name] for name in methods if name in by_seed[seed]]
+        if runs and len(runs) + len(own) > most:
+            break
+        seeds.append(seed)
+        runs += own[: max(2, most)]
+    return seeds, runs
+
+
+def _matrix(
+    overlap: Overlap, runs: Sequence[int], records: Sequence[Record], methods: Sequence[str]
+) -> dict[str, Any]:
+    """Means over seeds; a method with itself: of its own seeds, one with another."""
+    of: dict[str, list[int]] = defaultdict(list)
+    for place, run in enumerate(runs):
+        of[methods[run]].append(place)
+    seed = [records[run].seed for run in runs]
+    names = sorted(of)
+
+    def mean(values: Any, one: str, other: str) -> float | None:
+        pairs = [
+            values[i, j]
+            for i in of[one]
+            for j in of[other]
+            if (i < j if one == other else seed[i] == seed[j])
+        ]
+        return rounded(float(np.mean(pairs)), 3) if pairs else None
+
+    return {
+        "runs": [runs[of[name][0]] for name in names],
+        "jaccard": [[mean(overlap.jaccard, a, b) for b in names] for a in names],
+        "expected": [[mean(overlap.expected, a, b) for b in names] for a in names],
+    }
+
+
+def _weights(record: Record) -> int:
+    return sum(int(layer["numel"]) for layer in record.values.get("layers") or [])
+
+
+def _evidence(
+    records: Sequence[Record], methods: Sequence[str], cache: FileCache
+) -> dict[str, Any] | None:
+    """What the probe saw of each task, method and sparsity, means over seeds; None if nothing."""
+    groups: dict[tuple[Place, str], list[int]] = defaultdict(list)
+    evidence: dict[int, Evidence] = {}
+    left, unread = MOST_BYTES, 0
+    for i, record in enumerate(records):
+        path = record.folder / "analysis.json"
+        try:
+            left -= path.stat().st_size
+            if left < 0:
+                unread += 1
+                continue
+            evidence[i] = cache.read(path, read_evidence)
+        except (OSError, ValueError):
+            continue
+        groups[(record.task, record.sparsity), methods[i]].append(i)
+    if not groups:
+        return None
+    steps: dict[tuple[int, ...], int] = {}
+    rows = []
+    for _, runs in sorted(groups.items()):
+        of = [evidence[i] for i in runs]
+        histories = [_history(records[i], cache) for i in runs]
+        curves = {}
+        for name in CURVES:
+            for ending in ("", "_kept", "_pruned"):
+                curve = _mean_curve([history.get(name + ending) for history in histories])
+                if curve:
+                    grid = steps.setdefault(tuple(step for step, _ in curve), len(steps))
+                    curves[name.removeprefix("analysis/") + ending] = [
+                        grid,
+                        [rounded(value, 4) for _, value in curve],
+                    ]
+        rows.append(
+            {
+                "runs": runs,
+                "contrasts": {
+                    f"{look}_{measure}": _mean_contrast(
+                        [e.contrasts[look, measure] for e in of if (look, measure) in e.contrasts]
+                    )
+                    for look in LOOKS
+                    for measure in MEASURES
+                },
+                "collapsed": _tally(name for e in of for name in e.collapsed),
+                "empty_rows": rounded(float(np.mean([e.empty_rows for e in of])), 4),
+                "curves": curves,
+            }
+        )
+    edges = next(iter(evidence.values())).edges
+    return {"rows": rows, "steps": [list(grid) for grid in steps], "edges": edges, "unread": unread}
+
+
+def _history(record: Record, cache: FileCache) -> History:
+    try:
+        return cache.read(record.folder / "metrics.jsonl", read_history)
+    except OSError:
+        return {}
+
+
+def _mean_curve(
+    curves: Sequence[Sequence[tuple[int, float | None]] | None],
+) -> list[tuple[int, float]]:
+    """Mean over the runs that have a value at a step, thinned."""
+    at: dict[int, list[float]] = defaultdict(list)
+    for curve in curves:
+        for step, value in curve or ():
+            if value is not None:
+                at[step].append(value)
+    return thinned([(step, float(np.mean(at[step]))) for step in sorted(at)], MOST_POINTS)
+
+
+def _mean_contrast(found: Sequence[Contrast]) -> dict[str, Any] | None:
+    if not found:
+        return None
+
+    def mean(name: str) -> float | None:
+        values = [v for one in found if (v := getattr(one, name)) is not None]
+        return rounded(float(np.mean(values)), 4) if values else None
+
+    bins = len(found[0].counts[0])
+    alike = [one.counts for one in found if len(one.counts[0]) == bins]
+    return {
+        **{name: mean(name) for name in ("kept", "pruned", "separation", "in_layers")},
+        "counts": [summed(column) for column in zip(*alike, strict=True)],
+    }
+
+
+def _tally(names: Iterable[str]) -> list[list[Any]]:
+    counts: dict[str, int] = defaultdict(int)
+    for name in names:
+        counts[name] += 1
+    return [[name, n] for name, n in counts.items()]
