@@ -23,8 +23,13 @@ LAUNCHERS = {
 }
 THREADS = {"joblib": max(1, joblib.cpu_count() // 2), "ray": 1}
 COUNTS_THREADS = """
-import os, pathlib, torch
-pathlib.Path(f"threads.{os.getpid()}").write_text(str(torch.get_num_threads()))
+import contextlib, os, pathlib, torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf.errors import MissingMandatoryValue
+with contextlib.suppress(MissingMandatoryValue, ValueError):
+    # The process that only launches jobs has no job's number.
+    HydraConfig.get().job.num
+    pathlib.Path(f"threads.{os.getpid()}").write_text(str(torch.get_num_threads()))
 """
 
 

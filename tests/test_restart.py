@@ -92,7 +92,8 @@ def test_a_killed_sweep_is_completed_by_the_same_command(tmp_path):
 
 
 def test_one_process_works_a_second_one_leaves_it_to_the_first_which_a_signal_stops(tmp_path):
-    command = (*COMMAND, "trainer.max_steps=1000000", "schedule.end_step=100")
+    window = ("schedule.begin_step=0", "schedule.end_step=100")
+    command = (*COMMAND, "trainer.max_steps=1000000", *window)
     working = start(tmp_path, *command)
     wait_for(lambda: any(tmp_path.rglob("checkpoints/step-*")), working)
     second = start(tmp_path, *command)

@@ -135,7 +135,13 @@ def test_the_command_serves_anew_until_it_is_interrupted(tmp_path):
     record(tmp_path, 0)
     command = [sys.executable, "-m", "seven_exp.compare", str(tmp_path), "--serve", "--port", "0"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        # A shell's background jobs are born deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         line = process.stdout.readline()

@@ -161,6 +161,9 @@ def test_an_agent_runs_a_sweep(tmp_path, server):
         "SEVEN_EXP_CACHE": str(tmp_path / "cache"),
     }
 
+    # Set by trackers of this very process.
+    environment.pop("WANDB_SILENT", None)
+
     def call(*words: str) -> str:
         done = subprocess.run(
             ["wandb", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
