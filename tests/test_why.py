@@ -119,7 +119,8 @@ def test_other_files_are_no_evidence(tmp_path, text):
 def section(folder, name):
     records, _ = read_records([folder])
     records = sorted(records, key=lambda r: (r.task, r.pruner, r.sparsity, r.seed))
-    found = {s.id: s.data for s in why.explanations(records, FileCache())}
+    methods = [record.pruner for record in records]
+    found = {s.id: s.data for s in why.explanations(records, methods, FileCache())}
     return records, found.get(name)
 
 

@@ -69,16 +69,22 @@ def comparison_page(
         "baseline": baseline,
         **_shared(records, methods, tables, offered, link),
     }
-    return render(title, lines, shared, sections(records, offered, more, cache or FileCache()))
+    parts = sections(records, methods, offered, more, cache or FileCache())
+    return render(title, lines, shared, parts)
 
 
 def sections(
-    records: Sequence[Record], baselines: Sequence[str], more_baselines: int, cache: FileCache
+    records: Sequence[Record],
+    methods: Sequence[str],
+    baselines: Sequence[str],
+    more_baselines: int,
+    cache: FileCache,
 ) -> list[Section]:
     """The page's sections in their order. A further one is a further element.
 
     Args:
         records: In the page's order: run i of its data is ``records[i]``.
+        methods: Their names, one a record.
         baselines: To choose from.
         more_baselines: How many more there would be.
         cache: Reads files of a run's folder.
@@ -92,7 +98,7 @@ def sections(
         ),
         Section("layers", "Sparsity of each layer", _layers(records), asset("layers.js")),
         Section("training", "Training", _training(records, cache), asset("training.js")),
-        *explanations(records, cache),
+        *explanations(records, methods, cache),
         Section("runs", "Runs", _configs(records), asset("runs.js")),
     ]
 

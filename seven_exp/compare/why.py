@@ -11,8 +11,7 @@ from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import History, read_history, thinned
 from seven_exp.compare.overlap import Overlap, mask_overlap, mask_shapes
 from seven_exp.compare.page import Section, asset, rounded
-from seven_exp.compare.records import Record, differing_settings
-from seven_exp.compare.summary import method_name
+from seven_exp.compare.records import Record
 
 MOST_METHODS = 40
 """Rows of a matrix of overlaps."""
@@ -36,17 +35,16 @@ CURVES = (
 Place = tuple[tuple[str, str], float]
 
 
-def explanations(records: Sequence[Record], cache: FileCache) -> list[Section]:
+def explanations(
+    records: Sequence[Record], methods: Sequence[str], cache: FileCache
+) -> list[Section]:
     """The sections for which there is anything to show.
 
     Args:
         records: In the page's order: run i of its data is ``records[i]``.
+        methods: Their names, one a record.
         cache: Reads files of a run's folder.
     """
-    methods = [
-        method_name(record.pruner, settings)
-        for record, settings in zip(records, differing_settings(records), strict=True)
-    ]
     found = []
     if matrices := _overlaps(records, methods, cache):
         found.append(Section("overlap", "Agreement of masks", matrices, asset("overlap.js")))
