@@ -23,6 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from seven_exp.config import ConfigError, RunConfig, parse
+from seven_exp.training.interruption import InterruptedRun
 
 if TYPE_CHECKING:
     import optuna
@@ -225,12 +226,16 @@ def _value_of(job: JobReturn) -> float:
     """What a job returned; NaN if its loss diverged.
 
     Raises:
+        InterruptedRun: Another process is at the trial's run.
         Exception: Whatever else it failed with: no trial can do better.
     """
     try:
-        return float(job.return_value)
+        value = job.return_value
     except Exception as error:
         training = sys.modules.get("seven_exp.training.loop")
         if training is not None and isinstance(error, training.DivergedError):
             return math.nan
         raise
+    if value is None:
+        raise InterruptedRun("a trial's run is being done by another process")
+    return float(value)

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import joblib
 import pytest
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from submitit.core.utils import UncompletedJobError
 from test_cli import ROOT, train
+
+from seven_exp import command
 
 SMALL = [
     *("tracker.mode=disabled", "model=mlp", "model.widths=[8]", "trainer.max_steps=20"),
@@ -182,3 +186,19 @@ def test_an_engine_that_is_not_installed(tmp_path, choice):
     assert done.returncode == 2, done.stderr
     assert hint in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_process_that_died_is_one_line(capsys):
+    ray = pytest.importorskip("ray")
+    for error in [
+        TerminatedWorkerError("A worker process managed by the executor was killed\n\nlong"),
+        UncompletedJobError("Job 7 (task: 0) has not produced any output\nlong"),
+        ray.exceptions.WorkerCrashedError(),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            command._stop_if_explained(error)
+        assert stopped.value.code == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: a job's process died (")
+        assert "same command goes on" in said
+        assert said.count("\n") == 1

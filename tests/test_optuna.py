@@ -18,6 +18,7 @@ from test_conf import CONF
 from hydra_plugins.seven_exp_optuna import OptunaSweeper, distribution
 from seven_exp.config import ConfigError
 from seven_exp.datasets import DATASETS, lower_is_better
+from seven_exp.training.interruption import InterruptedRun
 from seven_exp.training.loop import DivergedError
 
 
@@ -131,6 +132,13 @@ def test_a_diverged_trial_is_the_worst_and_nothing_else_is_forgiven(tmp_path):
 
     with pytest.raises(BrokenError):
         sweep(tmp_path, breaks, ALPHA, "seed=9")
+
+
+def test_a_trial_that_another_process_does_is_left_for_later(tmp_path):
+    with pytest.raises(InterruptedRun, match="another process"):
+        sweep(tmp_path, lambda values: None, ALPHA, trials=2)
+    seen, _ = sweep(tmp_path, alpha, ALPHA, trials=2)
+    assert len(seen) == 2
 
 
 def test_jobs_of_a_batch_are_chosen_together(tmp_path):
