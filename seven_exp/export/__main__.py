@@ -80,9 +80,10 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(title, justify="left" if title == "format" else "right")
     dense = first["bytes_dense"]
     half = first["bytes_dense_half"]
-    table.add_row("dense, float32", f"{dense:,}", "100.0%", "", f"{found['value']:.4f}")
-    if first["dtype"] != "float32":
-        table.add_row("dense, 16 bits", f"{half:,}", f"{half / dense:.1%}", "", "")
+    whole, value = first["dtype"] == "float32", f"{found['value']:.4f}"
+    table.add_row("dense, float32", f"{dense:,}", "100.0%", "", value if whole else "")
+    if not whole:
+        table.add_row(f"dense, {first['dtype']}", f"{half:,}", f"{half / dense:.1%}", "", value)
     for facts in rows:
         found = facts["comparison"]
         table.add_row(

@@ -34,7 +34,7 @@ class SlimAttention(nn.Module):
         """Take the projections as they are.
 
         Args:
-            heads: How many.
+            heads: How many; with none, every token is told the same.
             in_weight: (heads * (2 * query width + value width), width of a token).
             in_bias: Of its outputs; None: none.
             out_weight: (width of a token, heads * value width).
@@ -67,6 +67,8 @@ class SlimAttention(nn.Module):
         """
         assert query is key is value
         assert not need_weights
+        if self.number == 0:
+            return self.out_proj.bias.expand(query.shape), None
         q, k, v = (
             part.unflatten(-1, (self.number, -1)).transpose(1, 2)
             for part in self.in_proj(query).split(self.split, dim=-1)
@@ -138,15 +140,13 @@ def busiest(idle: Tensor, heads: Tensor) -> Tensor:
         int64 (heads that stay, dimensions that stay), in ascending order; at least one each.
     """
     chosen = idle[heads]
-    width = max(1, int((~chosen).sum(1).max()))
+    width = max([1, *(~chosen).sum(1).tolist()])
     return chosen.int().argsort(dim=1, stable=True)[:, :width].sort(dim=1).values
 
 
 def standing(idle: Tensor) -> Tensor:
-    """The heads, int64, of which a value is not idle; the first, if there is none."""
-    alive = (~idle).any(1)
-    alive[0] |= not alive.any()
-    return alive.nonzero().squeeze(1)
+    """The heads, int64, of which a value is not idle."""
+    return (~idle).any(1).nonzero().squeeze(1)
 
 
 @torch.no_grad()
@@ -176,13 +176,8 @@ def slim(attention: nn.MultiheadAttention) -> SlimAttention | None:
         return None
     gone = torch.ones_like(parts.idle_values)
     gone[heads[:, None], value_places] = False
-    rows = torch.cat(
-        [
-            part[heads[:, None], places].flatten(0, 1)
-            for part, places in ((queries, score_places), (keys, score_places),
-                                 (values, value_places))
-        ]
-    )  # fmt: skip
+    chosen = ((queries, score_places), (keys, score_places), (values, value_places))
+    rows = torch.cat([part[heads[:, None], places].flatten(0, 1) for part, places in chosen])
     out_bias = attention.out_proj.bias
     told = parts.told(gone) + (0 if out_bias is None else out_bias.double())
     return SlimAttention(
@@ -197,7 +192,8 @@ def slim(attention: nn.MultiheadAttention) -> SlimAttention | None:
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     outputs, inputs = weight.shape
-    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
+    linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias is not None)
+    assert isinstance(linear, nn.Linear)
     linear.weight = nn.Parameter(weight.detach().clone())
     if bias is not None:
         linear.bias = nn.Parameter(bias.detach().clone())

@@ -186,7 +186,7 @@ def _conv_pairs(block: nn.Module) -> Iterator[tuple[str, Pair]]:
 def _drop_heads(block: nn.Module, parts: _Transformer) -> tuple[int, int]:
     """Take whole heads out of one of transformers' attentions; heads before and after.
 
-    Its code asks for heads of one width, so that single dimensions stay.
+    Its code asks for heads of one width, so that single dimensions stay, and for one at least.
     """
     assert parts.query is not None
     inside = [block.get_submodule(path) for path in (parts.query, parts.key, parts.value)]
@@ -198,6 +198,8 @@ def _drop_heads(block: nn.Module, parts: _Transformer) -> tuple[int, int]:
     )
     heads = Heads(queries, keys, values, parameter(out, "weight").unflatten(1, (n, -1)))
     stay = standing(heads.idle_values)
+    if len(stay) == 0:
+        stay = stay.new_zeros(1)
     if len(stay) == n:
         return n, n
     gone = torch.ones_like(heads.idle_values)
