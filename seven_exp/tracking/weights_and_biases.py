@@ -71,11 +71,13 @@ class WandbTracker:
         self._run.define_metric("test/loss", step_metric="step", summary="min,last")
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
-        """One row of history, numbered by its step: W&B leaves out one that it has already."""
+        """One row of history, numbered by its step, unless the server has it from before."""
         import numpy as np
         import wandb
 
         assert self._run is not None
+        if step < self._run.starting_step:
+            return
         row = {
             key: wandb.Histogram(np_histogram=(np.array(value.counts), np.array(value.edges)))
             if isinstance(value, Histogram)
