@@ -47,3 +47,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turns safetensors' way to tell of a full disk into the ordinary one.
+
+    Raises:
+        OSError: safetensors could not write.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error

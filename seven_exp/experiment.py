@@ -122,8 +122,16 @@ def run_experiment(
             if diverged is not None:
                 raise diverged
             _train(
-                *(config, plan, data, state, replicas, distillation),
-                *(tracker, checkpoints, saved, asked),
+                config,
+                plan,
+                data,
+                state,
+                replicas,
+                distillation,
+                tracker,
+                checkpoints,
+                saved,
+                asked,
             )
             sample = first_example(data.test, device)
             dense, sparse = forward_flops(model, sample, pruner.layers, pruner.layer_counts)
@@ -162,8 +170,8 @@ def _train(
     saved: Mapping[str, Any],
     asked: Interruption,
 ) -> None:
-    # A start that had to be built has drawn numbers which a cached one has not.
     world, model, pruner = state.world, state.model, state.pruner
+    # A start that had to be built has drawn numbers which a cached one has not.
     torch.manual_seed(world.seed(config.seed))
     device = next(model.parameters()).device
     compute = loop.Compute(device, config.trainer.precision, data.task, world)

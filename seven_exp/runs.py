@@ -6,14 +6,13 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seven_exp import __version__
-from seven_exp.atomic import replacing
+from seven_exp.atomic import disk_errors, replacing
 from seven_exp.config import RunConfig
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ def save_masks(path: Path, masks: Mapping[str, "Tensor"]) -> None:
 
     packed = {name: pack_bits(mask.cpu()) for name, mask in masks.items()}
     shapes = {name: json.dumps(list(mask.shape)) for name, mask in masks.items()}
-    with replacing(path) as partial, _disk_errors():
+    with replacing(path) as partial, disk_errors():
         save_file(packed, partial, metadata=shapes)
 
 
@@ -183,16 +182,5 @@ def save_model(path: Path, model: "nn.Module") -> None:
     """
     from safetensors.torch import save_model as save
 
-    with replacing(path) as partial, _disk_errors():
+    with replacing(path) as partial, disk_errors():
         save(model, str(partial))
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Turns safetensors' way to tell of a full disk into the ordinary one."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(str(error)) from error

@@ -17,7 +17,7 @@ ARROWS = {
     "pruning": {"registry"},
     "hub": set(),
     "tasks": {"pruning"},
-    "models": {"registry", "hub"},
+    "models": {"registry", "hub", "tasks"},
     "datasets": {"registry", "atomic", "hub", "tasks"},
     "tracking": {"registry", "atomic", "config"},
     "analysis": {"pruning", "tracking"},
@@ -26,7 +26,8 @@ ARROWS = {
     "runs": {"atomic", "config", "datasets", "pruning"},
     "ledger": {"atomic", "config"},
     "console": set(),
-    "compare": {"registry", "atomic", "tracking"},
+    "arguments": set(),
+    "compare": {"arguments", "registry", "atomic", "tracking"},
     "build": {"config", "datasets", "models", "tasks"},
     "experiment": {
         *("analysis", "build", "config", "console", "runs", "tracking", "training"),
@@ -35,18 +36,18 @@ ARROWS = {
     "restore": {"build", "config", "datasets", "models", "pruning", "runs"},
     "shrink": set(),
     "export": {
-        *("build", "config", "restore", "runs", "shrink"),
+        *("arguments", "build", "config", "restore", "runs", "shrink"),
         *("atomic", "console", "datasets", "models", "pruning", "registry", "tasks"),
     },
     "measure": {
-        *("build", "config", "export", "restore", "runs", "shrink", "training"),
+        *("arguments", "build", "config", "export", "restore", "runs", "shrink", "training"),
         *("atomic", "console", "datasets", "tasks"),
     },
     "command": {
         *("compare", "config", "console", "datasets", "experiment", "ledger", "registry", "runs"),
         *("tracking", "training"),
     },
-    "sweeps": {"command", "config"},
+    "sweep_check": {"command", "config"},
 }
 
 

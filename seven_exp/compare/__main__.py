@@ -1,12 +1,11 @@
 """``python -m seven_exp.compare FOLDER...``: print a table; write comparison.csv, .png, .html."""
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from seven_exp.arguments import Parser
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.page import write_html
 from seven_exp.compare.plot import write_png
@@ -20,16 +19,9 @@ DEFAULT_BASELINE = "magnitude"
 DEFAULT_PORT = 8000
 
 
-class _Parser(argparse.ArgumentParser):
-    """Without the usage before each error: a mistake costs one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m seven_exp.compare",
         description="Compare the runs recorded below some folders.",
     )

@@ -136,8 +136,7 @@ class InMemory:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        full, rest = divmod(len(self.targets), self.batch_size)
-        return full if self.seed is not None and full else full + (rest > 0)
+        return batches_an_epoch(len(self.targets), self.batch_size, self.seed)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch ``index`` from the one numbered ``start``."""
@@ -161,6 +160,12 @@ class InMemory:
                 side = (self.image_size, self.image_size)
                 images = functional.interpolate(images, side, mode="bilinear", antialias=True)
             yield images / scale - shift, self.targets[chosen]
+
+
+def batches_an_epoch(examples: int, batch_size: int, seed: int | None) -> int:
+    """How many batches there are; with a seed, a smaller last one counts only if it is alone."""
+    full, rest = divmod(examples, batch_size)
+    return full if seed is not None and full else full + (rest > 0)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

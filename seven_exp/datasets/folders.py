@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seven_exp.datasets.batches import Batch, Data, InMemory, epoch_seed, shift_and_mirror
+from seven_exp.datasets.batches import (
+    Batch,
+    Data,
+    InMemory,
+    batches_an_epoch,
+    epoch_seed,
+    shift_and_mirror,
+)
 from seven_exp.datasets.registry import dataset
 
 log = logging.getLogger(__name__)
@@ -109,8 +116,7 @@ class Streamed:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        full, rest = divmod(len(self.source), self.batch_size)
-        return full if self.seed is not None and full else full + (rest > 0)
+        return batches_an_epoch(len(self.source), self.batch_size, self.seed)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch ``index`` from the one numbered ``start``, whoever decodes them.

@@ -21,6 +21,7 @@ from seven_exp.datasets.tokens import (
     load_tokenizer,
     model_columns,
     padding,
+    read_text,
 )
 from seven_exp.tasks import Classification, Regression, Task
 
@@ -97,10 +98,7 @@ def read_tsv(path: Path, spec: _Glue) -> tuple[list[list[str]], list[float]]:
             message names file and line.
     """
     where = f"dataset.data_dir: {path}"
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 (byte {error.start}): convert it") from error
+    lines = read_text(path, "utf-8-sig").replace("\r\n", "\n").split("\n")
     header = spec.columns or tuple(lines[0].split("\t"))
     wanted = (*spec.texts, spec.label)
     for column in wanted:

@@ -13,7 +13,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from seven_exp.atomic import replacing
-from seven_exp.datasets.batches import epoch_seed
+from seven_exp.datasets.batches import batches_an_epoch, epoch_seed
 from seven_exp.hub import from_source
 from seven_exp.tasks import Batch
 
@@ -60,8 +60,7 @@ class TokenBatches:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        full, rest = divmod(len(self.tokens), self.batch_size)
-        return full if self.seed is not None and full else full + (rest > 0)
+        return batches_an_epoch(len(self.tokens), self.batch_size, self.seed)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch ``index`` from number ``start`` on, the same at every call."""
@@ -95,6 +94,20 @@ class TokenBatches:
         if self.tokens.targets is None:
             return inputs, inputs["input_ids"].masked_fill(~real, -100)
         return inputs, self.tokens.targets[chosen]
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """A file's text.
+
+    Raises:
+        ValueError: It is not UTF-8; the message names the byte.
+    """
+    try:
+        return path.read_bytes().decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"dataset.data_dir: {path} is not UTF-8 (byte {error.start}): convert it"
+        ) from error
 
 
 def load_tokenizer(name: str) -> Any:

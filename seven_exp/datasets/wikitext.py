@@ -14,6 +14,7 @@ from seven_exp.datasets.tokens import (
     from_lists,
     load_tokenizer,
     padding,
+    read_text,
 )
 from seven_exp.tasks import LanguageModelling
 
@@ -23,12 +24,7 @@ _FILES = ("wiki.train.tokens", "wiki.valid.tokens")
 
 
 def _tokenize(path: Path, tokenizer: Any, max_length: int) -> Tokens:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"dataset.data_dir: {path} is not UTF-8 (byte {error.start}): convert it"
-        ) from error
+    text = read_text(path)
     # The whole text is longer than any model reads, which is what the blocks are for.
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) < 2:

@@ -1,25 +1,18 @@
 """``python -m seven_exp.export RUN --format FORMAT``: a run's model as files for others."""
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from seven_exp.arguments import Parser
 from seven_exp.config import ConfigError
 from seven_exp.export.formats import FORMATS, ExportError, check_format
 
 
-class _Parser(argparse.ArgumentParser):
-    """Without the usage before each error: a mistake costs one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m seven_exp.export",
         description="Write a finished run's model in a format, read it again and compare it.",
         epilog="formats: " + "; ".join(f"{name}: {what}" for name, what in FORMATS.items()),

@@ -13,6 +13,7 @@ from torch import nn
 
 from seven_exp import runs
 from seven_exp.atomic import replacing_folder
+from seven_exp.build import blank_model
 from seven_exp.config import RunConfig, faults_of_the_user
 from seven_exp.datasets import Data
 from seven_exp.export.comparison import compare
@@ -93,7 +94,7 @@ def export(
         sizes = {p.name: p.stat().st_size for p in partial.iterdir() if p.suffix in _WEIGHTS}
         facts |= {"files": sizes, "bytes": sum(sizes.values())}
         facts["ratio"] = facts["bytes"] / facts["bytes_dense"]
-        again = files.read(partial, facts, lambda: _blank(source))
+        again = files.read(partial, facts, lambda: blank_model(source.config, source.data))
         task = source.data.task
         found = compare(source.model, again, source.data.test, task, batches)
         if files.EXACT:
@@ -121,12 +122,6 @@ def load(folder: Path) -> Exported:
         config, data, blank = architecture(facts["config"])
         model = files_of(facts["format"]).read(folder, facts, lambda: blank)
         return Exported(facts, config, data, model)
-
-
-def _blank(source: Restored) -> nn.Module:
-    from seven_exp.build import blank_model
-
-    return blank_model(source.config, source.data)
 
 
 def _as_source(exported: Exported) -> Restored:

@@ -1,25 +1,18 @@
 """``python -m seven_exp.measure RUN_OR_EXPORT``: latency, throughput, memory and size, measured."""
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from seven_exp.arguments import Parser
 from seven_exp.config import ConfigError
-
-
-class _Parser(argparse.ArgumentParser):
-    """Without the usage before each error: a mistake costs one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m seven_exp.measure",
         description="Measure a pruned model against the dense one, in turn, on this machine.",
     )

@@ -4,14 +4,13 @@ No wrapper: parameters keep transformers' own names, and a saved model loads the
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from seven_exp.hub import NAMES, from_source
 from seven_exp.models.registry import HUB, MODELS
-
-Head = Literal["classification", "spans", "language_modelling"]
+from seven_exp.tasks import Head
 
 _AUTO = {
     "classification": "AutoModelForSequenceClassification",

@@ -129,7 +129,6 @@ def top_units(
 def _sampled_cut(
     scores: Sequence[Tensor], candidates: Sequence[Tensor] | None, k: int
 ) -> Cut | None:
-    """The k-th largest candidate; None where a sample can't tell."""
     """The k-th largest candidate; None where a sample doesn't bracket it.
 
     Raises:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seven_exp.atomic import replacing
+from seven_exp.atomic import disk_errors, replacing
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +89,8 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"format": FORMAT, "state": _packed(state, tensors, {})})
     metadata = {"state": text, "sha256": _digest(text, iter(tensors.items()))}
-    with replacing(path) as partial:
-        try:
-            save_file(tensors, partial, metadata)
-        except SafetensorError as error:
-            # How it tells of a full disk.
-            raise OSError(str(error)) from error
+    with replacing(path) as partial, disk_errors():
+        save_file(tensors, partial, metadata)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
