@@ -91,7 +91,10 @@ def small(tmp_path, monkeypatch):
         "fashion_mnist": local,
         "cifar10": local,
         "cifar100": local,
-        "image_folder": {"data_dir": str(tmp_path / "folders"), "image_size": 16, **plain},
+        "image_folder": {
+            "data_dir": str(tmp_path / "folders"), "image_size": 16, **plain,
+            "cache_dir": str(tmp_path / "cache"),
+        },
         "imagenet": {
             "data_dir": str(tmp_path / "imagenet"), "image_size": 16, "workers": 0, **plain,
         },
@@ -333,6 +336,25 @@ def test_an_image_that_is_none_is_named(small):
     broken.write_bytes(broken.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"can't read .*train/dog/3\.jpg"):
         build_data("image_folder", batch_size=2, seed=0, **small["image_folder"])
+
+
+def test_images_are_decoded_once_and_again_when_their_files_change(small, tmp_path, monkeypatch):
+    def read():
+        return build_data("image_folder", batch_size=2, seed=0, **small["image_folder"])
+
+    first = read()
+    with monkeypatch.context() as patch:
+        patch.setattr(tv.ImageFolder, "__getitem__", None)
+        again = read()
+    for split in ("train", "test"):
+        old, new = getattr(first, split), getattr(again, split)
+        assert torch.equal(old.images, new.images)
+        assert torch.equal(old.targets, new.targets)
+    Image.new("RGB", (24, 20), "white").save(tmp_path / "folders" / "test" / "dog" / "2.jpg")
+    assert read().test.images[-1].min() == 255
+    for file in (tmp_path / "cache" / "images").iterdir():
+        file.write_bytes(b"broken")
+    assert torch.equal(read().train.images, first.train.images)
 
 
 def test_streamed_epochs_depend_on_no_number_of_workers_and_disturb_no_one(small):

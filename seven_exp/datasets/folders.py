@@ -1,5 +1,7 @@
 """Folders of images, one sub-folder a class: any small set held in memory, or ImageNet streamed."""
 
+import hashlib
+import json
 import logging
 import signal
 import threading
@@ -9,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from seven_exp.atomic import replacing
 from seven_exp.datasets.batches import (
     Batch,
     Data,
@@ -22,6 +27,8 @@ from seven_exp.datasets.batches import (
 from seven_exp.datasets.registry import dataset
 
 log = logging.getLogger(__name__)
+
+_VERSION = 1
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """As torchvision's pretrained weights expect."""
@@ -70,22 +77,22 @@ def _check_image_folder(*, data_dir: str, **_: object) -> None:
 
 @dataset("image_folder", check=_check_image_folder, own_files=True)
 def image_folder(
-    *, batch_size: int, seed: int, data_dir: str, image_size: int, augment: bool
+    *,
+    batch_size: int,
+    seed: int,
+    data_dir: str,
+    image_size: int,
+    augment: bool,
+    cache_dir: str,
 ) -> Data:
-    """``train/CLASS/*`` and ``test/CLASS/*`` (or ``val/``), decoded once, as RGB."""
+    """``train/CLASS/*`` and ``test/CLASS/*`` (or ``val/``) as RGB, decoded once and for all."""
     from torchvision.transforms import v2
 
     decode = v2.Compose([v2.ToImage(), v2.Resize((image_size, image_size), antialias=True)])
 
     def read(source: Any, seed: int | None) -> InMemory:
-        images = torch.empty((len(source), 3, image_size, image_size), dtype=torch.uint8)
-        for i, (path, _) in enumerate(source.samples):
-            try:
-                images[i], _ = source[i]
-            except OSError as error:
-                raise ValueError(f"dataset.data_dir: can't read {path}: {error}") from error
         return InMemory(
-            images,
+            _decoded(source, image_size, Path(cache_dir).expanduser() / "images"),
             torch.tensor(source.targets),
             IMAGENET_MEAN,
             IMAGENET_STD,
@@ -96,6 +103,34 @@ def image_folder(
 
     train, test = (_open(folder, decode) for folder in _splits(data_dir, "test", "val"))
     return Data(read(train, seed), read(test, None), len(train.classes), image_size, 3)
+
+
+def _decoded(source: Any, size: int, cache: Path) -> Tensor:
+    """All images of a folder, uint8 (n, 3, size, size); from the cache if its files are the same.
+
+    Raises:
+        ValueError: A file is no image; the message names it.
+    """
+    seen = [Path(name).stat() for name, _ in source.samples]
+    files = [
+        (name, stat.st_size, stat.st_mtime_ns)
+        for (name, _), stat in zip(source.samples, seen, strict=True)
+    ]
+    key = hashlib.sha256(json.dumps([_VERSION, size, files]).encode()).hexdigest()[:24]
+    path = cache / f"{key}.safetensors"
+    try:
+        return load_file(path)["images"]
+    except (FileNotFoundError, SafetensorError):
+        images = torch.empty((len(files), 3, size, size), dtype=torch.uint8)
+    for i, (name, *_) in enumerate(files):
+        try:
+            images[i], _ = source[i]
+        except OSError as error:
+            raise ValueError(f"dataset.data_dir: can't read {name}: {error}") from error
+    cache.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        save_file({"images": images}, partial)
+    return images
 
 
 @dataclass(frozen=True)
