@@ -16,6 +16,7 @@ def choose_masks(
     candidates: Sequence[Tensor],
     pool: Pool,
     *,
+    available: int,
     pattern: Pattern,
     units: Sequence[Tensor] | None,
     min_density: float,
@@ -26,6 +27,7 @@ def choose_masks(
         scores: One tensor for each of the pool's layers.
         candidates: Bool tensors like them: what may be kept.
         pool: How many are kept, and whether rows are on their own.
+        available: How many candidates there are.
         pattern: Which sets may go together.
         units: The pattern's units of these layers, if it has any.
         min_density: Fraction that each layer keeps at least.
@@ -39,7 +41,8 @@ def choose_masks(
         return [_best_of_rows(s, pool.kept, c) for s, c in zip(scores, candidates, strict=True)]
     if units is not None:
         return top_units(scores, units, pool.kept, candidates)
-    return _best_of_pool(scores, candidates, pool, pattern, min_density)
+    kept = min(pool.kept, available)
+    return _best_of_pool(scores, candidates, kept, pattern, min_density)
 
 
 def _best_of_rows(score: Tensor, kept: int, candidates: Tensor) -> Tensor:
@@ -49,7 +52,7 @@ def _best_of_rows(score: Tensor, kept: int, candidates: Tensor) -> Tensor:
 def _best_of_pool(
     scores: Sequence[Tensor],
     candidates: Sequence[Tensor],
-    pool: Pool,
+    kept: int,
     pattern: Pattern,
     min_density: float,
 ) -> list[Tensor]:
@@ -58,15 +61,15 @@ def _best_of_pool(
         for score, places in zip(scores, candidates, strict=True)
     ]
     if all(mask is None for mask in protected):
-        return top_k_masks(scores, min(pool.kept, _count(candidates)), candidates)
-    kept = [
+        return top_k_masks(scores, kept, candidates)
+    certain = [
         torch.zeros_like(places) if mask is None else mask
         for mask, places in zip(protected, candidates, strict=True)
     ]
-    others = [places & ~mask for places, mask in zip(candidates, kept, strict=True)]
-    room = min(max(0, pool.kept - _count(kept)), _count(others))
+    others = [places & ~mask for places, mask in zip(candidates, certain, strict=True)]
+    room = min(max(0, kept - _count(certain)), _count(others))
     more = top_k_masks(scores, room, others)
-    return [mask | other for mask, other in zip(kept, more, strict=True)]
+    return [mask | other for mask, other in zip(certain, more, strict=True)]
 
 
 def _protected(

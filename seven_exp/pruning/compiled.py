@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from ctypes import c_float, c_int, c_int64, c_void_p
 from functools import cache
@@ -26,13 +27,13 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled passes, loaded once a process; None without a C compiler.
+    """The compiled passes, loaded once a process; None without a C compiler or on a big-endian CPU.
 
     It takes a fraction of a second, so nothing is kept on disk and nothing can be stale. The
     compiler is ``$CC``, or ``cc``; an empty ``CC`` means none.
     """
     compiler = shutil.which(os.environ.get("CC", "cc") or " ")
-    if compiler is None:
+    if compiler is None or sys.byteorder != "little":
         return None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         target = Path(folder) / "sweeps.so"

@@ -355,13 +355,14 @@ class Pruner:
         """New masks for the pools' layers, the highest ranks kept."""
         masks = list(self._masks)
         for pool in pools:
-            candidates = [self._masks[i] for i in pool.layers]
+            candidates, counts = [self._masks[i] for i in pool.layers], self._kept
             if self._revival != "never":
-                candidates = [torch.ones_like(mask) for mask in candidates]
+                candidates, counts = [torch.ones_like(mask) for mask in candidates], self._sizes
             chosen = choose_masks(
                 [ranks[i] for i in pool.layers],
                 candidates,
                 pool,
+                available=sum(counts[i] for i in pool.layers),
                 pattern=self._pattern,
                 units=None if self._units is None else [self._units[i] for i in pool.layers],
                 min_density=self._min_density,

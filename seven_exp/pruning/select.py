@@ -20,7 +20,7 @@ from seven_exp.pruning import sweeps
 _DIGIT = 16
 _BINS = 1 << _DIGIT
 _CHUNK = 1 << 20
-_SAMPLE = 1 << 14
+_LARGEST_SAMPLE = 1 << 14
 _FEW = 1 << 16
 
 KeysOf = Callable[[range], Tensor]
@@ -159,8 +159,9 @@ def _bracket(
     standard deviations to either side.
     """
     total = sum(score.numel() for score in scores)
+    wanted = min(_LARGEST_SAMPLE, round(total ** (2 / 3)))
     # An odd stride does not stay within a few columns of a matrix.
-    stride = max(1, total // _SAMPLE) | 1
+    stride = (total // wanted) | 1
     device = scores[0].device
     sample = torch.cat([score.flatten()[::stride].to(device) for score in scores])
     drawn = sample.numel()

@@ -15,15 +15,6 @@ static int64_t run_length(int64_t start, int64_t n)
     return n - start < RUN ? n - start : RUN;
 }
 
-/* Which of a run's elements take part; all do where there are no candidates. */
-static void open_places(uint8_t *open, const uint8_t *candidates, int64_t start, int64_t length)
-{
-    if (candidates)
-        memcpy(open, candidates + start, length);
-    else
-        memset(open, 1, length);
-}
-
 /* bfloat16 is the upper half of a float; rounding is to nearest, ties to even. */
 static float widened(uint16_t half)
 {
@@ -77,38 +68,40 @@ void partition(int layers, const int64_t *n, float **scores, uint8_t **candidate
                float high, float *between, int64_t room, int64_t *counts, int threads)
 {
     int64_t taking = 0, above = 0, at_high = 0, at_low = 0, taken = 0;
+    uint8_t all[RUN];
+    memset(all, 1, RUN);
 #pragma omp parallel num_threads(threads) reduction(+ : taking, above, at_high, at_low)
     for (int l = 0; l < layers; l++) {
 #pragma omp for schedule(static) nowait
         for (int64_t start = 0; start < n[l]; start += RUN) {
             const int64_t length = run_length(start, n[l]);
             const float *x = scores[l] + start;
-            uint8_t open[RUN], flag[RUN] = {0};
-            open_places(open, candidates ? candidates[l] : 0, start, length);
-            int32_t here[5] = {0};
+            const uint8_t *open = candidates ? candidates[l] + start : all;
+            uint8_t inside[RUN + 8];
+            memset(inside + length, 0, 8);
+            int32_t takes = 0, over = 0, top = 0, bottom = 0, within = 0;
             for (int64_t i = 0; i < length; i++) {
-                int32_t takes = open[i], inside = takes & (x[i] > low) & (x[i] < high);
-                here[0] += takes;
-                here[1] += takes & (x[i] > high);
-                here[2] += takes & (x[i] == high);
-                here[3] += takes & (x[i] == low);
-                here[4] += inside;
-                flag[i] = inside;
+                int32_t is = open[i], is_inside = is & (x[i] > low) & (x[i] < high);
+                takes += is;
+                over += is & (x[i] > high);
+                top += is & (x[i] == high);
+                bottom += is & (x[i] == low);
+                within += is_inside;
+                inside[i] = is_inside;
             }
-            taking += here[0], above += here[1], at_high += here[2], at_low += here[3];
-            if (!here[4])
+            taking += takes, above += over, at_high += top, at_low += bottom;
+            if (!within)
                 continue;
             int64_t place;
 #pragma omp atomic capture
-            { place = taken; taken += here[4]; }
-            if (place + here[4] > room)
+            { place = taken; taken += within; }
+            if (place + within > room)
                 continue;
             for (int64_t i = 0; i < length; i += 8) {
-                uint64_t any;
-                memcpy(&any, flag + i, 8);
-                for (int64_t j = i; any && j < i + 8; j++)
-                    if (flag[j])
-                        between[place++] = x[j];
+                uint64_t marks;
+                memcpy(&marks, inside + i, 8);
+                for (; marks; marks &= marks - 1)
+                    between[place++] = x[i + __builtin_ctzll(marks) / 8];
             }
         }
     }
@@ -121,14 +114,16 @@ void partition(int layers, const int64_t *n, float **scores, uint8_t **candidate
 void best(int layers, const int64_t *n, float **scores, uint8_t **candidates, float threshold,
           uint8_t **masks, int64_t *ties, int64_t room, int64_t *found, int threads)
 {
+    uint8_t all[RUN];
+    memset(all, 1, RUN);
 #pragma omp parallel num_threads(threads)
     for (int l = 0; l < layers; l++) {
 #pragma omp for schedule(static) nowait
         for (int64_t start = 0; start < n[l]; start += RUN) {
             const int64_t length = run_length(start, n[l]);
             const float *x = scores[l] + start;
-            uint8_t open[RUN], *out = masks[l] + start;
-            open_places(open, candidates ? candidates[l] : 0, start, length);
+            const uint8_t *open = candidates ? candidates[l] + start : all;
+            uint8_t *restrict out = masks[l] + start;
             int32_t equal = 0;
             for (int64_t i = 0; i < length; i++) {
                 out[i] = open[i] & (x[i] > threshold);
