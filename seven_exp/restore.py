@@ -20,7 +20,7 @@ from seven_exp.config import (
 )
 from seven_exp.datasets import Data
 from seven_exp.models.registry import load_state, read_state
-from seven_exp.pruning.masks import apply_masks
+from seven_exp.pruning.masks import Masks
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ def restore(folder: Path) -> Restored:
         load_state(model, state, f"'{checkpoint}'")
         masks = runs.load_masks(folder / "masks.safetensors")
         weights = [model.get_parameter(name) for name in masks]
-        apply_masks(weights, list(masks.values()))
+        kept = Masks(weights)
+        kept.set(list(masks.values()))
+        kept.apply(weights)
         return Restored(record, config, data, model, masks, checkpoint.stat().st_size)
 
 

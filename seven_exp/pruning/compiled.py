@@ -20,6 +20,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "partition": (*[c_void_p] * 3, c_float, c_float, c_void_p, c_int64, c_void_p, c_int),
     "best": (*[c_void_p] * 3, c_float, *[c_void_p] * 2, c_int64, c_void_p, c_int),
     "count": (*[c_void_p] * 3, c_int),
+    "pack": (*[c_void_p] * 4, c_int),
+    "unpack": (*[c_void_p] * 3, c_int),
     "zero_4_bytes": (*[c_void_p] * 3, c_int),
     "zero_2_bytes": (*[c_void_p] * 3, c_int),
 }

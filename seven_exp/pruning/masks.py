@@ -9,15 +9,62 @@ from torch import Tensor
 from seven_exp.pruning import sweeps
 
 
-def apply_masks(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-    """Set every pruned weight to exactly zero, in place.
+class Masks:
+    """The masks of some weights, a bit each.
 
-    Args:
-        weights: Tensors of any shapes.
-        masks: Bool tensors of the same shapes; True = kept.
+    Attributes:
+        bits: What `sweeps.pack` makes of each mask, in the order in which its weight lies in
+            memory.
+        kept: How many places of each are True.
     """
-    with torch.no_grad():
-        sweeps.zero(weights, masks)
+
+    bits: list[Tensor]
+    kept: list[int]
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        """Everything is kept at first."""
+        # On the meta device nothing is allocated: only the strides are wanted.
+        alike = [torch.empty_like(weight, device="meta") for weight in weights]
+        self._layouts = [(tensor.shape, tensor.stride()) for tensor in alike]
+        self.set([torch.ones_like(weight, dtype=torch.bool) for weight in weights])
+
+    def set(self, masks: Sequence[Tensor]) -> None:
+        """Take over bool tensors of the weights' shapes; True = kept."""
+        flat = []
+        for mask, (shape, stride) in zip(masks, self._layouts, strict=True):
+            if mask.stride() != stride:
+                placed = torch.empty_strided(shape, stride, dtype=torch.bool, device=mask.device)
+                mask = placed.copy_(mask)
+            flat.append(_in_memory(mask))
+        self.bits, self.kept = sweeps.pack(flat)
+
+    def unpacked(self) -> list[Tensor]:
+        """Bool tensors of the weights' shapes; new ones at every call."""
+        masks = sweeps.unpack(self.bits, [math.prod(shape) for shape, _ in self._layouts])
+        return [m.as_strided(*layout) for m, layout in zip(masks, self._layouts, strict=True)]
+
+    @torch.no_grad()
+    def apply(self, weights: Sequence[Tensor]) -> None:
+        """Set every pruned weight to exactly zero, in place.
+
+        Args:
+            weights: Tensors of the shapes of those that the masks were made for.
+        """
+        alike = [
+            weight.stride() == stride
+            for weight, (_, stride) in zip(weights, self._layouts, strict=True)
+        ]
+        flat = [_in_memory(w.detach()) for w, same in zip(weights, alike, strict=True) if same]
+        sweeps.zero(flat, [bits for bits, same in zip(self.bits, alike, strict=True) if same])
+        if not all(alike):
+            for weight, mask, same in zip(weights, self.unpacked(), alike, strict=True):
+                if not same:
+                    weight.masked_fill_(~mask, 0.0)
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """The elements of a tensor without gaps as they lie in memory, a view of shape (n,)."""
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -29,9 +76,8 @@ def pack_bits(mask: Tensor) -> Tensor:
     Returns:
         uint8 tensor of shape (ceil(n / 8),).
     """
-    flat = mask.flatten()
-    padded = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
-    return (padded.to(torch.uint8) << _places(mask.device)).sum(dim=1, dtype=torch.uint8)
+    (bits,), _ = sweeps.pack([mask.flatten()])
+    return bits
 
 
 def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
@@ -43,9 +89,5 @@ def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
     n = math.prod(shape)
     if packed.numel() != (n + 7) // 8:
         raise ValueError(f"{packed.numel()} bytes can't hold a mask of shape {tuple(shape)}")
-    bits = (packed.unsqueeze(1) >> _places(packed.device)) & 1
-    return bits.flatten()[:n].view(*shape).bool()
-
-
-def _places(device: torch.device) -> Tensor:
-    return torch.arange(8, dtype=torch.uint8, device=device)
+    (mask,) = sweeps.unpack([packed], [n])
+    return mask.view(*shape)

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seven_exp.pruning import sweeps
 from seven_exp.pruning.allocation import SCOPES, Pool
 from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction
 from seven_exp.pruning.inputs import forward_only, order_of_use
 from seven_exp.pruning.layers import Layer, matches, prunable_layers, transposed, unwrap
-from seven_exp.pruning.masks import apply_masks, pack_bits, unpack_bits
+from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
 from seven_exp.pruning.patterns import NOfM, parse_pattern
 from seven_exp.pruning.registry import PRUNERS, When, check_when
 from seven_exp.pruning.replicas import average, group_of
@@ -59,9 +58,8 @@ class Pruner:
         self._units = self._pattern.units(self.layers)
         self._groups = _groups(self.layers, sparsity, sparsities)
         self._t = 0
-        self._masks = [torch.ones_like(w, dtype=torch.bool) for w in self._weights()]
-        self._sizes = [mask.numel() for mask in self._masks]
-        self._kept = list(self._sizes)
+        self._masks = Masks(self._weights())
+        self._sizes = [weight.numel() for weight in self._weights()]
         self._revival = criterion.revival
         if when != "during" and self._revival == "moved":
             # Nothing moves weights outside training.
@@ -73,31 +71,37 @@ class Pruner:
         if criterion.starts_sparse:
             draw = criterion.scores(self._weights())
             average(draw, criterion.group)
-            self._choose(self._pools(lambda target: target), dict(enumerate(draw)))
+            pools = self._pools(lambda target: target)
+            self._choose(pools, dict(enumerate(draw)), self._masks.unpacked())
             self.apply()
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Bool tensors keyed by parameter name, shaped like the weights; True = kept."""
-        return {layer.name: mask for layer, mask in zip(self.layers, self._masks, strict=True)}
+        """Bool tensors keyed by parameter name, shaped like the weights; True = kept.
+
+        They are kept as bits; what is returned are copies.
+        """
+        masks = self._masks.unpacked()
+        return {layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)}
 
     @property
     def scores(self) -> dict[str, Tensor]:
         """The criterion's scores now, by parameter name; 0 where a weight is gone for good."""
         scores = self.criterion.scores(self._values())
         if self._revival == "never":
-            scores = [s * mask for s, mask in zip(scores, self._masks, strict=True)]
+            masks = self._masks.unpacked()
+            scores = [score * mask for score, mask in zip(scores, masks, strict=True)]
         return {layer.name: score for layer, score in zip(self.layers, scores, strict=True)}
 
     @property
     def sparsity(self) -> float:
         """Fraction of zeros among the prunable weights, now."""
-        return 1 - sum(self._kept) / sum(self._sizes)
+        return 1 - sum(self._masks.kept) / sum(self._sizes)
 
     @property
     def layer_counts(self) -> dict[str, tuple[int, int]]:
         """Parameter name -> (number of weights, number kept)."""
-        counts = zip(self._sizes, self._kept, strict=True)
+        counts = zip(self._sizes, self._masks.kept, strict=True)
         return {layer.name: count for layer, count in zip(self.layers, counts, strict=True)}
 
     @torch.no_grad()
@@ -171,8 +175,8 @@ class Pruner:
 
     def apply(self) -> None:
         """Set every pruned weight to exactly zero."""
-        if sum(self._kept) < sum(self._sizes):
-            apply_masks(self._weights(), self._masks)
+        if sum(self._masks.kept) < sum(self._sizes):
+            self._masks.apply(self._weights())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, as tensors, numbers and strings; masks are packed to bits."""
@@ -183,13 +187,13 @@ class Pruner:
             "window": None if self.window is None else vars(self.window) | {},
             "masks": {name: pack_bits(mask) for name, mask in self.masks.items()},
             "state": {
-                name: dict(zip(self.masks, tensors, strict=True))
+                name: {layer.name: t for layer, t in zip(self.layers, tensors, strict=True)}
                 for name, tensors in self.criterion.state.items()
             },
             "numbers": dict(self.criterion.numbers),
             "memory": None
             if self._memory is None
-            else dict(zip(self.masks, self._values(), strict=True)),
+            else {layer.name: v for layer, v in zip(self.layers, self._values(), strict=True)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -198,7 +202,9 @@ class Pruner:
         Raises:
             ValueError: It was saved by another pruner or for other weights.
         """
-        if state["name"] != self.name or list(state["masks"]) != list(self.masks):
+        if state["name"] != self.name or list(state["masks"]) != [
+            layer.name for layer in self.layers
+        ]:
             raise ValueError(f"the state of '{state['name']}' does not fit {self.name}'s weights")
         weights = self._weights()
         self.target, self._t = state["target"], state["step"]
@@ -276,7 +282,8 @@ class Pruner:
         members = sorted(i for pool in pools for i in pool.layers)
         everything = self._values()
         values = [everything[i] for i in members]
-        before = [self._masks[i] for i in members]
+        masks = self._masks.unpacked()
+        before = [masks[i] for i in members]
         rows = [self.layers[pool.layers[0]].weight.shape[0] for pool in pools]
         kept = sum(p.kept * (n if p.each_row else 1) for p, n in zip(pools, rows, strict=True))
         ranks = self.criterion.rank(
@@ -287,8 +294,8 @@ class Pruner:
         )
         # Equal on all ranks but for what one of them may have drawn or rounded otherwise.
         average(ranks, self.criterion.group)
-        self._choose(pools, dict(zip(members, ranks, strict=True)))
-        after = [self._masks[i] for i in members]
+        masks = self._choose(pools, dict(zip(members, ranks, strict=True)), masks)
+        after = [masks[i] for i in members]
         weights = [self.layers[i].weight for i in members]
         self._revive(weights, before, after, values)
         compensated = self.criterion.compensate(values, before, after)
@@ -309,7 +316,7 @@ class Pruner:
         return [
             torch.where(mask, weight, remembered if move is None else remembered + move)
             for mask, weight, remembered, move in zip(
-                self._masks, weights, self._memory, added, strict=True
+                self._masks.unpacked(), weights, self._memory, added, strict=True
             )
         ]
 
@@ -351,11 +358,13 @@ class Pruner:
             ]
         return pools
 
-    def _choose(self, pools: Sequence[Pool], ranks: Mapping[int, Tensor]) -> None:
-        """New masks for the pools' layers, the highest ranks kept."""
-        masks = list(self._masks)
+    def _choose(
+        self, pools: Sequence[Pool], ranks: Mapping[int, Tensor], masks: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Masks anew for the pools' layers, the highest ranks kept, and those of the others."""
+        masks = list(masks)
         for pool in pools:
-            candidates, counts = [self._masks[i] for i in pool.layers], self._kept
+            candidates, counts = [masks[i] for i in pool.layers], self._masks.kept
             if self._revival != "never":
                 candidates, counts = [torch.ones_like(mask) for mask in candidates], self._sizes
             chosen = choose_masks(
@@ -370,13 +379,13 @@ class Pruner:
             for i, mask in zip(pool.layers, chosen, strict=True):
                 masks[i] = mask
         self._set_masks(masks)
+        return masks
 
     def _set_masks(self, masks: list[Tensor]) -> None:
-        self._masks = masks
-        living = [i for i, kept in enumerate(self._kept) if kept]
-        self._kept = sweeps.counts(masks)
+        living = [i for i, kept in enumerate(self._masks.kept) if kept]
+        self._masks.set(masks)
         for i in living:
-            if self._kept[i] == 0:
+            if self._masks.kept[i] == 0:
                 warnings.warn(
                     f"{self.layers[i].name} has lost all its weights; min_density keeps some",
                     stacklevel=6,

@@ -158,26 +158,88 @@ void count(int layers, const int64_t *n, uint8_t **masks, int64_t *totals, int t
     }
 }
 
-void zero_4_bytes(int layers, const int64_t *n, uint32_t **weights, uint8_t **masks, int threads)
+/* Bits to bytes of 0 or 1. */
+static void spread(const uint8_t *bits, uint8_t *mask, int64_t length)
+{
+    const uint64_t ones = 0x0101010101010101;
+    for (int64_t i = 0; i < length / 8; i++) {
+        /* Of eight copies of the byte, copy j keeps bit j; adding 127 carries it to the top. */
+        uint64_t eight = bits[i] * ones & 0x8040201008040201;
+        eight = (eight + 0x7f * ones) >> 7 & ones;
+        memcpy(mask + 8 * i, &eight, 8);
+    }
+    for (int64_t i = length / 8 * 8; i < length; i++)
+        mask[i] = bits[i / 8] >> i % 8 & 1;
+}
+
+/* bits: place i of a mask is bit i % 8 of byte i / 8. totals: as above. */
+void pack(int layers, const int64_t *n, uint8_t **masks, uint8_t **bits, int64_t *totals,
+          int threads)
 {
 #pragma omp parallel num_threads(threads)
     for (int l = 0; l < layers; l++) {
-        uint32_t *w = weights[l];
-        const uint8_t *mask = masks[l];
-#pragma omp for simd schedule(static) nowait
-        for (int64_t i = 0; i < n[l]; i++)
-            w[i] &= -(uint32_t)mask[i];
+#pragma omp for schedule(static) nowait
+        for (int64_t start = 0; start < n[l]; start += RUN) {
+            const int64_t length = run_length(start, n[l]), whole = length / 8;
+            const uint8_t *mask = masks[l] + start;
+            uint8_t *out = bits[l] + start / 8;
+            int32_t here = 0;
+            for (int64_t i = 0; i < length; i++)
+                here += mask[i];
+            for (int64_t i = 0; i < whole; i++) {
+                uint64_t eight;
+                memcpy(&eight, mask + 8 * i, 8);
+                /* Byte i moves to bit i of the topmost byte. */
+                out[i] = eight * 0x0102040810204080 >> 56;
+            }
+            if (length % 8)
+                out[whole] = 0;
+            for (int64_t i = 8 * whole; i < length; i++)
+                out[whole] |= mask[i] << i % 8;
+#pragma omp atomic
+            totals[l] += here;
+        }
     }
 }
 
-void zero_2_bytes(int layers, const int64_t *n, uint16_t **weights, uint8_t **masks, int threads)
+void unpack(int layers, const int64_t *n, uint8_t **masks, uint8_t **bits, int threads)
 {
 #pragma omp parallel num_threads(threads)
     for (int l = 0; l < layers; l++) {
-        uint16_t *w = weights[l];
-        const uint8_t *mask = masks[l];
-#pragma omp for simd schedule(static) nowait
-        for (int64_t i = 0; i < n[l]; i++)
-            w[i] &= -(uint16_t)mask[i];
+#pragma omp for schedule(static) nowait
+        for (int64_t start = 0; start < n[l]; start += RUN)
+            spread(bits[l] + start / 8, masks[l] + start, run_length(start, n[l]));
+    }
+}
+
+void zero_4_bytes(int layers, const int64_t *n, uint32_t **weights, uint8_t **bits, int threads)
+{
+#pragma omp parallel num_threads(threads)
+    for (int l = 0; l < layers; l++) {
+#pragma omp for schedule(static) nowait
+        for (int64_t start = 0; start < n[l]; start += RUN) {
+            const int64_t length = run_length(start, n[l]);
+            uint32_t *w = weights[l] + start;
+            uint8_t mask[RUN];
+            spread(bits[l] + start / 8, mask, length);
+            for (int64_t i = 0; i < length; i++)
+                w[i] &= -(uint32_t)mask[i];
+        }
+    }
+}
+
+void zero_2_bytes(int layers, const int64_t *n, uint16_t **weights, uint8_t **bits, int threads)
+{
+#pragma omp parallel num_threads(threads)
+    for (int l = 0; l < layers; l++) {
+#pragma omp for schedule(static) nowait
+        for (int64_t start = 0; start < n[l]; start += RUN) {
+            const int64_t length = run_length(start, n[l]);
+            uint16_t *w = weights[l] + start;
+            uint8_t mask[RUN];
+            spread(bits[l] + start / 8, mask, length);
+            for (int64_t i = 0; i < length; i++)
+                w[i] &= -(uint16_t)mask[i];
+        }
     }
 }

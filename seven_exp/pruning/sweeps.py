@@ -7,6 +7,7 @@ in pieces that stay in its cache. Both round after every operation and so give t
 
 import ctypes
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -225,24 +226,70 @@ def counts(masks: Sequence[Tensor]) -> list[int]:
     return torch.stack([torch.count_nonzero(m).to(masks[0].device) for m in masks]).tolist()
 
 
-def zero(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-    """Set weights to exactly 0.0 wherever their mask is False, in place.
+def pack(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
+    """Masks as bits, and how many places of each are True.
 
     Args:
-        weights: Of any shapes, and of dtypes of 2, 4 or 8 bytes.
-        masks: Bool tensors of the same shapes; True = kept.
+        masks: Bool tensors of shape (n,).
+
+    Returns:
+        uint8 tensors of shape (ceil(n / 8),), place i being bit i % 8 of byte i // 8; the counts.
     """
-    values = [weight.detach() for weight in weights]
-    dtype = values[0].dtype
-    if dtype in _ZEROED and (compiled := _compiled(values, masks, dtypes=(dtype, torch.bool))):
-        work = compiled.zero_2_bytes if dtype.itemsize == 2 else compiled.zero_4_bytes
-        work(*_addresses(values, masks), torch.get_num_threads())
+    if compiled := _compiled(masks, dtypes=(torch.bool,)):
+        bits = [mask.new_empty((mask.numel() + 7) // 8, dtype=torch.uint8) for mask in masks]
+        totals = (ctypes.c_int64 * len(masks))()
+        compiled.pack(*_addresses(masks, bits), totals, torch.get_num_threads())
+        return bits, list(totals)
+    bits = []
+    for mask in masks:
+        eights = torch.nn.functional.pad(mask, (0, -mask.numel() % 8)).view(torch.int64)
+        # Byte i moves to bit i of the topmost byte.
+        bits.append((eights * 0x0102040810204080 >> 56).to(torch.uint8))
+    return bits, counts(masks)
+
+
+def unpack(bits: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+    """What `pack` packed: bool tensors of shape (n,), given each n."""
+    masks = [part.new_empty(size, dtype=torch.bool) for part, size in zip(bits, sizes, strict=True)]
+    if compiled := _compiled(masks, dtypes=(torch.bool,)):
+        compiled.unpack(*_addresses(masks, bits), torch.get_num_threads())
+        return masks
+    return [
+        _bytes_of(part.device)[part.int()].view(-1)[:size]
+        for part, size in zip(bits, sizes, strict=True)
+    ]
+
+
+@cache
+def _bytes_of(device: torch.device) -> Tensor:
+    """Byte -> its bits, the lowest first, bool of shape (256, 8)."""
+    places = torch.arange(8, device=device)
+    return (torch.arange(256, device=device).unsqueeze(1) >> places & 1).bool()
+
+
+def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
+    """Set weights to exactly 0.0 wherever their bit is 0, in place.
+
+    Args:
+        weights: Of shape (n,), and of dtypes of 2, 4 or 8 bytes.
+        bits: What `pack` made of their masks.
+    """
+    if not weights:
         return
-    for bundle in _bundles(values, masks):
-        for value, mask in zip(*bundle, strict=True):
+    dtype = weights[0].dtype
+    if dtype in _ZEROED and (compiled := _compiled(weights, dtypes=(dtype,))):
+        work = compiled.zero_2_bytes if dtype.itemsize == 2 else compiled.zero_4_bytes
+        work(*_addresses(weights, bits), torch.get_num_threads())
+        return
+    for weight, packed in zip(weights, bits, strict=True):
+        on_cpu = weight.device.type == "cpu"
+        size = _IN_CACHE if on_cpu else max(1, weight.numel())
+        pieces = zip(weight.split(size), packed.split((size + 7) // 8), strict=True)
+        for values, part in pieces:
+            (mask,) = unpack([part], [values.numel()])
             # All bits stay, or none. Not a product: inf * 0 is NaN, and -1 * 0 is -0.
-            integer = _INTEGERS[value.itemsize]
-            value.view(integer).bitwise_and_(mask.to(integer).neg_())
+            integer = _INTEGERS[values.itemsize]
+            values.view(integer).bitwise_and_(mask.to(integer).neg_())
 
 
 def _compiled(*columns: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> ctypes.CDLL | None:

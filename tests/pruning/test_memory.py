@@ -32,9 +32,9 @@ def test_what_is_planned_is_what_is_held(name):
     assert plan.per_rank == -(-held[-1] // 3)
 
 
-def test_seven_holds_three_numbers_and_a_mask():
-    assert plan_memory("seven_dyn", net("meta")).per_weight == 3 * 4 + 1
-    assert plan_memory("seven_dyn", net("meta"), moments="bfloat16").per_weight == 4 + 2 * 2 + 1
+def test_seven_holds_three_numbers_and_a_bit():
+    assert plan_memory("seven_dyn", net("meta")).per_weight == 3 * 4 + 1 / 8
+    assert plan_memory("seven_dyn", net("meta"), moments="bfloat16").per_weight == 4 + 2 * 2 + 1 / 8
 
 
 def test_a_model_of_billions_costs_nothing_to_plan():

@@ -12,6 +12,7 @@ from torch import nn
 
 import seven_exp
 from seven_exp.pruning import compiled, sweeps
+from seven_exp.pruning.masks import Masks
 
 needs_a_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CC", "cc") or " ") is None, reason="needs a C compiler"
@@ -130,12 +131,14 @@ def test_zero_means_zero(path, dtype):
     masks = [t < 0.5 for t in tensors(torch.rand)]
     masks[3][0, :3] = False
     before = [weight.clone() for weight in weights]
-    sweeps.zero(weights, masks)
+    packed = Masks(weights)
+    packed.set(masks)
+    packed.apply(weights)
     for weight, old, mask in zip(weights, before, masks, strict=True):
         assert torch.equal(weight[mask].nan_to_num(), old[mask].nan_to_num())
         assert (weight[~mask] == 0).all()
         assert not torch.signbit(weight[~mask]).any()
-    assert sweeps.counts(masks) == [int(mask.sum()) for mask in masks]
+    assert packed.kept == [int(mask.sum()) for mask in masks]
 
 
 @needs_a_compiler
