@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 _ALL_THREADS = torch.get_num_threads()
 _SMALL = 1_000_000
-"""Weights below which a second thread costs more in waiting than it saves in work."""
+"""Weights below which a second thread costs more in waiting than it saves in work, if each of them
+is used once for each of 64 examples; a convolution uses its own at every place of an image."""
 
 
 def run_experiment(
@@ -173,8 +174,7 @@ def _train(
     world, model, pruner = state.world, state.model, state.pruner
     # A start that had to be built has drawn numbers which a cached one has not.
     torch.manual_seed(world.seed(config.seed))
-    device = next(model.parameters()).device
-    compute = loop.Compute(device, config.trainer.precision, data.task, world)
+    compute = _compute(config, data, model, world)
     objective: loop.Objective = compute.loss
     if distillation is not None:
         objective = partial(distillation.loss, compute)
@@ -321,8 +321,17 @@ def _fresh(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
     torch.manual_seed(config.seed)
     model = model_of(config, data).to(device)
     small = sum(p.numel() for p in model.parameters()) < _SMALL
+    if small and data.text is None:
+        image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device)
+        operations, _ = forward_flops(model, image, [], {})
+        small = operations / 2 * config.trainer.batch_size < 64 * _SMALL
     torch.set_num_threads(config.threads or (1 if small else _ALL_THREADS))
     return model
+
+
+def _compute(config: RunConfig, data: Data, model: nn.Module, world: World) -> loop.Compute:
+    device, layout = next(model.parameters()).device, loop.layout_for(model)
+    return loop.Compute(device, config.trainer.precision, data.task, world, layout)
 
 
 def _pretrain(config: RunConfig, data: Data, model: nn.Module) -> None:
@@ -355,7 +364,7 @@ def _pretrain(config: RunConfig, data: Data, model: nn.Module) -> None:
             start,
             batches,
             _optimizer(config, start, pretrain.lr),
-            loop.Compute(device, config.trainer.precision, data.task),
+            _compute(config, data, start, World()),
             steps=steps,
             accumulate=accumulate,
             lr_factor=lambda t: lr_factor(config.optimizer.lr_schedule, t, steps, warmup),
@@ -451,8 +460,7 @@ def _probe(config: RunConfig, data: Data, replicas: nn.Module, world: World) -> 
         return None
     layers = prunable_layers(replicas, config.pruner.include, config.pruner.exclude)
     probe = Probe(layers, bins=config.analysis.bins, group=group_of(replicas))
-    device = next(replicas.parameters()).device
-    compute = loop.Compute(device, config.trainer.precision, data.task, world)
+    compute = _compute(config, data, replicas, world)
     torch.manual_seed(world.seed(config.seed))
     count = config.analysis.start_batches
     with progress_bar("measuring the start", count, shown=world.main) as advance:

@@ -13,10 +13,10 @@ from seven_exp import runs
 from seven_exp.config import ConfigError, RunConfig, check
 from seven_exp.experiment import run_experiment
 from seven_exp.models import build_model
-from seven_exp.pruning import PRUNERS
+from seven_exp.pruning import PRUNERS, prunable_layers
 from seven_exp.tracking import LocalRecord
 from seven_exp.training.distillation import Distillation
-from seven_exp.training.loop import Compute
+from seven_exp.training.loop import Compute, layout_for
 from seven_exp.training.pretrain import cached_start
 from seven_exp.training.rewinding import Snapshot
 
@@ -234,11 +234,24 @@ def test_seed_recipes_run_as_they_stand(tmp_path):
             assert layer["nonzero"] == layer["numel"] * 7 // 10
 
 
-@pytest.mark.parametrize(("overrides", "expected"), [([], 1), (["threads=2"], 2)])
-def test_threads(tmp_path, overrides, expected):
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], 1),
+        (["threads=2"], 2),
+        (["model=mlp", "model.widths=[2000,2000]"], 3),
+        # Fewer weights than a million, but each of them is used at up to 64 places.
+        (["model=resnet20"], 3),
+        (["model=resnet20", "trainer.batch_size=8"], 1),
+        (["model=resnet20", "trainer.batch_size=8", "threads=2"], 2),
+    ],
+)
+def test_threads(tmp_path, monkeypatch, overrides, expected):
     before = torch.get_num_threads()
+    monkeypatch.setattr("seven_exp.experiment._ALL_THREADS", 3)
     try:
-        run(tmp_path, "a", *overrides, "trainer.max_steps=2")
+        base = ["trainer.max_steps=2", "tracker.mode=disabled", f"cache_dir={tmp_path}"]
+        run_experiment(composed(*base, *overrides), tmp_path / "a", LocalRecord())
         assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
@@ -297,6 +310,33 @@ def test_patterns_from_the_command_line(tmp_path):
         assert (mask.view(-1, 4).sum(1) == 2).all()
     floored = run(tmp_path, "b", "pruner=random", "sparsity=0.9", "pruner.min_density=0.08")
     assert all(x["nonzero"] >= int(0.08 * x["numel"]) for x in floored["layers"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("resnet20", True), ("vit_tiny", False), ("mlp", False)]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_between_convolutions_lies_pixel_by_pixel(name, channels, expected):
+    arguments = {"widths": [4]} if name == "mlp" else {}
+    model = build_model(name, num_classes=3, image_size=8, channels=channels, **arguments)
+    images, targets = torch.randn(4, channels, 8, 8), torch.tensor([0, 1, 2, 0])
+    compute = Compute(torch.device("cpu"), layout=layout_for(model))
+    inputs, _ = compute.place((images, targets))
+    assert torch.equal(inputs, images)
+    if not expected:
+        assert inputs.stride() == images.stride()
+        return
+    layouts = []
+    for layer in prunable_layers(model):
+        layer.module.register_forward_hook(
+            lambda *call: layouts.append(call[-1].is_contiguous(memory_format=torch.channels_last))
+        )
+    loss, logits = compute.loss(model, inputs, targets)
+    assert layouts == [True] * 21
+    torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-4)
+    loss.backward()
+    # What prunes and saves sees weights and gradients as ever.
+    assert all(p.is_contiguous() and p.grad.is_contiguous() for p in model.parameters())
 
 
 def test_sparsities_of_single_layers(tmp_path):

@@ -24,6 +24,7 @@ CASES = {
     "vit_b_32": ({"pretrained": False}, 64),
     "resnet18": ({}, 32),
     "resnet50": ({"stem": "cifar"}, 16),
+    "resnet20": ({}, 8),
     "mlp": ({"widths": [5, 6]}, 8),
 }
 
@@ -62,6 +63,8 @@ def test_names_and_signatures_are_known_without_loading_torchvision():
         ("resnet18", {"stem": "cifar"}, 8),
         ("resnet18", {"stem": "cifar"}, 28),
         ("resnet18", {}, 64),
+        ("resnet20", {}, 28),
+        ("resnet20", {}, 32),
         ("mlp", {"widths": [3]}, 28),
     ],
 )
@@ -90,6 +93,20 @@ def test_the_head_is_not_prunable(name):
     arguments, size = CASES[name]
     model = build_model(name, num_classes=7, image_size=size, channels=3, **arguments)
     assert all(layer.weight.shape[0] != 7 for layer in prunable_layers(model))
+
+
+def test_resnet20_has_the_layers_of_the_paper():
+    model = build_model("resnet20", num_classes=10, image_size=32, channels=3)
+    # (in, out) of all 3x3 convolutions: the stem, then 2n of each width, n = 3
+    convolutions = [(3, 16), *[(16, 16)] * 6, (16, 32), *[(32, 32)] * 5, (32, 64), *[(64, 64)] * 5]
+    weights = sum(9 * a * b for a, b in convolutions) + (16 * 32 + 32 * 64) + 64 * 10
+    scales_and_shifts = 2 * (7 * 16 + 6 * 32 + 6 * 64 + 32 + 64) + 10
+    assert sum(p.numel() for p in model.parameters()) == weights + scales_and_shifts == 272_474
+    maps = []
+    for name in ("layer1", "layer2", "layer3"):
+        model.get_submodule(name).register_forward_hook(lambda *a: maps.append(a[-1].shape[1:]))
+    model(torch.randn(1, 3, 32, 32))
+    assert maps == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
 
 
 @pytest.mark.parametrize(("size", "patches"), [(8, 4), (28, 49), (32, 64)])

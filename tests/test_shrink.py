@@ -94,7 +94,8 @@ def test_heads_of_a_vision_transformer(gone):
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "size"), [("resnet18", {"stem": "cifar"}, 8), ("resnet50", {}, 32)]
+    ("name", "arguments", "size"),
+    [("resnet18", {"stem": "cifar"}, 8), ("resnet50", {}, 32), ("resnet20", {}, 8)],
 )
 def test_channels_of_a_resnet(name, arguments, size):
     model = vision(name, size, 3, **arguments)

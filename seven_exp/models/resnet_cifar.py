@@ -1,0 +1,42 @@
+"""The ResNet that pruning papers train on CIFAR."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from seven_exp.models.first_layer import adapt_channels
+from seven_exp.models.registry import MODELS
+
+
+@MODELS.register("resnet20")
+def resnet20(num_classes: int, image_size: int, channels: int) -> nn.Module:
+    """ResNet-20 (He et al., arXiv 1512.03385, section 4.2), of torchvision's blocks.
+
+    A 3x3 stem, three stages of three blocks at 16, 32 and 64 channels, global pooling. Shortcuts
+    between stages are 1x1 convolutions (the paper's option B), as in the lottery ticket papers.
+    """
+    from torchvision.models.resnet import BasicBlock
+
+    model = nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 16, 3, padding=1, bias=False),
+            bn1=nn.BatchNorm2d(16),
+            relu=nn.ReLU(inplace=True),
+            layer1=nn.Sequential(*(BasicBlock(16, 16) for _ in range(3))),
+        )
+    )
+    for number, width in ((2, 32), (3, 64)):
+        shortcut = nn.Sequential(
+            nn.Conv2d(width // 2, width, 1, stride=2, bias=False), nn.BatchNorm2d(width)
+        )
+        first = BasicBlock(width // 2, width, stride=2, downsample=shortcut)
+        rest = (BasicBlock(width, width) for _ in range(2))
+        model.add_module(f"layer{number}", nn.Sequential(first, *rest))
+    model.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("fc", nn.Linear(64, num_classes))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    adapt_channels(model, "conv1", channels)
+    return model
