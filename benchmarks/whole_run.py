@@ -1,6 +1,7 @@
 """How long does a whole run on CIFAR-shaped images take, beside Synaptic-Flow's?
 
-One process, the same random images in CIFAR-10's own files, read by both. Each side does its whole
+The same random images in CIFAR-10's own files, read by both, who take turns in processes of their
+own: ours changes threads and malloc for all that runs beside it. Each side does its whole
 experiment: ours a composed config through `run_experiment`, records and checkpoints included;
 theirs `Experiments/singleshot.py` as it is, saving its results too. On both: SNIP to 90% on ten
 batches, then SGD with Nesterov momentum, batches of 128, crops and mirror images, an evaluation
@@ -19,6 +20,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import multiprocessing
 import pickle
 import platform
 import statistics
@@ -26,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,31 +78,37 @@ def main() -> None:
     console = Console(width=100, highlight=False)
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         write_cifar(Path("Data"), options.train, options.test)
-        # Both read through torchvision, which knows the checksums of the true files.
-        with mock.patch("torchvision.datasets.cifar.check_integrity", return_value=True):
-            for name in options.models:
-                overrides, (model, kind) = MODELS[name]
-                overrides = [*overrides, f"threads={options.threads or 'null'}", *options.set]
-                config = composed(*overrides, f"trainer.epochs={options.epochs}")
-                pairs = []
-                for i in range(options.repeats):
-                    turns: list[Callable[[], Seconds]] = [
-                        partial(ours, config, Path(f"{name}{i}")),
-                        partial(theirs, model, kind, options.epochs),
-                    ]
-                    order = -1 if i % 2 else 1
-                    pair = []
-                    for turn in turns[::order]:
-                        # Ours chooses for itself, and would leave that to theirs.
-                        torch.set_num_threads(threads)
-                        pair.append(turn())
-                    pairs.append(tuple(pair[::order]))
-                console.print(tabled(name, pairs))
+        for name in options.models:
+            overrides, peer = MODELS[name]
+            chosen = [f"threads={options.threads or 'null'}", f"trainer.epochs={options.epochs}"]
+            pairs = []
+            for i in range(options.repeats):
+                turns = [
+                    partial(ours, [*overrides, *chosen, *options.set], Path(f"{name}{i}")),
+                    partial(theirs, *peer, options.epochs),
+                ]
+                order = -1 if i % 2 else 1
+                pair = [alone(turn, threads) for turn in turns[::order]]
+                pairs.append(tuple(pair[::order]))
+            console.print(tabled(name, pairs))
     console.print(
         f"{options.train:,} images and {options.test:,} to evaluate on, {options.epochs} epochs; "
         f"torch {torch.__version__}, {threads} threads at most, {platform.machine()}, "
         f"{'cuda' if torch.cuda.is_available() else 'cpu'}"
     )
+
+
+def alone(turn: Callable[[], Seconds], threads: int) -> Seconds:
+    """What a turn comes to in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(prepared, turn, threads).result()
+
+
+def prepared(turn: Callable[[], Seconds], threads: int) -> Seconds:
+    """A turn on our images: both read through torchvision, which knows the true ones' checksums."""
+    torch.set_num_threads(threads)
+    with mock.patch("torchvision.datasets.cifar.check_integrity", return_value=True):
+        return turn()
 
 
 def tabled(title: str, pairs: list[tuple[Seconds, ...]]) -> Table:
@@ -145,9 +154,10 @@ def composed(*overrides: str) -> RunConfig:
         return checked(compose("config", [*values, *overrides]))
 
 
-def ours(config: RunConfig, folder: Path) -> Seconds:
+def ours(overrides: list[str], folder: Path) -> Seconds:
     """A run of this package's."""
     folder.mkdir()
+    config = composed(*overrides)
     with timed(loop, "evaluate") as times:
         start = time.perf_counter()
         record = run_experiment(config, folder, build_tracker(config.tracker))

@@ -29,6 +29,7 @@ from seven_exp.training import loop
 from seven_exp.training.checkpoints import Checkpoints
 from seven_exp.training.distillation import Distillation
 from seven_exp.training.flops import forward_flops
+from seven_exp.training.freed_memory import keep_freed_memory
 from seven_exp.training.interruption import Interruption, postponed
 from seven_exp.training.optimizers import build_optimizer, lr_factor
 from seven_exp.training.plan import Plan
@@ -72,6 +73,7 @@ def run_experiment(
         RecordError: The record can't be written.
     """
     world, device = place or join(config.device)
+    keep_freed_memory()
     if config.trainer.batch_size < world.size:
         raise ConfigError(
             f"trainer.batch_size is {config.trainer.batch_size}: {world.size} processes share each "

@@ -2,6 +2,9 @@
 
 import json
 import multiprocessing
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -310,6 +313,28 @@ def test_patterns_from_the_command_line(tmp_path):
         assert (mask.view(-1, 4).sum(1) == 2).all()
     floored = run(tmp_path, "b", "pruner=random", "sparsity=0.9", "pruner.min_density=0.08")
     assert all(x["nonzero"] >= int(0.08 * x["numel"]) for x in floored["layers"])
+
+
+KEEPS = """
+import resource, torch
+from seven_exp.training.freed_memory import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        torch.ones(2**24)  # more than malloc ever keeps by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+before = min(faults() for _ in range(10))
+kept = keep_freed_memory()
+print(before, kept, min(faults() for _ in range(10)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other mallocs are left alone")
+def test_freed_memory_comes_back_without_new_pages():
+    done = subprocess.run([sys.executable, "-c", KEEPS], check=True, capture_output=True, text=True)
+    before, kept, after = done.stdout.split()
+    assert int(after) < int(before) / 10, (before, after)
+    assert kept == "True"
 
 
 @pytest.mark.parametrize(
