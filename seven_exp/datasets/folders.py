@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seven_exp.atomic import replacing
 from seven_exp.datasets.batches import (
     Batch,
     Data,
@@ -24,6 +21,7 @@ from seven_exp.datasets.batches import (
     epoch_seed,
     shift_and_mirror,
 )
+from seven_exp.datasets.cache import cached_tensors
 from seven_exp.datasets.registry import dataset
 
 log = logging.getLogger(__name__)
@@ -92,7 +90,7 @@ def image_folder(
 
     def read(source: Any, seed: int | None) -> InMemory:
         return InMemory(
-            _decoded(source, image_size, Path(cache_dir).expanduser() / "images"),
+            _decoded(source, image_size, Path(cache_dir) / "images"),
             torch.tensor(source.targets),
             IMAGENET_MEAN,
             IMAGENET_STD,
@@ -117,20 +115,17 @@ def _decoded(source: Any, size: int, cache: Path) -> Tensor:
         for (name, _), stat in zip(source.samples, seen, strict=True)
     ]
     key = hashlib.sha256(json.dumps([_VERSION, size, files]).encode()).hexdigest()[:24]
-    path = cache / f"{key}.safetensors"
-    try:
-        return load_file(path)["images"]
-    except (FileNotFoundError, SafetensorError):
+
+    def decode() -> dict[str, Tensor]:
         images = torch.empty((len(files), 3, size, size), dtype=torch.uint8)
-    for i, (name, *_) in enumerate(files):
-        try:
-            images[i], _ = source[i]
-        except OSError as error:
-            raise ValueError(f"dataset.data_dir: can't read {name}: {error}") from error
-    cache.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        save_file({"images": images}, partial)
-    return images
+        for i, (name, *_) in enumerate(files):
+            try:
+                images[i], _ = source[i]
+            except OSError as error:
+                raise ValueError(f"dataset.data_dir: can't read {name}: {error}") from error
+        return {"images": images}
+
+    return cached_tensors(cache, key, decode)["images"]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 from torch import Tensor
 
-from seven_exp.atomic import replacing
 from seven_exp.datasets.batches import batches_an_epoch, epoch_seed
+from seven_exp.datasets.cache import cached_tensors
 from seven_exp.hub import from_source
 from seven_exp.tasks import Batch
 
@@ -153,19 +151,16 @@ def cached(
     key.update(json.dumps([_VERSION, dict(settings)], sort_keys=True).encode())
     for path in files:
         key.update(hashlib.sha256(path.read_bytes()).digest())
-    path = Path(folder).expanduser() / "tokens" / f"{key.hexdigest()[:24]}.safetensors"
-    try:
-        state = load(path.read_bytes())
-    except (FileNotFoundError, SafetensorError):
+
+    def state_of() -> dict[str, Tensor]:
         tokens = build()
         state = {f"column.{name}": values for name, values in tokens.columns.items()}
         state["lengths"] = tokens.lengths
         if tokens.targets is not None:
             state["targets"] = tokens.targets
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            save_file(state, partial)
-        return tokens
+        return state
+
+    state = cached_tensors(Path(folder) / "tokens", key.hexdigest()[:24], state_of)
     columns = {k.removeprefix("column."): v for k, v in state.items() if k.startswith("column.")}
     return Tokens(columns, state["lengths"], state.get("targets"))
 
