@@ -141,6 +141,14 @@ void best(int layers, const int64_t *n, float **scores, uint8_t **candidates, fl
     }
 }
 
+static int32_t count_of(const uint8_t *mask, int64_t length)
+{
+    int32_t here = 0;
+    for (int64_t i = 0; i < length; i++)
+        here += mask[i];
+    return here;
+}
+
 /* totals: how many places of each mask are 1. */
 void count(int layers, const int64_t *n, uint8_t **masks, int64_t *totals, int threads)
 {
@@ -148,10 +156,7 @@ void count(int layers, const int64_t *n, uint8_t **masks, int64_t *totals, int t
     for (int l = 0; l < layers; l++) {
 #pragma omp for schedule(static) nowait
         for (int64_t start = 0; start < n[l]; start += RUN) {
-            const int64_t length = run_length(start, n[l]);
-            int32_t here = 0;
-            for (int64_t i = 0; i < length; i++)
-                here += masks[l][start + i];
+            const int32_t here = count_of(masks[l] + start, run_length(start, n[l]));
 #pragma omp atomic
             totals[l] += here;
         }
@@ -183,9 +188,7 @@ void pack(int layers, const int64_t *n, uint8_t **masks, uint8_t **bits, int64_t
             const int64_t length = run_length(start, n[l]), whole = length / 8;
             const uint8_t *mask = masks[l] + start;
             uint8_t *out = bits[l] + start / 8;
-            int32_t here = 0;
-            for (int64_t i = 0; i < length; i++)
-                here += mask[i];
+            const int32_t here = count_of(mask, length);
             for (int64_t i = 0; i < whole; i++) {
                 uint64_t eight;
                 memcpy(&eight, mask + 8 * i, 8);
@@ -212,34 +215,23 @@ void unpack(int layers, const int64_t *n, uint8_t **masks, uint8_t **bits, int t
     }
 }
 
-void zero_4_bytes(int layers, const int64_t *n, uint32_t **weights, uint8_t **bits, int threads)
-{
-#pragma omp parallel num_threads(threads)
-    for (int l = 0; l < layers; l++) {
-#pragma omp for schedule(static) nowait
-        for (int64_t start = 0; start < n[l]; start += RUN) {
-            const int64_t length = run_length(start, n[l]);
-            uint32_t *w = weights[l] + start;
-            uint8_t mask[RUN];
-            spread(bits[l] + start / 8, mask, length);
-            for (int64_t i = 0; i < length; i++)
-                w[i] &= -(uint32_t)mask[i];
-        }
+#define ZERO(name, word)                                                                           \
+    void name(int layers, const int64_t *n, word **weights, uint8_t **bits, int threads)           \
+    {                                                                                              \
+        _Pragma("omp parallel num_threads(threads)") for (int l = 0; l < layers; l++)              \
+        {                                                                                          \
+            _Pragma("omp for schedule(static) nowait") for (int64_t start = 0; start < n[l];       \
+                                                            start += RUN)                          \
+            {                                                                                      \
+                const int64_t length = run_length(start, n[l]);                                    \
+                word *w = weights[l] + start;                                                      \
+                uint8_t mask[RUN];                                                                 \
+                spread(bits[l] + start / 8, mask, length);                                         \
+                for (int64_t i = 0; i < length; i++)                                               \
+                    w[i] &= -(word)mask[i];                                                        \
+            }                                                                                      \
+        }                                                                                          \
     }
-}
 
-void zero_2_bytes(int layers, const int64_t *n, uint16_t **weights, uint8_t **bits, int threads)
-{
-#pragma omp parallel num_threads(threads)
-    for (int l = 0; l < layers; l++) {
-#pragma omp for schedule(static) nowait
-        for (int64_t start = 0; start < n[l]; start += RUN) {
-            const int64_t length = run_length(start, n[l]);
-            uint16_t *w = weights[l] + start;
-            uint8_t mask[RUN];
-            spread(bits[l] + start / 8, mask, length);
-            for (int64_t i = 0; i < length; i++)
-                w[i] &= -(uint16_t)mask[i];
-        }
-    }
-}
+ZERO(zero_4_bytes, uint32_t)
+ZERO(zero_2_bytes, uint16_t)
