@@ -322,13 +322,18 @@ def _fresh(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
     """The model with its initial weights, or those of ``model.checkpoint``."""
     torch.manual_seed(config.seed)
     model = model_of(config, data).to(device)
+    torch.set_num_threads(config.threads or _threads_for(config, data, model, device))
+    return model
+
+
+def _threads_for(config: RunConfig, data: Data, model: nn.Module, device: torch.device) -> int:
+    """One where a step is little work, else all."""
     small = sum(p.numel() for p in model.parameters()) < _SMALL
     if small and data.text is None:
         image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device)
         operations, _ = forward_flops(model, image, [], {})
         small = operations / 2 * config.trainer.batch_size < 64 * _SMALL
-    torch.set_num_threads(config.threads or (1 if small else _ALL_THREADS))
-    return model
+    return 1 if small else _ALL_THREADS
 
 
 def _compute(config: RunConfig, data: Data, model: nn.Module, world: World) -> loop.Compute:

@@ -73,9 +73,7 @@ def restore(folder: Path) -> Restored:
         load_state(model, state, f"'{checkpoint}'")
         masks = runs.load_masks(folder / "masks.safetensors")
         weights = [model.get_parameter(name) for name in masks]
-        kept = Masks(weights)
-        kept.set(list(masks.values()))
-        kept.apply(weights)
+        Masks(weights, list(masks.values())).apply(weights)
         return Restored(record, config, data, model, masks, checkpoint.stat().st_size)
 
 

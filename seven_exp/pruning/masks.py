@@ -21,12 +21,12 @@ class Masks:
     bits: list[Tensor]
     kept: list[int]
 
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        """Everything is kept at first."""
+    def __init__(self, weights: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> None:
+        """Masks for weights; None: everything is kept at first."""
         # On the meta device nothing is allocated: only the strides are wanted.
         alike = [torch.empty_like(weight, device="meta") for weight in weights]
         self._layouts = [(tensor.shape, tensor.stride()) for tensor in alike]
-        self.set([torch.ones_like(weight, dtype=torch.bool) for weight in weights])
+        self.set(masks or [torch.ones_like(weight, dtype=torch.bool) for weight in weights])
 
     def set(self, masks: Sequence[Tensor]) -> None:
         """Take over bool tensors of the weights' shapes; True = kept."""

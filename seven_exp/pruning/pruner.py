@@ -4,7 +4,7 @@ import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from seven_exp.pruning.registry import PRUNERS, When, check_when
 from seven_exp.pruning.replicas import average, group_of
 from seven_exp.pruning.schedules import SCHEDULES, Schedule
 from seven_exp.registry import nearest
+
+T = TypeVar("T")
 
 
 class Pruner:
@@ -81,8 +83,7 @@ class Pruner:
 
         They are kept as bits; what is returned are copies.
         """
-        masks = self._masks.unpacked()
-        return {layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)}
+        return self._named(self._masks.unpacked())
 
     @property
     def scores(self) -> dict[str, Tensor]:
@@ -91,7 +92,7 @@ class Pruner:
         if self._revival == "never":
             masks = self._masks.unpacked()
             scores = [score * mask for score, mask in zip(scores, masks, strict=True)]
-        return {layer.name: score for layer, score in zip(self.layers, scores, strict=True)}
+        return self._named(scores)
 
     @property
     def sparsity(self) -> float:
@@ -101,8 +102,7 @@ class Pruner:
     @property
     def layer_counts(self) -> dict[str, tuple[int, int]]:
         """Parameter name -> (number of weights, number kept)."""
-        counts = zip(self._sizes, self._masks.kept, strict=True)
-        return {layer.name: count for layer, count in zip(self.layers, counts, strict=True)}
+        return self._named(zip(self._sizes, self._masks.kept, strict=True))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -186,14 +186,9 @@ class Pruner:
             "step": self._t,
             "window": None if self.window is None else vars(self.window) | {},
             "masks": {name: pack_bits(mask) for name, mask in self.masks.items()},
-            "state": {
-                name: {layer.name: t for layer, t in zip(self.layers, tensors, strict=True)}
-                for name, tensors in self.criterion.state.items()
-            },
+            "state": {name: self._named(tensors) for name, tensors in self.criterion.state.items()},
             "numbers": dict(self.criterion.numbers),
-            "memory": None
-            if self._memory is None
-            else {layer.name: v for layer, v in zip(self.layers, self._values(), strict=True)},
+            "memory": None if self._memory is None else self._named(self._values()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -390,6 +385,10 @@ class Pruner:
                     f"{self.layers[i].name} has lost all its weights; min_density keeps some",
                     stacklevel=6,
                 )
+
+    def _named(self, values: Iterable[T]) -> dict[str, T]:
+        """One value a layer, keyed by parameter name."""
+        return {layer.name: value for layer, value in zip(self.layers, values, strict=True)}
 
     def _weights(self) -> list[nn.Parameter]:
         return [layer.weight for layer in self.layers]
