@@ -38,6 +38,16 @@ class Masks:
             flat.append(_in_memory(mask))
         self.bits, self.kept = sweeps.pack(flat)
 
+    def replace(self, bits: Sequence[Tensor], kept: Sequence[int]) -> None:
+        """Take over masks that are packed already, and their counts."""
+        self.bits, self.kept = list(bits), list(kept)
+
+    def lie_like(self, weights: Sequence[Tensor]) -> bool:
+        """Whether the bits have the order in which such weights lie in memory."""
+        return all(
+            w.stride() == stride for w, (_, stride) in zip(weights, self._layouts, strict=True)
+        )
+
     def unpacked(self) -> list[Tensor]:
         """Bool tensors of the weights' shapes; new ones at every call."""
         masks = sweeps.unpack(self.bits, [math.prod(shape) for shape, _ in self._layouts])

@@ -74,8 +74,10 @@ class Pruner:
             draw = criterion.scores(self._weights())
             average(draw, criterion.group)
             pools = self._pools(lambda target: target)
+            before = self._masks.kept
             self._choose(pools, dict(enumerate(draw)), self._masks.unpacked())
             self.apply()
+            self._warn_of_lost_layers(before, stacklevel=4)
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -117,11 +119,12 @@ class Pruner:
         if self.when == "after":
             self.apply()
             return
-        if self.window.covers(self._t) and self.criterion.uses_gradients:
-            grads = [weight.grad for weight in self._weights()]
-            values = self._values()
-            self.criterion.observe(values, grads)
-        self._advance()
+        before = self._masks.kept
+        if self.window.covers(self._t) and self.criterion.uses_gradients and self._observe():
+            self._t += 1
+        else:
+            self._advance()
+        self._warn_of_lost_layers(before, stacklevel=4)
 
     def prune(
         self,
@@ -163,6 +166,7 @@ class Pruner:
         supply = iter(_endless(batches))
         if rounds is None or self.window is None or self._t >= self.rounds:
             self.window, self._t = Schedule(self.curve, 0, self.rounds), 0
+        before = self._masks.kept
         for _ in range(self.rounds if rounds is None else min(rounds, self.rounds - self._t)):
             chosen = list(itertools.islice(supply, max(1, per_round)))
             if self.criterion.one_by_one and loss_fn is not None:
@@ -172,6 +176,7 @@ class Pruner:
                 self._measure(chosen, loss_fn, range(len(self.layers)))
             with torch.no_grad():
                 self._advance()
+        self._warn_of_lost_layers(before, stacklevel=3)
 
     def apply(self) -> None:
         """Set every pruned weight to exactly zero."""
@@ -204,7 +209,7 @@ class Pruner:
         weights = self._weights()
         self.target, self._t = state["target"], state["step"]
         self.window = None if state["window"] is None else Schedule(**state["window"])
-        self._set_masks(
+        self._masks.set(
             [
                 unpack_bits(packed.to(weight.device), weight.shape)
                 for packed, weight in zip(state["masks"].values(), weights, strict=True)
@@ -220,6 +225,35 @@ class Pruner:
                 state["memory"][layer.name].to(layer.weight.device).clone() for layer in self.layers
             ]
         self.apply()
+
+    def _plainly_kept(self) -> int | None:
+        """How many weights this step keeps, if they are simply the best of those kept so far."""
+        assert self.window is not None
+        simple = (
+            self.window.updates(self._t)
+            and self._revival == "never"
+            and self.pattern == "unstructured"
+            and self._min_density == 0
+            and self.criterion.group is None
+            and self._masks.lie_like(self._weights())
+        )
+        pools = self._pools(self._wanted) if simple else []
+        if len(pools) != 1 or pools[0].each_row or pools[0].by_share:
+            return None
+        return pools[0].kept
+
+    def _observe(self) -> bool:
+        """Let the criterion take in a step; whether it has pruned as well."""
+        values, grads = self._values(), [weight.grad for weight in self._weights()]
+        k = self._plainly_kept()
+        if k is None:
+            self.criterion.observe(values, grads)
+            return False
+        bits, kept = self._masks.bits, self._masks.kept
+        chosen = self.criterion.observe_and_choose(values, grads, bits, kept, k)
+        if chosen is not None:
+            self._masks.replace(*chosen)
+        return chosen is not None
 
     def _advance(self) -> None:
         """One step on: new masks if the schedule says so, and pruned weights back to zero."""
@@ -373,17 +407,15 @@ class Pruner:
             )
             for i, mask in zip(pool.layers, chosen, strict=True):
                 masks[i] = mask
-        self._set_masks(masks)
+        self._masks.set(masks)
         return masks
 
-    def _set_masks(self, masks: list[Tensor]) -> None:
-        living = [i for i, kept in enumerate(self._masks.kept) if kept]
-        self._masks.set(masks)
-        for i in living:
-            if self._masks.kept[i] == 0:
+    def _warn_of_lost_layers(self, before: Sequence[int], *, stacklevel: int) -> None:
+        for layer, old, new in zip(self.layers, before, self._masks.kept, strict=True):
+            if old and not new:
                 warnings.warn(
-                    f"{self.layers[i].name} has lost all its weights; min_density keeps some",
-                    stacklevel=6,
+                    f"{layer.name} has lost all its weights; min_density keeps some",
+                    stacklevel=stacklevel,
                 )
 
     def _named(self, values: Iterable[T]) -> dict[str, T]:

@@ -22,6 +22,7 @@ _BINS = 1 << _DIGIT
 _CHUNK = 1 << 20
 _LARGEST_SAMPLE = 1 << 14
 _FEW = 1 << 16
+_AT_ONCE = 1 << 15
 
 KeysOf = Callable[[range], Tensor]
 
@@ -145,7 +146,7 @@ def _sampled_cut(
         return Cut(high, rank)
     rank -= parts.at_high
     if rank <= parts.between.numel():
-        return _cut_of(parts.between, rank)
+        return cut_of(parts.between, rank)
     rank -= parts.between.numel()
     return Cut(low, rank) if rank <= parts.at_low else None
 
@@ -153,34 +154,54 @@ def _sampled_cut(
 def _bracket(
     scores: Sequence[Tensor], candidates: Sequence[Tensor] | None, share: float
 ) -> tuple[float, float, int]:
-    """Two scores that the k-th largest very likely lies between, and how many lie there at most.
-
-    Of a sample, the number among the k largest of all is binomial; the bracket reaches four
-    standard deviations to either side.
-    """
+    """A `bracket` of the k-th largest of all, and how many may lie there."""
     total = sum(score.numel() for score in scores)
-    wanted = min(_LARGEST_SAMPLE, round(total ** (2 / 3)))
     # An odd stride does not stay within a few columns of a matrix.
-    stride = (total // wanted) | 1
+    stride = (total // sample_size(total)) | 1
     device = scores[0].device
     sample = torch.cat([score.flatten()[::stride].to(device) for score in scores])
     drawn = sample.numel()
-    valid = ~sample.isnan()
     if candidates is not None:
-        valid &= torch.cat([places.flatten()[::stride].to(device) for places in candidates])
-    sample = _comparable(sample[valid])
-    margin = 4 * math.sqrt(drawn * share * (1 - share)) + 1
+        sample = sample[torch.cat([places.flatten()[::stride].to(device) for places in candidates])]
+    low, high, inside = bracket(sample, drawn, share, deviations=4)
+    return low, high, math.ceil(2 * inside * total)
+
+
+def sample_size(total: int) -> int:
+    """How many of so many scores to draw for a `bracket`."""
+    return min(_LARGEST_SAMPLE, round(total ** (2 / 3)))
+
+
+def bracket(
+    sample: Tensor, drawn: int, share: float, deviations: float
+) -> tuple[float, float, float]:
+    """Two scores that the k-th largest very likely lies between.
+
+    Of a sample, the number among the k largest of all is binomial; the bracket reaches some
+    standard deviations to either side.
+
+    Args:
+        sample: Scores that take part, of shape (n,).
+        drawn: How many were drawn, those included that don't take part.
+        share: k as a fraction of all that these were drawn from.
+        deviations: How many standard deviations.
+
+    Returns:
+        The lower end, the upper end, the fraction expected to lie between them.
+    """
+    sample = _comparable(sample[~sample.isnan()])
+    margin = deviations * math.sqrt(drawn * share * (1 - share)) + 1
     ends = []
     for rank in (round(drawn * share + margin), round(drawn * share - margin)):
         inside = 1 <= rank <= sample.numel()
         outside = torch.inf if rank < 1 else -torch.inf
         ends.append(float(_kth_of(sample, rank)) if inside else outside)
-    return ends[0], ends[1], math.ceil(total * 4 * margin / drawn)
+    return ends[0], ends[1], 2 * margin / max(1, drawn)
 
 
-def _cut_of(values: Tensor, k: int) -> Cut | None:
-    """The k-th largest of some values, none of them NaN."""
-    if values.numel() > _FEW:
+def cut_of(values: Tensor, k: int) -> Cut | None:
+    """The k-th largest of some values, none of them NaN; None where a sample misled."""
+    if values.numel() > _AT_ONCE:
         return _sampled_cut([values], None, k)
     value = _kth_of(_comparable(values), k)
     return Cut(float(value), k - int((values > value).sum()))

@@ -31,36 +31,218 @@ static uint16_t narrowed(float value)
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-/* factors: 1 / unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2, and those that remove the bias of
-   sqrt(v) and of m. The means m and v are kept as `moment`s. */
-#define SEVEN(name, moment, load, store)                                                           \
-    void name(int layers, const int64_t *n, float **weights, float **grads, moment **means,        \
-              moment **squares, float **scores, const float *factors, int threads)                 \
+/* Bits to bytes of 0 or 1. */
+static void spread(const uint8_t *bits, uint8_t *mask, int64_t length)
+{
+    const uint64_t ones = 0x0101010101010101;
+    for (int64_t i = 0; i < length / 8; i++) {
+        /* Of eight copies of the byte, copy j keeps bit j; adding 127 carries it to the top. */
+        uint64_t eight = bits[i] * ones & 0x8040201008040201;
+        eight = (eight + 0x7f * ones) >> 7 & ones;
+        memcpy(mask + 8 * i, &eight, 8);
+    }
+    for (int64_t i = length / 8 * 8; i < length; i++)
+        mask[i] = bits[i / 8] >> i % 8 & 1;
+}
+
+/* And back: place i of a mask is bit i % 8 of byte i / 8. */
+static void gather(const uint8_t *mask, uint8_t *bits, int64_t length)
+{
+    const int64_t whole = length / 8;
+    for (int64_t i = 0; i < whole; i++) {
+        uint64_t eight;
+        memcpy(&eight, mask + 8 * i, 8);
+        /* Byte i moves to bit i of the topmost byte. */
+        bits[i] = eight * 0x0102040810204080 >> 56;
+    }
+    if (length % 8)
+        bits[whole] = 0;
+    for (int64_t i = 8 * whole; i < length; i++)
+        bits[whole] |= mask[i] << i % 8;
+}
+
+/* The values at the marked places, and these, counted from `first`. Eight more bytes are there. */
+static void note(uint8_t *marked, int64_t length, const float *from, int64_t first, float *values,
+                 int64_t *places)
+{
+    memset(marked + length, 0, 8);
+    for (int64_t i = 0; i < length; i += 8) {
+        uint64_t marks;
+        memcpy(&marks, marked + i, 8);
+        for (; marks; marks &= marks - 1) {
+            const int64_t j = i + __builtin_ctzll(marks) / 8;
+            *values++ = from[j], *places++ = first + j;
+        }
+    }
+}
+
+/* 1 / unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2, and what removes the bias of sqrt(v), m. */
+struct factors {
+    float per_unit, alpha_1, beta_1, alpha_2, beta_2, unbias_root, unbias;
+};
+
+/* The means m and v are kept as `moment`s.
+
+   seven_*: SEVEN's step.
+
+   sampled_*: what that step would make of the kept scores at every stride-th place; the number of
+   them.
+
+   seven_and_best_*: the step, weights pruned so far (0 in old) back to zero, and of the others
+   those that score low or more (1 in new). counts: those above high, and those from low to high,
+   whose scores and places go to values and places while there is room, in any order. A place is
+   its layer in the upper 24 bits and its index in the lower 40. */
+#define SEVEN(type, moment, load, store)                                                           \
+    static inline float scored_##type(float weight, float grad, moment *m, moment *v, float score, \
+                                      const struct factors *by)                                    \
     {                                                                                              \
-        const float per_unit = factors[0], alpha_1 = factors[1], beta_1 = factors[2],              \
-                    alpha_2 = factors[3], beta_2 = factors[4], unbias_root = factors[5],           \
-                    unbias = factors[6];                                                           \
+        float size = fabsf(grad);                                                                  \
+        float a = (size <= 3.402823466e38f ? size : 0.0f) * by->per_unit;                          \
+        float mean = load(*m) * by->alpha_1 + a * by->beta_1;                                      \
+        float square = load(*v) * by->alpha_2 + a * a * by->beta_2;                                \
+        *m = store(mean);                                                                          \
+        *v = store(square);                                                                        \
+        float noise = sqrtf(square) * by->unbias_root + 1e-9f;                                     \
+        return score + fabsf(a * weight * mean / noise) * by->unbias;                              \
+    }                                                                                              \
+                                                                                                   \
+    void seven_##type(int layers, const int64_t *n, float **weights, float **grads,                \
+                      moment **means, moment **squares, float **scores,                            \
+                      const struct factors *factors, int threads)                                  \
+    {                                                                                              \
         _Pragma("omp parallel num_threads(threads)") for (int l = 0; l < layers; l++)              \
         {                                                                                          \
+            const struct factors by = *factors;                                                    \
             const float *w = weights[l], *g = grads[l];                                            \
             moment *m = means[l], *v = squares[l];                                                 \
             float *s = scores[l];                                                                  \
             _Pragma("omp for simd schedule(static) nowait") for (int64_t i = 0; i < n[l]; i++)     \
-            {                                                                                      \
-                float size = fabsf(g[i]);                                                          \
-                float a = (size <= 3.402823466e38f ? size : 0.0f) * per_unit;                      \
-                float mean = load(m[i]) * alpha_1 + a * beta_1;                                    \
-                float square = load(v[i]) * alpha_2 + a * a * beta_2;                              \
-                m[i] = store(mean);                                                                \
-                v[i] = store(square);                                                              \
-                float noise = sqrtf(square) * unbias_root + 1e-9f;                                 \
-                s[i] += fabsf(a * w[i] * mean / noise) * unbias;                                   \
+                s[i] = scored_##type(w[i], g[i], m + i, v + i, s[i], &by);                         \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    int64_t sampled_##type(int layers, const int64_t *n, float **weights, float **grads,           \
+                           moment **means, moment **squares, float **scores, uint8_t **bits,       \
+                           const struct factors *factors, int64_t stride, float *sample,           \
+                           int threads)                                                            \
+    {                                                                                              \
+        int64_t taken = 0;                                                                         \
+        _Pragma("omp parallel num_threads(threads)")                                               \
+        {                                                                                          \
+            const struct factors by = *factors;                                                    \
+            int64_t first = 0;                                                                     \
+            for (int l = 0; l < layers; l++) {                                                     \
+                _Pragma("omp for schedule(static) nowait") for (int64_t i = first; i < n[l];       \
+                                                                i += stride)                       \
+                {                                                                                  \
+                    if (!(bits[l][i / 8] >> i % 8 & 1))                                            \
+                        continue;                                                                  \
+                    moment m = means[l][i], v = squares[l][i];                                     \
+                    int64_t place;                                                                 \
+                    _Pragma("omp atomic capture") place = taken++;                                 \
+                    sample[place] =                                                                \
+                        scored_##type(weights[l][i], grads[l][i], &m, &v, scores[l][i], &by);      \
+                }                                                                                  \
+                first = ((first - n[l]) % stride + stride) % stride;                               \
             }                                                                                      \
         }                                                                                          \
+        return taken;                                                                              \
+    }                                                                                              \
+                                                                                                   \
+    void seven_and_best_##type(                                                                    \
+        int layers, const int64_t *n, float **weights, float **grads, moment **means,              \
+        moment **squares, float **scores, uint8_t **old, uint8_t **new,                            \
+        const struct factors *factors, float low, float high, float *values, int64_t *places,      \
+        int64_t room, int64_t *counts, int threads)                                                \
+    {                                                                                              \
+        int64_t above = 0, taken = 0;                                                              \
+        _Pragma("omp parallel num_threads(threads) reduction(+ : above)") for (int l = 0;          \
+                                                                               l < layers; l++)    \
+        {                                                                                          \
+            _Pragma("omp for schedule(static) nowait") for (int64_t start = 0; start < n[l];       \
+                                                            start += RUN)                          \
+            {                                                                                      \
+                const struct factors by = *factors;                                                \
+                const int64_t length = run_length(start, n[l]);                                    \
+                float *restrict w = weights[l] + start, *restrict s = scores[l] + start;           \
+                const float *restrict g = grads[l] + start;                                        \
+                moment *restrict m = means[l] + start, *restrict v = squares[l] + start;           \
+                uint8_t open[RUN], keep[RUN], inside[RUN + 8];                                     \
+                spread(old[l] + start / 8, open, length);                                          \
+                for (int64_t i = 0; i < length; i++) {                                             \
+                    uint32_t word;                                                                 \
+                    s[i] = scored_##type(w[i], g[i], m + i, v + i, s[i], &by);                     \
+                    memcpy(&word, w + i, 4);                                                       \
+                    word &= -(uint32_t)open[i];                                                    \
+                    memcpy(w + i, &word, 4);                                                       \
+                }                                                                                  \
+                int32_t over = 0, within = 0;                                                      \
+                for (int64_t i = 0; i < length; i++) {                                             \
+                    int32_t is_over = open[i] & (s[i] > high);                                     \
+                    keep[i] = open[i] & (s[i] >= low);                                             \
+                    inside[i] = keep[i] ^ is_over;                                                 \
+                    over += is_over;                                                               \
+                    within += inside[i];                                                           \
+                }                                                                                  \
+                gather(keep, new[l] + start / 8, length);                                          \
+                above += over;                                                                     \
+                int64_t place;                                                                     \
+                _Pragma("omp atomic capture") { place = taken; taken += within; }                  \
+                if (place + within <= room)                                                        \
+                    note(inside, length, s, (int64_t)l << 40 | start, values + place,              \
+                         places + place);                                                          \
+            }                                                                                      \
+        }                                                                                          \
+        counts[0] = above, counts[1] = taken;                                                      \
     }
 
-SEVEN(seven_float32, float, , )
-SEVEN(seven_bfloat16, uint16_t, widened, narrowed)
+SEVEN(float32, float, , )
+SEVEN(bfloat16, uint16_t, widened, narrowed)
+
+static uint64_t up_to_64(const uint8_t *bits, int64_t number)
+{
+    uint64_t word = 0;
+    if (number >= 64)
+        memcpy(&word, bits, 8);
+    else
+        memcpy(&word, bits, (number + 7) / 8);
+    return word;
+}
+
+/* new: 0, too, where the noted values are below the threshold. Weights that only old has are set to
+   zero. totals: how many places of each mask are 1. */
+void drop(int layers, const int64_t *n, float **weights, uint8_t **old, uint8_t **new,
+          const float *values, const int64_t *places, int64_t number, float threshold,
+          int64_t *totals, int threads)
+{
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < number; i++) {
+            if (values[i] >= threshold)
+                continue;
+            const int64_t index = places[i] & 0xffffffffff;
+#pragma omp atomic
+            new[places[i] >> 40][index / 8] &= ~(1 << index % 8);
+        }
+        for (int l = 0; l < layers; l++) {
+#pragma omp for schedule(static) nowait
+            for (int64_t start = 0; start < n[l]; start += RUN) {
+                const int64_t end = start + run_length(start, n[l]);
+                int32_t here = 0;
+                for (int64_t i = start; i < end; i += 64) {
+                    const uint64_t stay = up_to_64(new[l] + i / 8, end - i);
+                    uint64_t gone = up_to_64(old[l] + i / 8, end - i) & ~stay;
+                    here += __builtin_popcountll(stay);
+                    for (; gone; gone &= gone - 1)
+                        weights[l][i + __builtin_ctzll(gone)] = 0.0f;
+                }
+#pragma omp atomic
+                totals[l] += here;
+            }
+        }
+    }
+}
 
 /* counts: candidates, those above high, at high, at low, strictly between. The last are written
    to `between` while there is room, in any order. */
@@ -163,21 +345,7 @@ void count(int layers, const int64_t *n, uint8_t **masks, int64_t *totals, int t
     }
 }
 
-/* Bits to bytes of 0 or 1. */
-static void spread(const uint8_t *bits, uint8_t *mask, int64_t length)
-{
-    const uint64_t ones = 0x0101010101010101;
-    for (int64_t i = 0; i < length / 8; i++) {
-        /* Of eight copies of the byte, copy j keeps bit j; adding 127 carries it to the top. */
-        uint64_t eight = bits[i] * ones & 0x8040201008040201;
-        eight = (eight + 0x7f * ones) >> 7 & ones;
-        memcpy(mask + 8 * i, &eight, 8);
-    }
-    for (int64_t i = length / 8 * 8; i < length; i++)
-        mask[i] = bits[i / 8] >> i % 8 & 1;
-}
-
-/* bits: place i of a mask is bit i % 8 of byte i / 8. totals: as above. */
+/* totals: as above. */
 void pack(int layers, const int64_t *n, uint8_t **masks, uint8_t **bits, int64_t *totals,
           int threads)
 {
@@ -185,20 +353,9 @@ void pack(int layers, const int64_t *n, uint8_t **masks, uint8_t **bits, int64_t
     for (int l = 0; l < layers; l++) {
 #pragma omp for schedule(static) nowait
         for (int64_t start = 0; start < n[l]; start += RUN) {
-            const int64_t length = run_length(start, n[l]), whole = length / 8;
-            const uint8_t *mask = masks[l] + start;
-            uint8_t *out = bits[l] + start / 8;
-            const int32_t here = count_of(mask, length);
-            for (int64_t i = 0; i < whole; i++) {
-                uint64_t eight;
-                memcpy(&eight, mask + 8 * i, 8);
-                /* Byte i moves to bit i of the topmost byte. */
-                out[i] = eight * 0x0102040810204080 >> 56;
-            }
-            if (length % 8)
-                out[whole] = 0;
-            for (int64_t i = 8 * whole; i < length; i++)
-                out[whole] |= mask[i] << i % 8;
+            const int64_t length = run_length(start, n[l]);
+            gather(masks[l] + start, bits[l] + start / 8, length);
+            const int32_t here = count_of(masks[l] + start, length);
 #pragma omp atomic
             totals[l] += here;
         }

@@ -42,20 +42,10 @@ class Partition(NamedTuple):
     between: Tensor | None
 
 
-def seven(
-    weights: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    m: Sequence[Tensor],
-    v: Sequence[Tensor],
-    score: Sequence[Tensor],
-    *,
-    unit: float,
-    alphas: tuple[float, float],
-    t: int,
-) -> None:
-    """Step ``t`` of SEVEN's recurrence, in place; see `seven_exp.pruning.criteria.seven.Seven`.
+class SevenStep(NamedTuple):
+    """What a step of SEVEN's recurrence works on, `seven_exp.pruning.criteria.seven.Seven`.
 
-    Args:
+    Attributes:
         weights: One tensor a layer, of any floating dtype.
         grads: Likewise; read only. NaN and infinity count as 0.
         m: Mean of |g|, shaped like the weights; a narrower dtype than the scores' rounds it
@@ -64,21 +54,47 @@ def seven(
         score: S, float32 or wider.
         unit: What gradients are measured in.
         alphas: Decays of ``m`` and ``v``.
-        t: From 0.
+        t: Which step it is, from 0.
     """
-    factors = (
-        *(1 / unit, alphas[0], 1 - alphas[0], alphas[1], 1 - alphas[1]),
-        *((1 - alphas[1] ** (t + 1)) ** -0.5, 1 / (1 - alphas[0] ** (t + 1))),
-    )
-    columns = (weights, grads, m, v, score)
-    single, moment = torch.float32, m[0].dtype
-    if compiled := _compiled(*columns, dtypes=(single, single, moment, moment, single)):
-        work = {single: compiled.seven_float32, torch.bfloat16: compiled.seven_bfloat16}[moment]
-        constants = (ctypes.c_float * len(factors))(*factors)
-        work(*_addresses(*columns), constants, torch.get_num_threads())
+
+    weights: Sequence[Tensor]
+    grads: Sequence[Tensor]
+    m: Sequence[Tensor]
+    v: Sequence[Tensor]
+    score: Sequence[Tensor]
+    unit: float
+    alphas: tuple[float, float]
+    t: int
+
+    @property
+    def tensors(self) -> tuple[Sequence[Tensor], ...]:
+        """The five sequences."""
+        return self[:5]
+
+    def factors(self) -> "ctypes.Array[Any]":
+        """The numbers that the step is made with, in the order in which sweeps.c names them."""
+        (alpha_1, alpha_2), t = self.alphas, self.t
+        factors = (
+            *(1 / self.unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2),
+            *((1 - alpha_2 ** (t + 1)) ** -0.5, 1 / (1 - alpha_1 ** (t + 1))),
+        )
+        return (ctypes.c_float * len(factors))(*factors)
+
+    def compiled(self) -> ctypes.CDLL | None:
+        """The C library, if it is worth having and can take these tensors."""
+        single, moment = torch.float32, self.m[0].dtype
+        return compiled_for(*self.tensors, dtypes=(single, single, moment, moment, single))
+
+
+def seven(step: SevenStep) -> None:
+    """Take the step: ``m``, ``v`` and ``score`` are updated in place."""
+    if compiled := step.compiled():
+        work = {torch.float32: compiled.seven_float32, torch.bfloat16: compiled.seven_bfloat16}
+        places = addresses(*step.tensors)
+        work[step.m[0].dtype](*places, step.factors(), torch.get_num_threads())
         return
-    for w, g, mean, square, total in _bundles(*columns):
-        _seven_in_torch(w, g, mean, square, total, factors)
+    for w, g, mean, square, total in _bundles(*step.tensors):
+        _seven_in_torch(w, g, mean, square, total, list(step.factors()))
 
 
 def _seven_in_torch(
@@ -144,10 +160,10 @@ def partition(
         room: How many may be gathered at most.
     """
     columns = (scores,) if candidates is None else (scores, candidates)
-    if compiled := _compiled(*columns, dtypes=_SCORED[: len(columns)]):
+    if compiled := compiled_for(*columns, dtypes=_SCORED[: len(columns)]):
         between, totals = scores[0].new_empty(room), (ctypes.c_int64 * 5)()
         compiled.partition(
-            *_addresses(scores, candidates),
+            *addresses(scores, candidates),
             *(low, high, between.data_ptr(), room, totals, torch.get_num_threads()),
         )
         taking, above, at_high, at_low, taken = totals
@@ -184,12 +200,12 @@ def best(
     """
     columns = (scores,) if candidates is None else (scores, candidates)
     noted: list[list[int] | None] = [None] * len(scores)
-    if compiled := _compiled(*columns, dtypes=_SCORED[: len(columns)]):
+    if compiled := compiled_for(*columns, dtypes=_SCORED[: len(columns)]):
         masks = [torch.empty_like(score, dtype=torch.bool) for score in scores]
         found = (ctypes.c_int64 * len(scores))()
         places = (ctypes.c_int64 * _NOTED * len(scores))()
         compiled.best(
-            *(*_addresses(scores, candidates), threshold, _addresses(masks)[-1]),
+            *(*addresses(scores, candidates), threshold, addresses(masks)[-1]),
             *(places, _NOTED, found, torch.get_num_threads()),
         )
         noted = [
@@ -218,9 +234,9 @@ def best(
 
 def counts(masks: Sequence[Tensor]) -> list[int]:
     """How many places are True in each of some bool tensors."""
-    if compiled := _compiled(masks, dtypes=(torch.bool,)):
+    if compiled := compiled_for(masks, dtypes=(torch.bool,)):
         totals = (ctypes.c_int64 * len(masks))()
-        compiled.count(*_addresses(masks), totals, torch.get_num_threads())
+        compiled.count(*addresses(masks), totals, torch.get_num_threads())
         return list(totals)
     # Collected on one device, so that the host waits once.
     return torch.stack([torch.count_nonzero(m).to(masks[0].device) for m in masks]).tolist()
@@ -235,10 +251,10 @@ def pack(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
     Returns:
         uint8 tensors of shape (ceil(n / 8),), place i being bit i % 8 of byte i // 8; the counts.
     """
-    if compiled := _compiled(masks, dtypes=(torch.bool,)):
+    if compiled := compiled_for(masks, dtypes=(torch.bool,)):
         bits = [mask.new_empty((mask.numel() + 7) // 8, dtype=torch.uint8) for mask in masks]
         totals = (ctypes.c_int64 * len(masks))()
-        compiled.pack(*_addresses(masks, bits), totals, torch.get_num_threads())
+        compiled.pack(*addresses(masks, bits), totals, torch.get_num_threads())
         return bits, list(totals)
     bits = []
     for mask in masks:
@@ -251,8 +267,8 @@ def pack(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
 def unpack(bits: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
     """What `pack` packed: bool tensors of shape (n,), given each n."""
     masks = [part.new_empty(size, dtype=torch.bool) for part, size in zip(bits, sizes, strict=True)]
-    if compiled := _compiled(masks, dtypes=(torch.bool,)):
-        compiled.unpack(*_addresses(masks, bits), torch.get_num_threads())
+    if compiled := compiled_for(masks, dtypes=(torch.bool,)):
+        compiled.unpack(*addresses(masks, bits), torch.get_num_threads())
         return masks
     return [
         _bytes_of(part.device)[part.int()].view(-1)[:size]
@@ -277,9 +293,9 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
     if not weights:
         return
     dtype = weights[0].dtype
-    if dtype in _ZEROED and (compiled := _compiled(weights, dtypes=(dtype,))):
+    if dtype in _ZEROED and (compiled := compiled_for(weights, dtypes=(dtype,))):
         work = compiled.zero_2_bytes if dtype.itemsize == 2 else compiled.zero_4_bytes
-        work(*_addresses(weights, bits), torch.get_num_threads())
+        work(*addresses(weights, bits), torch.get_num_threads())
         return
     for weight, packed in zip(weights, bits, strict=True):
         on_cpu = weight.device.type == "cpu"
@@ -292,7 +308,7 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
             values.view(integer).bitwise_and_(mask.to(integer).neg_())
 
 
-def _compiled(*columns: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> ctypes.CDLL | None:
+def compiled_for(*columns: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> ctypes.CDLL | None:
     """The C library, if it is worth having and can take these tensors, a dtype for each column."""
     large = any(tensor.numel() >= _WORTH_COMPILING for tensor in columns[0])
     if not large and not library.cache_info().currsize:
@@ -304,7 +320,7 @@ def _compiled(*columns: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> ctyp
     return library()
 
 
-def _addresses(*columns: Sequence[Tensor] | None) -> list[Any]:
+def addresses(*columns: Sequence[Tensor] | None) -> list[Any]:
     """What the C functions begin with: number of layers, their sizes, each column's places."""
     first = columns[0] or ()
     n = len(first)

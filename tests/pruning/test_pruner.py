@@ -180,7 +180,7 @@ def test_state_goes_on_where_it_was(name, tmp_path):
     def reload(pruner):
         path = tmp_path / "state.pt"
         torch.save(pruner.state_dict(), path)
-        pruner._set_masks([torch.ones_like(mask) for mask in pruner.masks.values()])
+        pruner._masks.set([torch.ones_like(mask) for mask in pruner.masks.values()])
         pruner.criterion.state, pruner.criterion.numbers, pruner._t = {}, {}, 0
         pruner.load_state_dict(torch.load(path, weights_only=True))
 

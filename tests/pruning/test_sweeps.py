@@ -74,7 +74,7 @@ def test_seven_is_the_same_to_the_bit(monkeypatch, threads, moments):
             # Denormal, ordinary and overflowing sizes.
             grads = [g * 10.0**e for g, e in zip(tensors(), (-30, -3, 0, 15), strict=True)]
             grads[0][0, 1], grads[3][1, 1] = float("nan"), -float("inf")
-            sweeps.seven(weights, grads, *state, unit=2.0**-9, alphas=(0.8, 0.9), t=t)
+            sweeps.seven(sweeps.SevenStep(weights, grads, *state, 2.0**-9, (0.8, 0.9), t))
         return state
 
     before = torch.get_num_threads()

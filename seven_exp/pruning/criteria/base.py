@@ -66,6 +66,29 @@ class Criterion:
         """
         self.update(weights, cleaned(grads, weights))
 
+    def observe_and_choose(
+        self,
+        weights: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        bits: Sequence[Tensor],
+        kept: Sequence[int],
+        k: int,
+    ) -> tuple[list[Tensor], list[int]] | None:
+        """`observe`, and the choice of the ``k`` best of the kept weights if that costs no more.
+
+        Args:
+            weights: One tensor a layer. Where masks are returned, pruned weights have been zeroed.
+            grads: As for `observe`.
+            bits: Masks so far, packed as `sweeps.pack` does it.
+            kept: How many places of each are 1.
+            k: How many weights to keep in all.
+
+        Returns:
+            New masks likewise, and how many places of each are 1; None: they remain to be chosen.
+        """
+        self.observe(weights, grads)
+        return None
+
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """One tensor of finite scores a layer, shaped like its weight, float32 or wider.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from seven_exp.pruning import sweeps
 from seven_exp.pruning.criteria.base import Criterion, cleaned
+from seven_exp.pruning.one_pass import seven_and_best
 from seven_exp.pruning.registry import register
 from seven_exp.registry import nearest
 
@@ -55,21 +56,43 @@ class Seven(Criterion):
 
     def observe(self, weights: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
         """One step of the recurrence above, on gradients as they lie."""
+        if step := self._step(weights, grads):
+            sweeps.seven(step)
+
+    def observe_and_choose(
+        self,
+        weights: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        bits: Sequence[Tensor],
+        kept: Sequence[int],
+        k: int,
+    ) -> tuple[list[Tensor], list[int]] | None:
+        """Both in one pass over memory, where there is a compiled one."""
+        # A subclass may gather or score otherwise.
+        if type(self) is not Seven:
+            return super().observe_and_choose(weights, grads, bits, kept, k)
+        if step := self._step(weights, grads):
+            return seven_and_best(step, bits, kept, k)
+        return None
+
+    def _step(
+        self, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
+    ) -> sweeps.SevenStep | None:
+        """The next step; None while all gradients vanish."""
         seen = [
             torch.zeros_like(weight) if grad is None else grad.detach()
             for weight, grad in zip(weights, grads, strict=True)
         ]
         unit = self.numbers.get("unit") or _unit(cleaned(seen, weights))
         if unit == 0:
-            return
+            return None
         t = int(self.numbers.get("t", 0))
         self.numbers.update(unit=unit, t=t + 1)
         if self.moments == "bfloat16" and "m" not in self.state:
             for name in ("m", "v"):
                 self.state[name] = [torch.zeros_like(w, dtype=torch.bfloat16) for w in weights]
         m, v, score = (self.zeros(name, weights) for name in ("m", "v", "score"))
-        alphas = (self.alpha_1, self.alpha_2)
-        sweeps.seven(weights, seen, m, v, score, unit=unit, alphas=alphas, t=t)
+        return sweeps.SevenStep(weights, seen, m, v, score, unit, (self.alpha_1, self.alpha_2), t)
 
     def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """The same."""
