@@ -32,6 +32,12 @@ def progress_bar(
         yield lambda done, note: bar.update(task, completed=done, note=note)
 
 
+def table_console() -> Console:
+    """A console for tables, wide enough for them where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 140))
+
+
 def show_record(record: Mapping[str, Any], folder: Path) -> None:
     """Print a run's result as a small table."""
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)

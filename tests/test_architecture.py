@@ -27,7 +27,7 @@ ARROWS = {
     "ledger": {"atomic", "config"},
     "console": set(),
     "arguments": set(),
-    "compare": {"arguments", "registry", "atomic", "tracking"},
+    "compare": {"arguments", "registry", "atomic", "console", "tracking"},
     "build": {"config", "datasets", "models", "tasks"},
     "experiment": {
         *("analysis", "build", "config", "console", "runs", "tracking", "training"),

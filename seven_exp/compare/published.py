@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import percent
+from seven_exp.console import table_console
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ def print_published(rows: Sequence[Row], metric: str) -> None:
             table.add_row(*place, *theirs, f"{100 * row.result.mean:.1f}", row.model)
         if not same:
             table.add_row(*place, *theirs, "-", "")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, 140))
+    console = table_console()
     if pairs:
         console.print(table)
         console.print(f"published: {source}", markup=False, highlight=False)

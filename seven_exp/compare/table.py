@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from seven_exp.atomic import replacing
 from seven_exp.compare.statistics import Difference, Estimate
 from seven_exp.compare.summary import Row
+from seven_exp.console import table_console
 
 SIGNIFICANT = 0.05
 
@@ -48,9 +48,7 @@ def percent(sparsity: float) -> str:
 
 def print_table(rows: Sequence[Row], metric: str, baseline: str | None) -> None:
     """Print one table for each model and data set; the best of each sparsity in bold."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, 140))
+    console = table_console()
     for task in dict.fromkeys(row.task for row in rows):
         table = Table(title=Text(" on ".join(task)), box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in headings(metric, baseline):

@@ -63,8 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from seven_exp.console import table_console
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     first = rows[0]
@@ -86,7 +87,7 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
             f"{found['difference']:.2g}",
             f"{found['other']:.4f}",
         )
-    console = Console()
+    console = table_console()
     console.print(table)
     console.print(f" compared on {found['examples']} examples of the test split", highlight=False)
     for facts in rows:

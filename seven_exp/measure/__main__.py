@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="of the CPU (torch's)")
     options = parser.parse_args(arguments)
     # The profiler that counts bytes says on stderr that it starts and stops.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     try:
         for key, least in (("batch", 1), ("repeats", 2), ("threads", 1)):
             value = getattr(options, key)
@@ -55,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show(facts: Mapping[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from seven_exp.console import table_console
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("")
@@ -79,7 +80,7 @@ def _show(facts: Mapping[str, Any]) -> None:
             f"{row['examples_per_second']:,.1f}",
             f"{bulk['ratio']:.2f} ({bulk['ratio_low']:.2f}..{bulk['ratio_high']:.2f})",
         )
-    console = Console()
+    console = table_console()
     console.print(table)
     rounds = facts["variants"][0]["latency"]["rounds"]
     where = f"{facts['device']}, {facts['threads']} threads, {facts['dtype']}"
