@@ -6,8 +6,11 @@ in pieces that stay in its cache. Both round after every operation and so give t
 """
 
 import ctypes
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from importlib.util import find_spec
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -93,8 +96,60 @@ def seven(step: SevenStep) -> None:
         places = addresses(*step.tensors)
         work[step.m[0].dtype](*places, step.factors(), torch.get_num_threads())
         return
+    if kernel := _gpu_kernel(step):
+        kernel(step)
+        return
     for w, g, mean, square, total in _bundles(*step.tensors):
         _seven_in_torch(w, g, mean, square, total, list(step.factors()))
+
+
+Kernel = Callable[[SevenStep], None]
+
+
+def _gpu_kernel(step: SevenStep) -> Kernel | None:
+    """The Triton kernel, if it can take these tensors and is proven on their device."""
+    first = step.weights[0].device
+    if first.type != "cuda" or find_spec("triton") is None:
+        return None
+    from seven_exp.pruning import gpu_pass
+
+    plain = all(type(tensor) in _PLAIN for column in step.tensors for tensor in column)
+    alike = plain and all(_alike(layer) for layer in zip(*step.tensors, strict=True))
+    dtypes = tuple(column[0].dtype for column in step.tensors)
+    if alike and gpu_pass.takes(step) and _proven(gpu_pass.seven, first, dtypes):
+        return gpu_pass.seven
+    return None
+
+
+@cache
+def _proven(kernel: Kernel, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> bool:
+    """Whether a kernel runs on a device, tried once, and gives the bits of PyTorch's operations."""
+    draw = torch.Generator().manual_seed(0)
+    values = [torch.randn(5, n, generator=draw).abs() for n in (4096, 1023, 7)]
+
+    def step() -> SevenStep:
+        columns = [
+            [layer[i].to(device, dtype, copy=True) for layer in values]
+            for i, dtype in enumerate(dtypes)
+        ]
+        weights, grads, m, v, score = columns
+        return SevenStep(weights, grads, m, v, score, 2.0**-8, (0.8, 0.9), 3)
+
+    found, expected = step(), step()
+    for w, g, mean, square, total in _bundles(*expected.tensors):
+        _seven_in_torch(w, g, mean, square, total, list(expected.factors()))
+    try:
+        kernel(found)
+    except Exception as error:
+        problem = f"does not run ({type(error).__name__}: {error})"
+    else:
+        if all(map(torch.equal, chain(*found.tensors), chain(*expected.tensors))):
+            return True
+        problem = "gives other bits"
+    warnings.warn(
+        f"SEVEN's kernel {problem} on {device}: PyTorch's operations instead", stacklevel=2
+    )
+    return False
 
 
 def _seven_in_torch(

@@ -1,0 +1,111 @@
+"""SEVEN's step on a GPU: one Triton kernel for all layers, each tensor read and written once.
+
+It rounds after every operation, as PyTorch's separate ones do, and so gives the same bits. Imported
+only where there is a GPU: Triton comes with torch's builds for one.
+"""
+
+import contextlib
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from seven_exp.pruning.sweeps import SevenStep
+
+_BLOCK = 1024
+_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+@triton.jit
+def _pointer(places, index, kind: tl.constexpr, aligned: tl.constexpr):  # type: ignore[no-untyped-def]
+    pointer = tl.load(places + index).to(tl.pointer_type(kind))
+    return tl.multiple_of(pointer, 16) if aligned else pointer
+
+
+@triton.jit
+def _step(  # type: ignore[no-untyped-def]
+    places,
+    layer_of,
+    part_of,
+    sizes,
+    layers,
+    per_unit,
+    alpha_1,
+    beta_1,
+    alpha_2,
+    beta_2,
+    unbias_root,
+    unbias,
+    weight_type: tl.constexpr,
+    grad_type: tl.constexpr,
+    moment_type: tl.constexpr,
+    aligned: tl.constexpr,
+    block: tl.constexpr,
+):
+    layer = tl.load(layer_of + tl.program_id(0))
+    size = tl.load(sizes + layer)
+    if aligned:
+        size = tl.multiple_of(size, 16)
+    i = tl.load(part_of + tl.program_id(0)) * block + tl.arange(0, block)
+    inside = i < size
+    w = tl.load(_pointer(places, layer, weight_type, aligned) + i, inside).to(tl.float32)
+    g = tl.load(_pointer(places, layers + layer, grad_type, aligned) + i, inside).to(tl.float32)
+    to_m = _pointer(places, 2 * layers + layer, moment_type, aligned) + i
+    to_v = _pointer(places, 3 * layers + layer, moment_type, aligned) + i
+    to_s = _pointer(places, 4 * layers + layer, tl.float32, aligned) + i
+
+    a = tl.abs(g)
+    # NaN compares false.
+    a = tl.where(a <= 3.402823466e38, a, 0.0) * per_unit
+    m = tl.load(to_m, inside).to(tl.float32) * alpha_1 + a * beta_1
+    v = tl.load(to_v, inside).to(tl.float32) * alpha_2 + a * a * beta_2
+    noise = tl.sqrt_rn(v) * unbias_root + 1e-9
+    s = tl.load(to_s, inside) + tl.abs(tl.div_rn(a * w * m, noise)) * unbias
+    tl.store(to_m, m.to(moment_type), inside)
+    tl.store(to_v, v.to(moment_type), inside)
+    tl.store(to_s, s, inside)
+
+
+def takes(step: "SevenStep") -> bool:
+    """Whether the kernel knows such dtypes, each the same in all layers, and has them at hand."""
+    dtypes = [{tensor.dtype for tensor in column} for column in step.tensors]
+    known = all(len(column) == 1 and column <= _TYPES.keys() for column in dtypes)
+    devices = {tensor.device for column in step.tensors for tensor in column}
+    *_, m, v, score = dtypes
+    return known and m == v and score == {torch.float32} and len(devices) == 1
+
+
+def seven(step: "SevenStep") -> None:
+    """`sweeps.seven` for tensors that `takes` accepts, each layer's in one order without gaps."""
+    device = step.weights[0].device
+    addresses = [[tensor.data_ptr() for tensor in column] for column in step.tensors]
+    sizes = tuple(weight.numel() for weight in step.weights)
+    weight, grad, moment = (_TYPES[column[0].dtype] for column in step.tensors[:3])
+    aligned = all(number % 16 == 0 for numbers in (*addresses, sizes) for number in numbers)
+    layer_of, part_of, size_of = _blocks(sizes, device)
+    places = torch.tensor(addresses).to(device)
+    on = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with on:
+        _step[(len(layer_of),)](
+            *(places, layer_of, part_of, size_of, len(sizes), *step.factors()),
+            weight_type=weight,
+            grad_type=grad,
+            moment_type=moment,
+            aligned=aligned,
+            block=_BLOCK,
+            enable_fp_fusion=False,
+        )
+
+
+@lru_cache(maxsize=8)
+def _blocks(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each block of elements its layer and which part of it that is; and the layers' sizes."""
+    numbers = torch.tensor(sizes)
+    parts = (numbers + _BLOCK - 1) // _BLOCK
+    layer_of = torch.repeat_interleave(torch.arange(len(sizes)), parts)
+    part_of = torch.arange(len(layer_of)) - (parts.cumsum(0) - parts)[layer_of]
+    return layer_of.to(device), part_of.to(device), numbers.to(device)
