@@ -60,7 +60,7 @@ def seven_and_best(
     drawn = sampled(*places_of, factors, stride, sample.data_ptr(), threads)
     low, high, share = bracket(sample[:drawn], drawn, k / alive, _DEVIATIONS)
 
-    room = math.ceil(2 * share * alive)
+    room = min(alive, math.ceil(2 * share * alive))
     values, places = torch.empty(room), torch.empty(room, dtype=torch.int64)
     counts = (ctypes.c_int64 * 2)()
     choose(

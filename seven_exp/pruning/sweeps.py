@@ -9,7 +9,6 @@ import ctypes
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from importlib.util import find_spec
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -99,8 +98,7 @@ def seven(step: SevenStep) -> None:
     if kernel := _gpu_kernel(step):
         kernel(step)
         return
-    for w, g, mean, square, total in _bundles(*step.tensors):
-        _seven_in_torch(w, g, mean, square, total, list(step.factors()))
+    _seven_in_pieces(step)
 
 
 Kernel = Callable[[SevenStep], None]
@@ -108,48 +106,66 @@ Kernel = Callable[[SevenStep], None]
 
 def _gpu_kernel(step: SevenStep) -> Kernel | None:
     """The Triton kernel, if it can take these tensors and is proven on their device."""
-    first = step.weights[0].device
-    if first.type != "cuda" or find_spec("triton") is None:
+    device = step.weights[0].device
+    gpu_pass = _gpu_pass() if device.type == "cuda" else None
+    if gpu_pass is None:
         return None
-    from seven_exp.pruning import gpu_pass
-
     plain = all(type(tensor) in _PLAIN for column in step.tensors for tensor in column)
     alike = plain and all(_alike(layer) for layer in zip(*step.tensors, strict=True))
     dtypes = tuple(column[0].dtype for column in step.tensors)
-    if alike and gpu_pass.takes(step) and _proven(gpu_pass.seven, first, dtypes):
+    if alike and gpu_pass.takes(step) and _proven(gpu_pass.seven, device, dtypes):
         return gpu_pass.seven
     return None
 
 
 @cache
+def _gpu_pass() -> Any:
+    """The module `gpu_pass`; None without Triton, which not all of torch's builds bring along."""
+    try:
+        from seven_exp.pruning import gpu_pass
+    except ImportError:
+        return None
+    return gpu_pass
+
+
+@cache
 def _proven(kernel: Kernel, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> bool:
     """Whether a kernel runs on a device, tried once, and gives the bits of PyTorch's operations."""
-    draw = torch.Generator().manual_seed(0)
-    values = [torch.randn(5, n, generator=draw).abs() for n in (4096, 1023, 7)]
-
-    def step() -> SevenStep:
-        columns = [
-            [layer[i].to(device, dtype, copy=True) for layer in values]
-            for i, dtype in enumerate(dtypes)
-        ]
-        weights, grads, m, v, score = columns
-        return SevenStep(weights, grads, m, v, score, 2.0**-8, (0.8, 0.9), 3)
-
-    found, expected = step(), step()
-    for w, g, mean, square, total in _bundles(*expected.tensors):
-        _seven_in_torch(w, g, mean, square, total, list(expected.factors()))
-    try:
-        kernel(found)
-    except Exception as error:
-        problem = f"does not run ({type(error).__name__}: {error})"
+    # Such as can be read 16 bytes at a time, and others.
+    for sizes in ((4096, 1024, 16), (4096, 1023, 7)):
+        found, expected = (_trial(sizes, device, dtypes) for _ in range(2))
+        _seven_in_pieces(expected)
+        try:
+            kernel(found)
+        except Exception as error:
+            problem = f"does not run ({type(error).__name__}: {error})"
+            break
+        if not all(map(torch.equal, chain(*found.tensors), chain(*expected.tensors))):
+            problem = "gives other bits"
+            break
     else:
-        if all(map(torch.equal, chain(*found.tensors), chain(*expected.tensors))):
-            return True
-        problem = "gives other bits"
+        return True
     warnings.warn(
         f"SEVEN's kernel {problem} on {device}: PyTorch's operations instead", stacklevel=2
     )
     return False
+
+
+def _trial(sizes: Sequence[int], device: torch.device, dtypes: Sequence[torch.dtype]) -> SevenStep:
+    """A step on random tensors, the same at each call."""
+    draw = torch.Generator().manual_seed(0)
+    values = [torch.randn(5, n, generator=draw).abs() for n in sizes]
+    weights, grads, m, v, score = (
+        [layer[i].to(device, dtype, copy=True) for layer in values]
+        for i, dtype in enumerate(dtypes)
+    )
+    return SevenStep(weights, grads, m, v, score, 2.0**-8, (0.8, 0.9), 3)
+
+
+def _seven_in_pieces(step: SevenStep) -> None:
+    factors = list(step.factors())
+    for w, g, mean, square, total in _bundles(*step.tensors):
+        _seven_in_torch(w, g, mean, square, total, factors)
 
 
 def _seven_in_torch(
