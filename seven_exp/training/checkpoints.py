@@ -51,8 +51,10 @@ class Checkpoints:
 
         A broken one is named in a warning and removed, and the one before it is used.
         """
-        for partial in self.folder.glob(".*.partial*"):
-            partial.unlink(missing_ok=True)
+        # What a killed process was writing, by our name for it or by safetensors' own.
+        for pattern in (".*.partial*", ".tmp*"):
+            for partial in self.folder.glob(pattern):
+                partial.unlink(missing_ok=True)
         for path in self._paths():
             try:
                 state = read_checkpoint(path)
