@@ -19,6 +19,26 @@ TINY = (
 )
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
+LEAVING = """
+import atexit, os, sys
+from pathlib import Path
+import torch
+from seven_exp.training.world import join
+
+def tell():
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    Path(sys.argv[1], os.environ["RANK"]).write_text(" ".join(names))
+
+def train():
+    world, _ = join("cpu")
+    model = world.replicas(torch.nn.Linear(3, 1))
+    model(torch.ones(2, 3)).sum().backward()
+    assert "gloo" in " ".join(t.read_text() for t in Path("/proc/self/task").glob("*/comm"))
+
+atexit.register(tell)
+train()
+"""
+
 pytestmark = [
     pytest.mark.xdist_group("distributed"),
     pytest.mark.skipif(sys.platform == "win32", reason="gloo and torchrun on POSIX"),
@@ -109,3 +129,19 @@ def test_stopped_together_and_continued(tmp_path):
     steps = [json.loads(line)["step"] for line in (saved.parent / "metrics.jsonl").open()]
     assert steps == sorted(set(steps))
     assert steps[-1] == 2000
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists threads as Linux does")
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """One that lets go of a tensor as the interpreter ends would abort a run that is done."""
+    script, told = tmp_path / "leaving.py", tmp_path / "told"
+    script.write_text(LEAVING)
+    told.mkdir()
+    subprocess.run(
+        [sys.executable, "-m", *TORCHRUN, str(script), str(told)],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert sorted(path.name for path in told.iterdir()) == ["0", "1"]
+    assert not any("gloo" in path.read_text() for path in told.iterdir())

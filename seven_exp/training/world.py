@@ -4,7 +4,10 @@ accelerate rather than our own calls: it finds the backend and the device for ea
 accelerator, and those who fine-tune transformers' models have it.
 """
 
+import atexit
 import contextlib
+import gc
+import importlib
 import importlib.util
 import os
 from contextlib import AbstractContextManager
@@ -98,11 +101,26 @@ def join(device: str) -> tuple[World, torch.device]:
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device is '{device}': {size} processes need one each: choose auto")
     kind = device_of(device).type
+    # Imported once there is a group, its functions' defaults would hold that group for ever.
+    importlib.import_module("torch.distributed.nn")
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=kind == "cpu")
+    atexit.unregister(_leave)
+    atexit.register(_leave)
     world = World(accelerator.process_index, accelerator.num_processes, accelerator)
     return world, accelerator.device
+
+
+def _leave() -> None:
+    """Let go of the group while there is an interpreter.
+
+    A thread of gloo's that let go of a tensor any later would abort the process
+    (pytorch/pytorch#190489).
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def device_of(name: str) -> torch.device:

@@ -6,6 +6,7 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before there is a group, which its defaults would keep
 from torch import nn
 from torch.multiprocessing import spawn
 from torch.nn.functional import cross_entropy

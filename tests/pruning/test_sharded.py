@@ -4,8 +4,10 @@ import os
 
 import pytest
 import torch
+import torch.distributed.nn  # before there is a group, which its defaults would keep
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from seven_exp.pruning.select import top_k_masks
 
@@ -34,8 +36,6 @@ def in_two(rank, world, file, ks):
     distributed.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=world
     )
-    from torch.distributed.tensor import Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", (world,))
     for k in ks:
         scores, _, candidates = scores_and_k(k)
