@@ -21,8 +21,8 @@ _SEVEN_AND_BEST = (
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "seven_float32": (*[c_void_p] * 7, c_int),
     "seven_bfloat16": (*[c_void_p] * 7, c_int),
-    "sampled_float32": (*[c_void_p] * 8, c_int64, c_void_p, c_int),
-    "sampled_bfloat16": (*[c_void_p] * 8, c_int64, c_void_p, c_int),
+    "sampled_float32": (*[c_void_p] * 8, c_int64, c_void_p, c_void_p, c_int),
+    "sampled_bfloat16": (*[c_void_p] * 8, c_int64, c_void_p, c_void_p, c_int),
     "seven_and_best_float32": _SEVEN_AND_BEST,
     "seven_and_best_bfloat16": _SEVEN_AND_BEST,
     "drop": (*[c_void_p] * 6, c_int64, c_float, c_void_p, c_int),
@@ -57,6 +57,5 @@ def library() -> ctypes.CDLL | None:
                 continue
             for name, arguments in _SIGNATURES.items():
                 getattr(loaded, name).argtypes = (c_int, *arguments)
-                getattr(loaded, name).restype = c_int64 if name.startswith("sampled") else None
             return loaded
     return None

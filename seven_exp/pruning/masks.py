@@ -38,15 +38,9 @@ class Masks:
             flat.append(_in_memory(mask))
         self.bits, self.kept = sweeps.pack(flat)
 
-    def replace(self, bits: Sequence[Tensor], kept: Sequence[int]) -> None:
-        """Take over masks that are packed already, and their counts."""
-        self.bits, self.kept = list(bits), list(kept)
-
-    def lie_like(self, weights: Sequence[Tensor]) -> bool:
-        """Whether the bits have the order in which such weights lie in memory."""
-        return all(
-            w.stride() == stride for w, (_, stride) in zip(weights, self._layouts, strict=True)
-        )
+    def lie_like(self, weights: Sequence[Tensor]) -> list[bool]:
+        """For each weight whether its mask's bits have the order in which it lies in memory."""
+        return [w.stride() == stride for w, (_, stride) in zip(weights, self._layouts, strict=True)]
 
     def unpacked(self) -> list[Tensor]:
         """Bool tensors of the weights' shapes; new ones at every call."""
@@ -60,10 +54,7 @@ class Masks:
         Args:
             weights: Tensors of the shapes of those that the masks were made for.
         """
-        alike = [
-            weight.stride() == stride
-            for weight, (_, stride) in zip(weights, self._layouts, strict=True)
-        ]
+        alike = self.lie_like(weights)
         flat = [_in_memory(w.detach()) for w, same in zip(weights, alike, strict=True) if same]
         sweeps.zero(flat, [bits for bits, same in zip(self.bits, alike, strict=True) if same])
         if not all(alike):

@@ -230,12 +230,12 @@ class Pruner:
         """How many weights this step keeps, if they are simply the best of those kept so far."""
         assert self.window is not None
         simple = (
-            self.window.updates(self._t)
+            self.criterion.at_once
+            and self.window.updates(self._t)
             and self._revival == "never"
             and self.pattern == "unstructured"
             and self._min_density == 0
             and self.criterion.group is None
-            and self._masks.lie_like(self._weights())
         )
         pools = self._pools(self._wanted) if simple else []
         if len(pools) != 1 or pools[0].each_row or pools[0].by_share:
@@ -249,11 +249,7 @@ class Pruner:
         if k is None:
             self.criterion.observe(values, grads)
             return False
-        bits, kept = self._masks.bits, self._masks.kept
-        chosen = self.criterion.observe_and_choose(values, grads, bits, kept, k)
-        if chosen is not None:
-            self._masks.replace(*chosen)
-        return chosen is not None
+        return self.criterion.observe_and_choose(values, grads, self._masks, k)
 
     def _advance(self) -> None:
         """One step on: new masks if the schedule says so, and pruned weights back to zero."""

@@ -156,8 +156,7 @@ def _bracket(
 ) -> tuple[float, float, int]:
     """A `bracket` of the k-th largest of all, and how many may lie there."""
     total = sum(score.numel() for score in scores)
-    # An odd stride does not stay within a few columns of a matrix.
-    stride = (total // sample_size(total)) | 1
+    stride = sample_stride(total)
     device = scores[0].device
     sample = torch.cat([score.flatten()[::stride].to(device) for score in scores])
     drawn = sample.numel()
@@ -167,9 +166,10 @@ def _bracket(
     return low, high, math.ceil(2 * inside * total)
 
 
-def sample_size(total: int) -> int:
-    """How many of so many scores to draw for a `bracket`."""
-    return min(_LARGEST_SAMPLE, round(total ** (2 / 3)))
+def sample_stride(total: int) -> int:
+    """Every which of so many scores to draw for a `bracket`."""
+    # An odd stride does not stay within a few columns of a matrix.
+    return (total // min(_LARGEST_SAMPLE, round(total ** (2 / 3)))) | 1
 
 
 def bracket(

@@ -61,7 +61,8 @@ static void gather(const uint8_t *mask, uint8_t *bits, int64_t length)
         bits[whole] |= mask[i] << i % 8;
 }
 
-/* The values at the marked places, and these, counted from `first`. Eight more bytes are there. */
+/* The values at the marked places, and these, counted from `first`, unless places is NULL. Eight
+   more bytes are there. */
 static void note(uint8_t *marked, int64_t length, const float *from, int64_t first, float *values,
                  int64_t *places)
 {
@@ -71,7 +72,9 @@ static void note(uint8_t *marked, int64_t length, const float *from, int64_t fir
         memcpy(&marks, marked + i, 8);
         for (; marks; marks &= marks - 1) {
             const int64_t j = i + __builtin_ctzll(marks) / 8;
-            *values++ = from[j], *places++ = first + j;
+            *values++ = from[j];
+            if (places)
+                *places++ = first + j;
         }
     }
 }
@@ -85,13 +88,15 @@ struct factors {
 
    seven_*: SEVEN's step.
 
-   sampled_*: what that step would make of the kept scores at every stride-th place; the number of
-   them.
+   sampled_*: what that step would make of the kept scores at every stride-th place; their number.
 
    seven_and_best_*: the step, weights pruned so far (0 in old) back to zero, and of the others
    those that score low or more (1 in new). counts: those above high, and those from low to high,
    whose scores and places go to values and places while there is room, in any order. A place is
-   its layer in the upper 24 bits and its index in the lower 40. */
+   its layer in the upper 24 bits and its index in the lower 40.
+
+   The factors are copied within the parallel part: elsewhere they would count as memory that a
+   step may have changed, and no loop over elements would be vectorized. */
 #define SEVEN(type, moment, load, store)                                                           \
     static inline float scored_##type(float weight, float grad, moment *m, moment *v, float score, \
                                       const struct factors *by)                                    \
@@ -121,10 +126,10 @@ struct factors {
         }                                                                                          \
     }                                                                                              \
                                                                                                    \
-    int64_t sampled_##type(int layers, const int64_t *n, float **weights, float **grads,           \
-                           moment **means, moment **squares, float **scores, uint8_t **bits,       \
-                           const struct factors *factors, int64_t stride, float *sample,           \
-                           int threads)                                                            \
+    void sampled_##type(int layers, const int64_t *n, float **weights, float **grads,              \
+                        moment **means, moment **squares, float **scores, uint8_t **bits,          \
+                        const struct factors *factors, int64_t stride, float *sample,              \
+                        int64_t *number, int threads)                                              \
     {                                                                                              \
         int64_t taken = 0;                                                                         \
         _Pragma("omp parallel num_threads(threads)")                                               \
@@ -146,7 +151,7 @@ struct factors {
                 first = ((first - n[l]) % stride + stride) % stride;                               \
             }                                                                                      \
         }                                                                                          \
-        return taken;                                                                              \
+        *number = taken;                                                                           \
     }                                                                                              \
                                                                                                    \
     void seven_and_best_##type(                                                                    \
@@ -260,7 +265,6 @@ void partition(int layers, const int64_t *n, float **scores, uint8_t **candidate
             const float *x = scores[l] + start;
             const uint8_t *open = candidates ? candidates[l] + start : all;
             uint8_t inside[RUN + 8];
-            memset(inside + length, 0, 8);
             int32_t takes = 0, over = 0, top = 0, bottom = 0, within = 0;
             for (int64_t i = 0; i < length; i++) {
                 int32_t is = open[i], is_inside = is & (x[i] > low) & (x[i] < high);
@@ -279,12 +283,7 @@ void partition(int layers, const int64_t *n, float **scores, uint8_t **candidate
             { place = taken; taken += within; }
             if (place + within > room)
                 continue;
-            for (int64_t i = 0; i < length; i += 8) {
-                uint64_t marks;
-                memcpy(&marks, inside + i, 8);
-                for (; marks; marks &= marks - 1)
-                    between[place++] = x[i + __builtin_ctzll(marks) / 8];
-            }
+            note(inside, length, x, 0, between + place, NULL);
         }
     }
     counts[0] = taking, counts[1] = above, counts[2] = at_high, counts[3] = at_low;

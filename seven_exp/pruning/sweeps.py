@@ -110,10 +110,9 @@ def _gpu_kernel(step: SevenStep) -> Kernel | None:
     gpu_pass = _gpu_pass() if device.type == "cuda" else None
     if gpu_pass is None:
         return None
-    plain = all(type(tensor) in _PLAIN for column in step.tensors for tensor in column)
-    alike = plain and all(_alike(layer) for layer in zip(*step.tensors, strict=True))
+    plain = all(_plain(layer, "cuda") for layer in zip(*step.tensors, strict=True))
     dtypes = tuple(column[0].dtype for column in step.tensors)
-    if alike and gpu_pass.takes(step) and _proven(gpu_pass.seven, device, dtypes):
+    if plain and gpu_pass.takes(step) and _proven(gpu_pass.seven, device, dtypes):
         return gpu_pass.seven
     return None
 
@@ -134,21 +133,23 @@ def _proven(kernel: Kernel, device: torch.device, dtypes: tuple[torch.dtype, ...
     # Such as can be read 16 bytes at a time, and others.
     for sizes in ((4096, 1024, 16), (4096, 1023, 7)):
         found, expected = (_trial(sizes, device, dtypes) for _ in range(2))
-        _seven_in_pieces(expected)
-        try:
-            kernel(found)
-        except Exception as error:
-            problem = f"does not run ({type(error).__name__}: {error})"
-            break
-        if not all(map(torch.equal, chain(*found.tensors), chain(*expected.tensors))):
-            problem = "gives other bits"
-            break
-    else:
-        return True
-    warnings.warn(
-        f"SEVEN's kernel {problem} on {device}: PyTorch's operations instead", stacklevel=2
-    )
-    return False
+        if fault := _fault(kernel, found, expected):
+            warnings.warn(
+                f"SEVEN's kernel {fault} on {device}: PyTorch's operations instead", stacklevel=2
+            )
+            return False
+    return True
+
+
+def _fault(kernel: Kernel, found: SevenStep, expected: SevenStep) -> str | None:
+    """What is wrong with a kernel, given the same step twice."""
+    _seven_in_pieces(expected)
+    try:
+        kernel(found)
+    except Exception as error:
+        return f"does not run ({type(error).__name__}: {error})"
+    same = all(map(torch.equal, chain(*found.tensors), chain(*expected.tensors)))
+    return None if same else "gives other bits"
 
 
 def _trial(sizes: Sequence[int], device: torch.device, dtypes: Sequence[torch.dtype]) -> SevenStep:
@@ -385,8 +386,7 @@ def compiled_for(*columns: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> c
     if not large and not library.cache_info().currsize:
         return None
     for layer in zip(*columns, strict=True):
-        plain = all(type(t) in _PLAIN and t.device.type == "cpu" for t in layer)
-        if not plain or tuple(t.dtype for t in layer) != tuple(dtypes) or not _alike(layer):
+        if tuple(t.dtype for t in layer) != tuple(dtypes) or not _plain(layer, "cpu"):
             return None
     return library()
 
@@ -400,6 +400,12 @@ def addresses(*columns: Sequence[Tensor] | None) -> list[Any]:
         for column in columns
     ]
     return [n, (ctypes.c_int64 * n)(*(tensor.numel() for tensor in first)), *places]
+
+
+def _plain(tensors: Sequence[Tensor], device_type: str) -> bool:
+    """Whether ordinary tensors of such a device lie alike, so that addresses say all of them."""
+    here = all(type(t) in _PLAIN and t.device.type == device_type for t in tensors)
+    return here and _alike(tensors)
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:

@@ -75,13 +75,10 @@ def test_it_is_the_passes_one_by_one(moments, coarse, threads):
         for t, density in enumerate((0.9, 0.899, 0.6, 0.5, 0.35)):
             k = int(density * TOTAL)
             step = one.moved(t, coarse=coarse)
-            found = one_pass.seven_and_best(step, one.masks.bits, one.masks.kept, k)
-            chosen.append(found is not None)
-            if found is None:
+            chosen.append(one_pass.seven_and_best(step, one.masks, k))
+            if not chosen[-1]:
                 one.masks.set(top_k_masks(one.state[2], k, one.masks.unpacked()))
                 one.masks.apply(one.weights)
-            else:
-                one.masks.replace(*found)
             other.one_by_one(other.moved(t, coarse=coarse), k)
             assert sum(one.masks.kept) == k
             assert_same(one, other)
@@ -100,7 +97,7 @@ def test_a_bracket_that_misses_does_no_harm(monkeypatch, misled):
         layers.one_by_one(layers.moved(0), TOTAL // 2)
     monkeypatch.setattr(one_pass, "bracket", lambda *_: misled)
     step = one.moved(1)
-    assert one_pass.seven_and_best(step, one.masks.bits, one.masks.kept, TOTAL // 3) is None
+    assert one_pass.seven_and_best(step, one.masks, TOTAL // 3) is False
     sweeps.seven(other.moved(1))
     other.masks.apply(other.weights)
     assert_same(one, other)
@@ -112,11 +109,11 @@ def test_what_it_does_not_know_it_leaves_to_others():
     step = SevenStep(
         [torch.ones(4)], [torch.ones(4)], *[[torch.zeros(4)] for _ in "mvs"], 1, (0.8, 0.9), 0
     )
-    assert one_pass.seven_and_best(step, few.bits, few.kept, 2) is None
+    assert one_pass.seven_and_best(step, few, 2) is False
     assert step.score[0].gt(0).all()
     for k in (0, TOTAL):
         step = layers.moved(0)
-        assert one_pass.seven_and_best(step, layers.masks.bits, layers.masks.kept, k) is None
+        assert one_pass.seven_and_best(step, layers.masks, k) is False
 
 
 class Backwards(Seven):
@@ -129,10 +126,9 @@ class Backwards(Seven):
 def test_a_criterion_made_of_seven_has_its_own_say():
     torch.manual_seed(0)
     weights, grads = [torch.randn(300, 400)], [torch.randn(300, 400)]
-    masks = Masks(weights)
     for criterion, at_once in ((Seven(), True), (Backwards(), False)):
-        chosen = criterion.observe_and_choose(weights, grads, masks.bits, masks.kept, 60_000)
-        assert (chosen is not None) == at_once
+        chosen = criterion.observe_and_choose(weights, grads, Masks(weights), 60_000)
+        assert chosen is at_once
         assert criterion.numbers["t"] == 1
 
 

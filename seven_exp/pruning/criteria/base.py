@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.replicas import Group, average
 
 Revival = Literal["never", "moved", "zero", "remembered", "trained"]
@@ -41,6 +42,9 @@ class Criterion:
     """Whether layers that don't compete are measured and pruned in turn, each fed by the pruned
     ones before it."""
 
+    at_once: ClassVar[bool] = False
+    """Whether `observe_and_choose` may choose, so that it is worth asking."""
+
     def __init__(self) -> None:
         self.state: dict[str, list[Tensor]] = {}
         self.numbers: dict[str, float] = {}
@@ -70,24 +74,22 @@ class Criterion:
         self,
         weights: Sequence[Tensor],
         grads: Sequence[Tensor | None],
-        bits: Sequence[Tensor],
-        kept: Sequence[int],
+        masks: Masks,
         k: int,
-    ) -> tuple[list[Tensor], list[int]] | None:
+    ) -> bool:
         """`observe`, and the choice of the ``k`` best of the kept weights if that costs no more.
 
         Args:
-            weights: One tensor a layer. Where masks are returned, pruned weights have been zeroed.
+            weights: One tensor a layer.
             grads: As for `observe`.
-            bits: Masks so far, packed as `sweeps.pack` does it.
-            kept: How many places of each are 1.
+            masks: So far.
             k: How many weights to keep in all.
 
         Returns:
-            New masks likewise, and how many places of each are 1; None: they remain to be chosen.
+            Whether the masks are those chosen, and pruned weights zero; if not, they remain to be.
         """
         self.observe(weights, grads)
-        return None
+        return False
 
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """One tensor of finite scores a layer, shaped like its weight, float32 or wider.

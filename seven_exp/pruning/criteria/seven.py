@@ -8,6 +8,7 @@ from torch import Tensor
 
 from seven_exp.pruning import sweeps
 from seven_exp.pruning.criteria.base import Criterion, cleaned
+from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.one_pass import seven_and_best
 from seven_exp.pruning.registry import register
 from seven_exp.registry import nearest
@@ -42,6 +43,7 @@ class Seven(Criterion):
     """
 
     uses_gradients = True
+    at_once = True
 
     def __init__(
         self, *, alpha_1: float = 0.8, alpha_2: float = 0.9, moments: str = "float32"
@@ -63,17 +65,15 @@ class Seven(Criterion):
         self,
         weights: Sequence[Tensor],
         grads: Sequence[Tensor | None],
-        bits: Sequence[Tensor],
-        kept: Sequence[int],
+        masks: Masks,
         k: int,
-    ) -> tuple[list[Tensor], list[int]] | None:
+    ) -> bool:
         """Both in one pass over memory, where there is a compiled one."""
         # A subclass may gather or score otherwise.
         if type(self) is not Seven:
-            return super().observe_and_choose(weights, grads, bits, kept, k)
-        if step := self._step(weights, grads):
-            return seven_and_best(step, bits, kept, k)
-        return None
+            return super().observe_and_choose(weights, grads, masks, k)
+        step = self._step(weights, grads)
+        return step is not None and seven_and_best(step, masks, k)
 
     def _step(
         self, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
