@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from seven_exp.atomic import replacing
+from seven_exp.atomic import clear_partial, replacing
 from seven_exp.config import ConfigError
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,7 @@ class Ledger:
                     return folder
         with self._writing():
             home = _own(job, run_hash)
-            for leftover in home.glob(".*.partial*"):
-                leftover.unlink(missing_ok=True)
+            clear_partial(home)
             if afresh:
                 for name in RECORD:
                     (home / name).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seven_exp.atomic import disk_errors, replacing
+from seven_exp.atomic import clear_partial, disk_errors, replacing
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,7 @@ class Checkpoints:
 
         A broken one is named in a warning and removed, and the one before it is used.
         """
-        # What a killed process was writing, by our name for it or by safetensors' own.
-        for pattern in (".*.partial*", ".tmp*"):
-            for partial in self.folder.glob(pattern):
-                partial.unlink(missing_ok=True)
+        clear_partial(self.folder)
         for path in self._paths():
             try:
                 state = read_checkpoint(path)
