@@ -54,7 +54,7 @@ class Plan:
         if trainer.max_steps is not None:
             steps = trainer.max_steps
         elif trainer.epochs is not None:
-            steps = trainer.epochs * steps_per_epoch
+            steps = max(1, trainer.epochs * batches_per_epoch // trainer.accumulate)
         else:
             raise ConfigError("trainer.epochs is None: give trainer.epochs or trainer.max_steps")
         when = config.pruner.when or PRUNERS[config.pruner.name].when
