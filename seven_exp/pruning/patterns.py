@@ -52,7 +52,7 @@ class NOfM(Pattern):
         implied = 1 - self.n / self.m
         if sparsity and abs(sparsity - implied) > 1e-9:
             raise ValueError(
-                f"pattern {self.n}:{self.m} means a sparsity of {implied:g}, not {sparsity:g}"
+                f"pattern {self.n}:{self.m} means a sparsity of {implied:.12g}, not {sparsity}"
             )
         if scope not in ("global", "per_layer"):
             raise ValueError(
@@ -66,7 +66,7 @@ class NOfM(Pattern):
                     f"{layer.weight.shape[1]} inputs are not a multiple of {self.m}; exclude it"
                 )
 
-    def protected(self, score: Tensor, alive: Tensor) -> Tensor | None:
+    def protected(self, score: Tensor, alive: Tensor) -> Tensor:
         """The ``n`` best living weights of each group."""
         groups = self._grouped(score)
         best = first_of_rows(groups, self.n, self._grouped(alive))
@@ -170,8 +170,8 @@ class Heads(_Units):
             attention = owner.get(layer.module)
             if attention is None:
                 raise ValueError(
-                    f"pattern heads does not fit {layer.name}, which is not attention: "
-                    "include=['*attention*'] or exclude it"
+                    f"pattern heads does not fit {layer.name}, which is not an "
+                    "nn.MultiheadAttention's: exclude it"
                 )
             head = torch.arange(attention.embed_dim) // attention.head_dim + first[attention]
             if layer.module is attention.out_proj:

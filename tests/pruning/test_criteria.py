@@ -57,6 +57,15 @@ def test_snip_sums_gradients_before_it_takes_the_size():
     np.testing.assert_allclose(scores, np.abs(weight * gradient), rtol=1e-12)
 
 
+def test_snip_forgets_what_it_saw_before():
+    model, batches = regression()
+    pruner = seven_exp.create_pruner("snip", model, sparsity=0.0)
+    pruner.prune(batches, loss_fn)
+    once = pruner.scores["weight"]
+    pruner.prune(batches, loss_fn)
+    assert torch.equal(pruner.scores["weight"], once)
+
+
 def test_gradient_is_that_of_the_latest_batch():
     scores, weight, batches = scores_after("gradient", rounds=3)
     np.testing.assert_allclose(scores, np.abs(closed_form(weight, batches[2])), rtol=1e-12)
@@ -167,6 +176,46 @@ def test_grasp_by_finite_differences_on_a_nonlinear_model():
     for found, start, up, down in zip(scores, dense, *ends, strict=True):
         expected = start * (up - down) / (2 * step)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-12)
+
+
+def test_grasp_s_temperature_is_found_however_the_loss_finds_the_model():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    model.scale = 2.0
+    batch = (torch.randn(8, 4).double(), torch.randint(3, (8,)))
+    inner = nn.functional.cross_entropy
+
+    def scores(loss_fn, **settings):
+        pruner = seven_exp.create_pruner("grasp", model, sparsity=0.0, exclude=[], **settings)
+        pruner.prune([batch], loss_fn)
+        return torch.cat([score.flatten() for score in pruner.scores.values()])
+
+    expected = scores(lambda m, b: m.scale * inner(m(b[0]), b[1]))
+    closed = scores(lambda _, b: model.scale * inner(model(b[0]), b[1]))
+    by_hand = scores(lambda m, b: m.scale * inner(m(b[0]) / 200, b[1]), temperature=1.0)
+    torch.testing.assert_close(closed, expected)
+    torch.testing.assert_close(by_hand, expected)
+    assert not torch.allclose(scores(lambda m, b: inner(m(b[0]), b[1]), temperature=1.0), expected)
+
+
+def test_synflow_leaves_indices_alone_and_looks_into_outputs():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3, bias=False)
+            self.register_buffer("order", torch.tensor([2, 0, 3, 1]))
+
+        def forward(self, x):
+            return {"logits": self.layer(x[:, self.order])}
+
+    model = Model()
+    pruner = seven_exp.create_pruner("synflow", model, sparsity=0.0, rounds=1)
+    pruner.prune([torch.randn(2, 4)], lambda m, x: m(x)["logits"].sum())
+    torch.testing.assert_close(
+        pruner.scores["layer.weight"], model.layer.weight.detach().abs().double()
+    )
+    with pytest.raises(ValueError, match="can't be text"):
+        pruner.prune([{"input_ids": torch.ones(1, 4)}], lambda m, x: x)
 
 
 def test_synflow_conserves_flow_through_every_layer():
@@ -559,6 +608,19 @@ def test_obert_removes_the_best_single_weight_of_all(seed):
     np.testing.assert_allclose(moved, least(fisher, weight, best)[0], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e2, 1e6])
+def test_obert_takes_gradients_of_any_size(scale):
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(50, 4, bias=False)
+    common = torch.randn(8, 50, generator=generator)
+    # Nearly alike, so that their mean outer product is all but singular.
+    batches = [common + 1e-3 * torch.randn(8, 50, generator=generator) for _ in range(300)]
+    pruner = seven_exp.create_pruner("obert_pre", model, sparsity=0.5)
+    pruner.prune(batches, lambda m, x: scale * m(x).square().mean(), batches_per_round=30)
+    assert pruner.sparsity == 0.5
+    assert model.weight.isfinite().all()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_obert_step_by_step_comes_near_the_best_mask_of_all(seed):
     """One weight a round, survivors moved each time; and blocks know nothing of each other."""
@@ -626,6 +688,38 @@ def test_sparsegpt_is_column_by_column_elimination(block):
             inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
     np.testing.assert_allclose(found, w * mask, rtol=1e-8, atol=1e-10)
     assert mask.sum() == 12
+
+
+@pytest.mark.parametrize(("pattern", "block"), [("2:4", 128), ("2:4", 3), ("1:2", 4)])
+def test_sparsegpt_chooses_each_group_behind_those_before_it(pattern, block):
+    """N:M by the whole inverse, from which each column done is eliminated."""
+    n, m = map(int, pattern.split(":"))
+    x, weight, hessian = calibrated(1, outputs=16)
+    mask, found = sparsegpt(x, weight, 0.5, pattern=pattern, block=block)
+    w, inverse = weight.copy(), np.linalg.inv(hessian)
+    expected = np.zeros_like(mask)
+    for start in range(0, 8, m):
+        ahead, scores = inverse.copy(), []
+        for j in range(start, start + m):
+            scores.append(w[:, j] ** 2 / ahead[j, j])
+            ahead -= np.outer(ahead[:, j], ahead[j]) / ahead[j, j]
+        best = np.argsort(-np.array(scores).T, axis=1)[:, :n] + start
+        np.put_along_axis(expected, best, True, axis=1)
+        for j in range(start, start + m):
+            error = np.where(expected[:, j], 0.0, w[:, j]) / inverse[j, j]
+            w -= np.outer(error, inverse[j])
+            inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_allclose(found, w * expected, rtol=1e-8, atol=1e-10)
+
+
+def test_sparsegpt_s_pattern_runs_along_a_convolution_s_inputs():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 4, 3, bias=False)
+    pruner = seven_exp.create_pruner("sparsegpt", conv, sparsity=0.5, pattern="2:4")
+    pruner.prune([torch.randn(5, 8, 6, 6)], lambda m, b: m(b).sum())
+    kept = pruner.masks["weight"].view(4, 2, 4, 3, 3).sum(2)
+    assert (kept == 2).all()
 
 
 def test_sparsegpt_prunes_weights_of_unused_inputs_first_and_leaves_the_others_alone():

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.masks import Masks
+from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.replicas import Group, average
 
 Revival = Literal["never", "moved", "zero", "remembered", "trained"]
 """A pruned weight stays gone; or may return with the value that the optimizer has moved it to, with
-zero and a fresh optimizer state, with the value it had, or with the value it had and all that the
-optimizer has added since."""
+zero and its moments in the optimizer cleared, with the value it had, or with the value it had and
+all that the optimizer has added since."""
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """``loss_fn(model, batch)``: a scalar to be minimised."""
@@ -50,6 +51,8 @@ class Criterion:
         self.numbers: dict[str, float] = {}
         self.group: Group | None = None
         """Ranks with replicas of the model, each of which sees other batches."""
+        self.pattern = Pattern()
+        """Which sets of weights may go together."""
 
     def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Take in the evidence of one step.
@@ -144,9 +147,13 @@ class Criterion:
             values: The same, pruned ones as they would come back.
             batches: The round's batches.
             loss_fn: ``loss_fn(model, batch)`` -> scalar.
+
+        Raises:
+            FloatingPointError: The loss of a batch is not finite.
         """
         for batch in batches:
-            grads = torch.autograd.grad(loss_fn(model, batch), list(weights), allow_unused=True)
+            loss = finite(loss_fn(model, batch))
+            grads = torch.autograd.grad(loss, list(weights), allow_unused=True)
             with torch.no_grad():
                 seen = grads if self.group is None else self.averaged(cleaned(grads, weights))
                 self.observe(values, seen)
@@ -161,6 +168,17 @@ class Criterion:
         if name not in self.state:
             self.state[name] = [torch.zeros_like(w, dtype=precision(w)) for w in weights]
         return self.state[name]
+
+
+def finite(loss: Tensor) -> Tensor:
+    """The loss itself.
+
+    Raises:
+        FloatingPointError: It is not finite, and its gradients would tell nothing.
+    """
+    if not loss.isfinite():
+        raise FloatingPointError(f"the loss of a batch to prune by is {loss.item()}")
+    return loss
 
 
 def precision(weight: Tensor) -> torch.dtype:

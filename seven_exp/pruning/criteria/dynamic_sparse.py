@@ -14,8 +14,8 @@ from seven_exp.pruning.select import top_k_masks
 class _DropAndGrow(Criterion):
     """At each update a falling fraction of each layer's smallest |w| makes room for others.
 
-    The fraction is ``drop (1 + cos(pi progress)) / 2``; grown weights start at zero with a fresh
-    optimizer state. The first mask is random.
+    The fraction is ``drop (1 + cos(pi progress)) / 2``; grown weights start at zero, their
+    moments in the optimizer cleared. The first mask is random.
 
     Args:
         drop: Fraction dropped at the first update, in (0, 1).

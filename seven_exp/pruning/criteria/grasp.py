@@ -6,21 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seven_exp.pruning.criteria.base import Criterion, LossFunction, cleaned
+from seven_exp.pruning.criteria.base import Criterion, LossFunction, cleaned, finite
 from seven_exp.pruning.outputs import logits_of
 from seven_exp.pruning.registry import register
-
-_TEMPERATURE = 200.0
-"""Logits are divided by it, as in the authors' code, so that the loss is smooth."""
-
-
-class _Tempered(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return logits_of(self.model(*args, **kwargs)) / _TEMPERATURE
 
 
 @register("grasp", when="before", schedule="one_shot")
@@ -29,10 +17,20 @@ class Grasp(Criterion):
 
     (Wang et al., "Picking winning tickets before training by preserving gradient flow",
     arXiv 2002.07376, eq. 8; its score is the negative of this and its highest go.)
+
+    Args:
+        temperature: Logits are divided by it, so that the loss is smooth: 200 in the authors' code.
+            It changes the order of the scores. Meant for classes; 1 leaves the loss as it is.
     """
 
     uses_gradients = True
     only_before = True
+
+    def __init__(self, *, temperature: float = 200.0) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}: choose a positive number")
+        self.temperature = temperature
 
     def measure(
         self,
@@ -43,10 +41,27 @@ class Grasp(Criterion):
         loss_fn: LossFunction,
     ) -> None:
         """Two passes: g over all batches, then H g batch by batch, H never formed."""
-        model, parameters = _Tempered(model), list(weights)
+        hook = model.register_forward_hook(self._tempered)
+        try:
+            self._measure(model, weights, batches, loss_fn)
+        finally:
+            hook.remove()
+
+    def _tempered(self, model: nn.Module, inputs: Any, outputs: Any) -> Tensor:
+        return logits_of(outputs) / self.temperature
+
+    def _measure(
+        self,
+        model: nn.Module,
+        weights: Sequence[Tensor],
+        batches: Sequence[Any],
+        loss_fn: LossFunction,
+    ) -> None:
+        parameters = list(weights)
         total = [torch.zeros_like(weight) for weight in weights]
         for batch in batches:
-            grads = torch.autograd.grad(loss_fn(model, batch), parameters, allow_unused=True)
+            loss = finite(loss_fn(model, batch))
+            grads = torch.autograd.grad(loss, parameters, allow_unused=True)
             torch._foreach_add_(total, self.averaged(cleaned(grads, weights)))
         self.state.clear()
         products = self.zeros("hessian_gradient", weights)

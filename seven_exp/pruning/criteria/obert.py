@@ -12,6 +12,10 @@ from seven_exp.pruning.registry import register
 _CHUNK = 4096
 """Blocks inverted at once, which bounds the working memory."""
 
+_ROUNDINGS = 16
+"""A mean of thousands of outer products has eigenvalues down to some -5 eps tr F, all gradients
+being nearly alike."""
+
 
 @register("obert_pre", when="before", schedule="exponential", rounds=10)
 @register("obert", when="during", schedule="cubic")
@@ -28,7 +32,8 @@ class Obert(Criterion):
     Args:
         gradients: m.
         block: Weights a block.
-        dampening: lambda.
+        dampening: lambda; more where gradients are so large that F, which is kept in float32, can't
+            tell it from its own rounding.
     """
 
     uses_gradients = True
@@ -94,8 +99,11 @@ class Obert(Criterion):
         if "fisher" not in self.state:
             count = blocks.stop - blocks.start
             return self.dampening * torch.eye(self.block, dtype=torch.float64).repeat(count, 1, 1)
-        fisher = self.state["fisher"][layer][blocks].to(torch.float64, copy=True)
-        fisher.diagonal(dim1=1, dim2=2).add_(self.dampening)
+        kept = self.state["fisher"][layer][blocks]
+        fisher = kept.to(torch.float64, copy=True)
+        diagonal = fisher.diagonal(dim1=1, dim2=2)
+        rounding = _ROUNDINGS * torch.finfo(kept.dtype).eps * diagonal.sum(1, keepdim=True)
+        diagonal.add_(rounding.clamp(min=self.dampening))
         return fisher
 
 

@@ -11,26 +11,18 @@ from seven_exp.pruning.registry import register
 
 
 @register("snip", when="before", schedule="one_shot")
+@register("snip_iterative", when="before", schedule="exponential", rounds=20)
 class Snip(Criterion):
-    """|w * sum of g over the batches| (Lee et al., arXiv 1810.02340, eq. 5)."""
+    """|w * sum of g over a round's batches| at the masked model.
+
+    (Lee et al., arXiv 1810.02340, eq. 5; in several rounds, de Jorge et al., 2006.09081.)
+    """
 
     uses_gradients = True
 
     def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Add the batch's gradient to the sum."""
         torch._foreach_add_(self.zeros("gradient", weights), list(grads))
-
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """|w g|; the constant that the paper divides by does not change the order."""
-        return [
-            (weight.detach() * gradient).abs()
-            for weight, gradient in zip(weights, self.zeros("gradient", weights), strict=True)
-        ]
-
-
-@register("snip_iterative", when="before", schedule="exponential", rounds=20)
-class IterativeSnip(Snip):
-    """SNIP's score taken anew at the masked model in each round (de Jorge et al., 2006.09081)."""
 
     def measure(
         self,
@@ -44,9 +36,16 @@ class IterativeSnip(Snip):
         self.state.clear()
         super().measure(model, weights, values, batches, loss_fn)
 
+    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """|w g|; the constant that the paper divides by does not change the order."""
+        return [
+            (weight.detach() * gradient).abs()
+            for weight, gradient in zip(weights, self.zeros("gradient", weights), strict=True)
+        ]
+
 
 @register("force", when="before", schedule="exponential", rounds=20)
-class Force(IterativeSnip):
+class Force(Snip):
     """|w * g|, w the dense weight and g the gradient at the masked model.
 
     Pruned weights may return (de Jorge et al., "Progressive skeletonization", arXiv 2006.09081,

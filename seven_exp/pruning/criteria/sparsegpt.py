@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from seven_exp.pruning.criteria.base import Criterion, LossFunction, precision
 from seven_exp.pruning.inputs import forward_only, watching
+from seven_exp.pruning.patterns import NOfM
 from seven_exp.pruning.registry import register
 
 Choice = Callable[[slice, Tensor], Tensor]
@@ -22,7 +23,8 @@ class SparseGpt(Criterion):
     layer, with a share of its mean diagonal added (Frantar and Alistarh, arXiv 2301.00774,
     alg. 1). Convolutions count as linear maps of patches. Where layers are on their own, columns
     are scored block by block, by the weights as the blocks before have left them; where they
-    compete, all are scored at once in the dense model.
+    compete, all are scored at once in the dense model. Of a single layer in an N:M pattern each
+    group is chosen by the weights as the groups before have left them.
 
     Args:
         block: Columns a block.
@@ -85,11 +87,20 @@ class SparseGpt(Criterion):
     def rank(
         self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
     ) -> list[Tensor]:
-        """Of a single layer, each weight's standing within its block of columns."""
+        """Of a single layer, each weight's standing within its block or group of columns."""
         if len(weights) > 1:
             return self.scores(weights)
-        alive = masks[0].flatten(1)
+        weight, alive, pattern = weights[0], masks[0].flatten(1), self.pattern
         standing = torch.zeros(alive.shape, dtype=self._factors[0].dtype, device=alive.device)
+
+        def choose_group(columns: slice, scores: Tensor) -> Tensor:
+            assert isinstance(pattern, NOfM)
+            shape = (-1, pattern.m, *weight.shape[2:])
+            best = pattern.protected(scores.view(shape), alive[:, columns].reshape(shape)).flatten(
+                1
+            )
+            standing[:, columns] = best.to(standing.dtype)
+            return best
 
         def choose(columns: slice, scores: Tensor) -> Tensor:
             order = scores.masked_fill(~alive[:, columns], -1.0).flatten().argsort(stable=True)
@@ -99,8 +110,12 @@ class SparseGpt(Criterion):
             standing[:, columns] = share
             return share > 1 - density
 
-        self._sweep(weights[0], self._factors[0], choose)
-        return [standing.view(weights[0].shape)]
+        if isinstance(pattern, NOfM) and density <= pattern.n / pattern.m:
+            width = pattern.m * weight[0, 0].numel()
+            self._sweep(weight, self._factors[0], choose_group, width)
+        else:
+            self._sweep(weight, self._factors[0], choose)
+        return [standing.view(weight.shape)]
 
     def compensate(
         self, weights: Sequence[Tensor], before: Sequence[Tensor], after: Sequence[Tensor]
@@ -113,15 +128,25 @@ class SparseGpt(Criterion):
         self._factors = []
         return swept
 
-    def _sweep(self, weight: Tensor, factor: Tensor, choice: Choice) -> Tensor:
-        """Prune column by column, pushing errors on; in blocks, so that most of it is matmuls."""
+    def _sweep(
+        self, weight: Tensor, factor: Tensor, choice: Choice, width: int | None = None
+    ) -> Tensor:
+        """Prune column by column, pushing errors on; in blocks, so that most of it is matmuls.
+
+        ``width`` columns of a block are chosen at a time; None: all.
+        """
         w = weight.detach().to(factor.dtype).flatten(1).clone()
-        for start in range(0, w.shape[1], self.block):
-            own = slice(start, min(start + self.block, w.shape[1]))
+        width = width or self.block
+        block = width * max(1, self.block // width)
+        for start in range(0, w.shape[1], block):
+            own = slice(start, min(start + block, w.shape[1]))
             u, columns = factor[own, own], w[:, own]
-            stays = choice(own, (columns / u.diagonal()).square())
-            errors = torch.zeros_like(columns)
+            stays, errors = torch.zeros_like(columns, dtype=torch.bool), torch.zeros_like(columns)
             for j in range(columns.shape[1]):
+                if j % width == 0:
+                    near = slice(j, min(j + width, columns.shape[1]))
+                    scores = (columns[:, near] / u.diagonal()[near]).square()
+                    stays[:, near] = choice(slice(start + j, start + near.stop), scores)
                 errors[:, j] = columns[:, j] * ~stays[:, j] / u[j, j]
                 columns[:, j + 1 :] -= errors[:, j : j + 1] * u[j, j + 1 :]
             w[:, own.stop :] -= errors @ factor[own, own.stop :]

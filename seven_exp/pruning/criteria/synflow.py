@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from seven_exp.pruning.criteria.base import Criterion, LossFunction
+from seven_exp.pruning.inputs import evaluating
+from seven_exp.pruning.outputs import logits_of
 from seven_exp.pruning.registry import register
 
 
@@ -33,19 +35,20 @@ class Synflow(Criterion):
     ) -> None:
         """One backward pass of R at the masked model."""
         example = batches[0][0] if isinstance(batches[0], list | tuple) else batches[0]
+        if not isinstance(example, Tensor) or not example.is_floating_point():
+            raise ValueError(
+                "synflow feeds the model ones in place of a batch, so it can't be text"
+            )
         ones = torch.ones_like(example[:1], dtype=torch.float64, device=weights[0].device)
         absolute = {
             name: tensor.detach().abs().to(torch.float64)
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            if tensor.is_floating_point()
         }
         places = {id(p): name for name, p in model.named_parameters()}
         chosen = [absolute[places[id(weight)]].requires_grad_() for weight in weights]
-        training = model.training
-        model.eval()
-        try:
-            flow = functional_call(model, absolute, (ones,)).sum()
-        finally:
-            model.train(training)
+        with evaluating(model):
+            flow = logits_of(functional_call(model, absolute, (ones,))).sum()
         grads = torch.autograd.grad(flow, chosen, allow_unused=True)
         self.state["score"] = [
             torch.zeros_like(w) if g is None else (g * w).detach()
