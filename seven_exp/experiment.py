@@ -188,13 +188,16 @@ def _train(
         state.outcome.seconds_pruning += time.perf_counter() - since
 
     def prune() -> None:
-        with on_the_clock():
-            pruner.prune(
-                loop.endless(data.train),
-                compute.fair_loss,
-                batches_per_round=config.pruner.batches_per_round or 1,
-                rounds=pruner.rounds // len(plan.prune_at),
-            )
+        with on_the_clock(), faults_of_the_user():
+            try:
+                pruner.prune(
+                    loop.endless(data.train),
+                    compute.fair_loss,
+                    batches_per_round=config.pruner.batches_per_round or 1,
+                    rounds=pruner.rounds // len(plan.prune_at),
+                )
+            except FloatingPointError as error:
+                raise loop.DivergedError(str(error)) from error
 
     def at(done: int) -> None:
         """What happens between this step and the next, beside training."""
@@ -434,8 +437,12 @@ def _pruner(
     config: RunConfig, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Pruner:
     window: dict[str, Any] = {"rounds": config.pruner.rounds}
+    schedule = config.schedule.name
     if config.pruner.levels > 1:
         window = {"rounds": config.pruner.levels * (config.pruner.rounds or 1)}
+        if schedule == "one_shot":
+            # The first level would leave the others nothing to do.
+            schedule = "exponential"
     if plan.when == "during":
         window = {
             "begin_step": plan.begin,
@@ -448,7 +455,7 @@ def _pruner(
         model,
         sparsity=config.sparsity,
         when=plan.when,
-        schedule=config.schedule.name,
+        schedule=schedule,
         scope=config.pruner.scope,
         sparsities=config.pruner.sparsities,
         pattern=config.pruner.pattern,

@@ -19,7 +19,8 @@ from seven_exp.models import build_model
 from seven_exp.pruning import PRUNERS, prunable_layers
 from seven_exp.tracking import LocalRecord
 from seven_exp.training.distillation import Distillation
-from seven_exp.training.loop import Compute, layout_for
+from seven_exp.training.loop import Compute, DivergedError, layout_for
+from seven_exp.training.plan import Plan
 from seven_exp.training.pretrain import cached_start
 from seven_exp.training.rewinding import Snapshot
 
@@ -459,6 +460,33 @@ def test_a_rewound_learning_rate_runs_its_last_part_again(tmp_path):
     rates = [json.loads(x)["lr"] for x in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
     whole_way = [0.033 * (1 - t / 33) for t in range(33)]
     assert rates == pytest.approx([*whole_way, *whole_way[-11:]])
+
+
+@pytest.mark.parametrize("pruner", ["magnitude", "lamp"])
+def test_levels_prune_the_same_share_each_whatever_comes_after_training(tmp_path, pruner):
+    record = run(
+        tmp_path, "a", f"pruner={pruner}", "pruner.levels=3", "pruner.finetune_steps=0.6",
+        "pruner.rewind=lr", "sparsity=0.875", "trainer.epochs=1",
+    )  # fmt: skip
+    assert [level["sparsity"] for level in record["levels"]] == [0.0, 0.5, 0.75]
+    assert record["sparsity"] == 0.875
+
+
+def test_a_loss_to_prune_by_that_is_not_finite_ends_the_run(tmp_path):
+    with pytest.raises(DivergedError, match="loss of a batch to prune by"):
+        run(
+            tmp_path, "a", "pruner=fisher_pre", "pruner.when=after", "sparsity=0.5",
+            "optimizer=sgd", "optimizer.lr=1e30", "trainer.log_interval=1000", "trainer.epochs=1",
+        )  # fmt: skip
+    record = json.loads((tmp_path / "a/results.json").read_text())
+    assert record["status"] == "failed"
+
+
+@pytest.mark.parametrize("accumulate", [1, 4, 8, 12, 40])
+def test_accumulating_takes_as_many_passes_over_the_data(tmp_path, accumulate):
+    config = config_of(tmp_path, "trainer.epochs=30", f"trainer.accumulate={accumulate}")
+    taken = Plan.of(config, 23).steps * accumulate
+    assert 30 * 23 - accumulate < taken <= 30 * 23
 
 
 @pytest.mark.parametrize(

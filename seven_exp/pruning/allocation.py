@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from seven_exp.pruning.select import kept_count
@@ -105,12 +106,17 @@ def lamp_shares(score: Tensor, candidates: Tensor | None = None) -> Tensor:
     (Lee et al., arXiv 2010.07611, eq. 1.)
 
     Args:
-        score: Of any shape; where some are negative, all are counted from the lowest.
+        score: Of any shape; where some are negative, all are counted from the lowest. Broken ones
+            have no share.
         candidates: Bool, likewise: what competes; None: all.
     """
-    lifted = score - score.min().clamp(max=0)
+    broken = ~score.isfinite()
+    score = score.masked_fill(broken, 0)
+    lifted = (score - score.min().clamp(max=0)).masked_fill(broken, 0)
     if candidates is not None:
         lifted = lifted * candidates
+    # A power of two is exact, and keeps squares from vanishing.
+    lifted = torch.ldexp(lifted, -torch.frexp(lifted.max()).exponent.clamp(min=-100))
     squares, order = lifted.flatten().square().sort(descending=True, stable=True)
     shares = squares / squares.cumsum(0).clamp(min=1e-38)
     return shares.new_empty(shares.shape).scatter_(0, order, shares).view_as(score)

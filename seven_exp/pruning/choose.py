@@ -77,12 +77,11 @@ def _protected(
 ) -> Tensor | None:
     """Weights of a layer that stay whatever others score: the pattern's and the floor's."""
     mask = pattern.protected(score, candidates)
-    floor = kept_count(min_density, candidates.numel())
-    if floor == 0:
-        return mask
-    floor = min(floor, _count([candidates]))
+    floor = min(kept_count(min_density, candidates.numel()), _count([candidates]))
+    if mask is not None or floor == 0:
+        return mask  # a pattern's own floor is no lower
     (least,) = top_k_masks([score], floor, [candidates])
-    return least if mask is None else mask | least
+    return least
 
 
 def _count(masks: Sequence[Tensor]) -> int:

@@ -9,8 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seven_exp.pruning.layers import Layer
+
 Watcher = Callable[[int, Tensor], None]
 """``watcher(i, inputs)``: what weight i met, a row for each use and a column for each input."""
+
+
+def check_watchable(layer: Layer) -> None:
+    """Raise ValueError, with the reason, where `watching` can't see what the layer is fed with."""
+    module = layer.module
+    plain = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.MultiheadAttention)
+    if not plain or getattr(module, "groups", 1) != 1:
+        kind = type(module).__name__
+        groups = "" if not plain else " with groups"
+        raise ValueError(
+            f"{layer.name} is a {kind}{groups}, whose inputs can't be watched: exclude it"
+        )
 
 
 @contextmanager
@@ -25,81 +39,83 @@ def watching(weights: Sequence[Tensor], watcher: Watcher) -> Iterator[None]:
         watcher: Called before each use. For a convolution a row is an unfolded patch.
     """
     places = {id(weight): i for i, weight in enumerate(weights)}
-    addmm = torch.addmm
-    linear, conv1d, conv2d = functional.linear, functional.conv1d, functional.conv2d
+    linear = functional.linear
 
-    def watched_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def watched_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if id(weight) in places:
-            watcher(places[id(weight)], x.detach().reshape(-1, x.shape[-1]))
-        return linear(x, weight, bias)
+            watcher(places[id(weight)], input.detach().reshape(-1, input.shape[-1]))
+        return linear(input, weight, bias)
 
-    def watched_conv2d(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        if id(weight) in places:
-            if groups != 1 or isinstance(padding, str):
-                raise ValueError("inputs of grouped or 'same'-padded convolutions can't be watched")
-            kernel = weight.shape[2:]
-            patches = functional.unfold(x.detach(), kernel, dilation, padding, stride)
-            watcher(places[id(weight)], patches.transpose(1, 2).flatten(0, 1))
-        return conv2d(x, weight, bias, stride, padding, dilation, groups)
+    def watched(convolution: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(
+            input: Tensor,
+            weight: Tensor,
+            bias: Tensor | None = None,
+            stride: Any = 1,
+            padding: Any = 0,
+            dilation: Any = 1,
+            groups: int = 1,
+        ) -> Tensor:
+            if id(weight) in places:
+                patches = _patches(input.detach(), weight.shape[2:], stride, padding, dilation)
+                watcher(places[id(weight)], patches)
+            return convolution(input, weight, bias, stride, padding, dilation, groups)
 
-    def watched_conv1d(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = (1,),
-        padding: Any = (0,),
-        dilation: Any = (1,),
-        groups: int = 1,
-    ) -> Tensor:
-        if id(weight) in places:
-            if groups != 1 or isinstance(padding, str):
-                raise ValueError("inputs of grouped or 'same'-padded convolutions can't be watched")
-            patches = functional.unfold(
-                x.detach().unsqueeze(2),
-                (1, weight.shape[2]),
-                (1, *dilation),
-                (0, *padding),
-                (1, *stride),
-            )
-            watcher(places[id(weight)], patches.transpose(1, 2).flatten(0, 1))
-        return conv1d(x, weight, bias, stride, padding, dilation, groups)
+        return run
 
-    def refused_addmm(bias: Tensor, x: Tensor, weight: Tensor, **scales: Any) -> Tensor:
-        if id(weight) in places:
-            raise ValueError("inputs of transposed weights (GPT-2's Conv1D) can't be watched")
-        return addmm(bias, x, weight, **scales)
-
-    with (
-        patch.multiple(
-            functional, linear=watched_linear, conv1d=watched_conv1d, conv2d=watched_conv2d
-        ),
-        patch.object(torch, "addmm", refused_addmm),
+    with patch.multiple(
+        functional,
+        linear=watched_linear,
+        conv1d=watched(functional.conv1d),
+        conv2d=watched(functional.conv2d),
     ):
         yield
 
 
+def _patches(
+    images: Tensor, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any
+) -> Tensor:
+    """What a convolution multiplies its flattened weight by: (places, channels * kernel)."""
+    axes = len(kernel)
+    steps, spread = _each(stride, axes), _each(dilation, axes)
+    if isinstance(padding, str):
+        total = [d * (k - 1) * (padding == "same") for d, k in zip(spread, kernel, strict=True)]
+        sides = [(n // 2, n - n // 2) for n in total]
+    else:
+        sides = [(n, n) for n in _each(padding, axes)]
+    images = functional.pad(images, [n for pair in reversed(sides) for n in pair])
+    images = images.reshape(-1, *images.shape[-1 - axes :])
+    if axes == 1:
+        images, kernel, steps, spread = images.unsqueeze(2), [1, *kernel], [1, *steps], [1, *spread]
+    columns = functional.unfold(images, tuple(kernel), tuple(spread), 0, tuple(steps))
+    return columns.transpose(1, 2).flatten(0, 1)
+
+
+def _each(value: Any, axes: int) -> list[int]:
+    return [value] * axes if isinstance(value, int) else list(value)
+
+
 def order_of_use(weights: Sequence[Tensor], run: Callable[[], object]) -> list[int]:
-    """Indices of the weights as ``run`` first meets them; those it never meets come last."""
+    """Indices of the weights as ``run`` first meets them; those it never meets are missing."""
     met: dict[int, None] = {}
     with watching(weights, lambda i, _: met.setdefault(i)):
         run()
-    return [*met, *(i for i in range(len(weights)) if i not in met)]
+    return list(met)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While it lasts, every module is in evaluation mode; each has its own mode back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def forward_only(model: nn.Module, run: Callable[[], object]) -> None:
     """Run forward passes in evaluation mode; without gradients attention would fuse its maps."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.enable_grad():
-            run()
-    finally:
-        model.train(training)
+    with evaluating(model), torch.enable_grad():
+        run()

@@ -1,10 +1,11 @@
 """Which weights of a model are prunable: chosen by module type, then by name."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 DEFAULT_EXCLUDE = (
     # classifier heads, as torchvision, timm and transformers name them
@@ -14,10 +15,8 @@ DEFAULT_EXCLUDE = (
 )
 """Names left dense unless ``exclude`` says otherwise; each matches one component of a name."""
 
-_WEIGHTED = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -31,15 +30,20 @@ class Layer:
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter as it is now."""
+        """The parameter as it is now.
+
+        Raises:
+            RuntimeError: It is none any more.
+        """
         weight = getattr(self.module, self.attribute)
-        assert isinstance(weight, nn.Parameter)
+        if not isinstance(weight, nn.Parameter):
+            raise RuntimeError(f"{self.name} is no parameter any more, so it can't be pruned")
         return weight
 
 
 def transposed(layer: Layer) -> bool:
-    """Whether a weight's rows are its inputs: transformers' Conv1D (GPT-2), else a Linear."""
-    return type(layer.module).__name__ == "Conv1D"
+    """Whether a weight's rows are its inputs: transposed convolutions, transformers' Conv1D."""
+    return isinstance(layer.module, _TRANSPOSED) or type(layer.module).__name__ == "Conv1D"
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -108,8 +112,11 @@ def _candidates(model: nn.Module) -> Iterator[Layer]:
         else:
             continue
         for attribute in attributes:
+            name = f"{prefix}.{attribute}".lstrip(".")
             if isinstance(module._parameters.get(attribute), nn.Parameter):
-                yield Layer(f"{prefix}.{attribute}".lstrip("."), module, attribute)
+                yield Layer(name, module, attribute)
+            elif isinstance(getattr(module, attribute, None), Tensor):
+                warnings.warn(f"{name} is computed from other parameters: left dense", stacklevel=2)
 
 
 def _listed(patterns: Sequence[str] | None) -> Sequence[str] | None:

@@ -12,16 +12,19 @@ from torch import Tensor, nn
 from seven_exp.pruning.allocation import SCOPES, Pool
 from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction
-from seven_exp.pruning.inputs import forward_only, order_of_use
+from seven_exp.pruning.inputs import check_watchable, forward_only, order_of_use
 from seven_exp.pruning.layers import Layer, matches, prunable_layers, transposed, unwrap
 from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
 from seven_exp.pruning.patterns import NOfM, parse_pattern
 from seven_exp.pruning.registry import PRUNERS, When, check_when
 from seven_exp.pruning.replicas import average, group_of
-from seven_exp.pruning.schedules import SCHEDULES, Schedule
+from seven_exp.pruning.schedules import SCHEDULES, Schedule, course
 from seven_exp.registry import nearest
 
 T = TypeVar("T")
+
+_COMPETITIVE = ("global", "lamp")
+"""Scopes in which the scores decide how much each layer keeps."""
 
 
 class Pruner:
@@ -113,9 +116,14 @@ class Pruner:
         Inside the window it takes in the gradients and, where the schedule says so, chooses the
         masks anew; always it sets pruned weights back to zero. Outside `prune`, a step of a
         "before" pruner that has not finished its rounds counts as one of them.
+
+        Raises:
+            RuntimeError: It needs gradients and there are none, or it needs `prune`.
         """
         if self.window is None:
             return
+        if self.criterion.only_before and self.when == "before" and self.window.covers(self._t):
+            raise RuntimeError(f"{self.name} looks at the model itself: call prune() first")
         if self.when == "after":
             self.apply()
             return
@@ -149,6 +157,7 @@ class Pruner:
                 calls (iterative pruning with training in between). None: all, from the first.
 
         Raises:
+            FloatingPointError: The loss of a batch is not finite.
             RuntimeError: This pruner acts during training.
             ValueError: The criterion needs batches and has none.
         """
@@ -184,9 +193,13 @@ class Pruner:
             self._masks.apply(self._weights())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, as tensors, numbers and strings; masks are packed to bits."""
+        """Everything needed to go on, as tensors, numbers and strings; masks are packed to bits.
+
+        The criterion's tensors are its own, which further steps change: copy what is to be kept.
+        """
         return {
             "name": self.name,
+            "settings": self._settings(),
             "target": self.target,
             "step": self._t,
             "window": None if self.window is None else vars(self.window) | {},
@@ -200,12 +213,16 @@ class Pruner:
         """Go on from `state_dict`, on a model with the same prunable weights.
 
         Raises:
-            ValueError: It was saved by another pruner or for other weights.
+            ValueError: It was saved by another pruner, for other weights or with other settings.
         """
         if state["name"] != self.name or list(state["masks"]) != [
             layer.name for layer in self.layers
         ]:
             raise ValueError(f"the state of '{state['name']}' does not fit {self.name}'s weights")
+        own = self._settings()
+        for key, saved in state.get("settings", {}).items():
+            if saved != own[key]:
+                raise ValueError(f"the state's {key}: {saved}; this pruner's: {own[key]}")
         weights = self._weights()
         self.target, self._t = state["target"], state["step"]
         self.window = None if state["window"] is None else Schedule(**state["window"])
@@ -226,6 +243,17 @@ class Pruner:
             ]
         self.apply()
 
+    def _settings(self) -> dict[str, Any]:
+        """What a state must have been saved with to make sense here."""
+        targets = {i: target for target, members in self._groups.items() for i in members}
+        return {
+            "shapes": [list(weight.shape) for weight in self._weights()],
+            "sparsities": [targets[i] for i in range(len(self.layers))],
+            "schedule": self.curve,
+            "scope": self.scope,
+            "pattern": self.pattern,
+        }
+
     def _plainly_kept(self) -> int | None:
         """How many weights this step keeps, if they are simply the best of those kept so far."""
         assert self.window is not None
@@ -245,6 +273,11 @@ class Pruner:
     def _observe(self) -> bool:
         """Let the criterion take in a step; whether it has pruned as well."""
         values, grads = self._values(), [weight.grad for weight in self._weights()]
+        if all(grad is None for grad in grads):
+            raise RuntimeError(
+                f"{self.name} finds no gradient: call step() after backward() and before "
+                "zero_grad()"
+            )
         k = self._plainly_kept()
         if k is None:
             self.criterion.observe(values, grads)
@@ -267,8 +300,14 @@ class Pruner:
             self._weights(),
             lambda: forward_only(self._model, lambda: loss_fn(self._model, batches[0])),
         )
+        for i, layer in enumerate(self.layers):
+            if i not in order:
+                raise ValueError(
+                    f"{layer.name} was fed with nothing that can be watched: exclude it"
+                )
         gathered: dict[str, list[Tensor]] = {}
-        for pool in sorted(self._pools(self._wanted), key=lambda p: order.index(p.layers[0])):
+        pools = self._pools(self._wanted)
+        for pool in sorted(pools, key=lambda pool: min(map(order.index, pool.layers))):
             self.criterion.state = {}
             self._measure(batches, loss_fn, pool.layers)
             with torch.no_grad():
@@ -358,7 +397,7 @@ class Pruner:
         for weight, old, new, value in zip(weights, before, after, values, strict=True):
             returned = new & ~old
             if self._revival != "zero":
-                torch.where(returned, value, weight, out=weight.data)
+                torch.where(returned, value.to(weight.dtype), weight, out=weight.data)
                 continue
             weight.data.masked_fill_(returned, 0.0)
             state = self._optimizer.state.get(weight, {}) if self._optimizer else {}
@@ -409,8 +448,11 @@ class Pruner:
     def _warn_of_lost_layers(self, before: Sequence[int], *, stacklevel: int) -> None:
         for layer, old, new in zip(self.layers, before, self._masks.kept, strict=True):
             if old and not new:
+                cure = "a sparsity of its own"
+                if self.scope in _COMPETITIVE and self._units is None:
+                    cure = "a larger min_density" if self._min_density else "min_density"
                 warnings.warn(
-                    f"{layer.name} has lost all its weights; min_density keeps some",
+                    f"{layer.name} has lost all its weights; {cure} keeps some",
                     stacklevel=stacklevel,
                 )
 
@@ -463,7 +505,8 @@ def create_pruner(
         sparsities: Name pattern -> another sparsity for the layers that match, the first one
             counting. The layers of one sparsity are pruned by ``scope`` among themselves.
         pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads".
-        min_density: Every layer keeps at least this fraction of its weights, in [0, 1).
+        min_density: Every layer of n weights keeps at least ``int(min_density * n)``, in [0, 1);
+            for scopes in which layers compete, "global" and "lamp".
         include: Name patterns; see `prunable_layers`.
         exclude: Name patterns; see `prunable_layers`.
         optimizer: Whose state of weights that start anew at zero is cleared (SET, RigL).
@@ -479,7 +522,7 @@ def create_pruner(
     check_sparsity(sparsity)
     scope = scope or spec.scope
     SCOPES[scope]
-    _check_floor(min_density, sparsity, pattern)
+    _check_floor(min_density, sparsity, pattern, scope)
     curve = schedule or spec.schedule
     SCHEDULES[curve]
     criterion = build_criterion(name, hyperparameters)
@@ -487,7 +530,7 @@ def create_pruner(
         raise ValueError(f"{name} looks at the model itself: choose when=before or when=after")
     if criterion.starts_sparse and when != "during":
         raise ValueError(f"{name} exchanges weights while they are trained: choose when=during")
-    criterion.group = group_of(model)
+    criterion.group, criterion.pattern = group_of(model), parse_pattern(pattern)
     rounds = _rounds(rounds, spec.rounds, end_step if when == "before" else None)
     window = None
     if when == "during":
@@ -495,21 +538,24 @@ def create_pruner(
             raise ValueError(f"{name} prunes during training: give end_step")
         window = Schedule(curve, begin_step, end_step, interval, levels)
     elif when == "before":
-        window = Schedule(curve, begin_step, begin_step + rounds)
+        window = Schedule(curve, 0, rounds)
 
     layers = prunable_layers(model, include, exclude)
+    if criterion.one_by_one:
+        for layer in layers:
+            check_watchable(layer)
     if scope == "per_row" or pattern != "unstructured":
         for layer in layers:
             if transposed(layer):
                 raise ValueError(
-                    f"{layer.name} is transposed (GPT-2's Conv1D), its rows are inputs: choose "
-                    "pattern unstructured and a scope other than per_row"
+                    f"{layer.name} is transposed, its rows are inputs: choose pattern unstructured "
+                    "and a scope other than per_row, or exclude it"
                 )
     target = float(sparsity) if spec.prunes else 0.0
     sparsities = dict(sparsities or {}) if spec.prunes else {}
     for own in sparsities.values():
         check_sparsity(own)
-        _check_floor(min_density, own, pattern)
+        _check_floor(min_density, own, pattern, scope)
     for own, members in _groups(layers, target, sparsities).items():
         parse_pattern(pattern).check([layers[i] for i in members], own, scope)
     if criterion.uses_gradients and when == "during":
@@ -519,6 +565,8 @@ def create_pruner(
                     f"{layer.name} is frozen and {name} needs its gradient: "
                     "exclude it, or let it require gradients"
                 )
+    if spec.prunes:
+        _warn_of_curve(name, criterion, curve)
     return Pruner(
         layers,
         criterion,
@@ -580,7 +628,7 @@ def check_sparsity(sparsity: float) -> None:
         )
 
 
-def _check_floor(min_density: float, sparsity: float, pattern: str) -> None:
+def _check_floor(min_density: float, sparsity: float, pattern: str, scope: str) -> None:
     if not 0 <= min_density < 1:
         raise ValueError(f"min_density is {min_density}: choose a number in [0, 1)")
     if min_density > 1 - sparsity:
@@ -589,6 +637,23 @@ def _check_floor(min_density: float, sparsity: float, pattern: str) -> None:
         )
     if min_density and not isinstance(parse_pattern(pattern), NOfM) and pattern != "unstructured":
         raise ValueError(f"min_density counts weights: pattern '{pattern}' removes whole units")
+    if min_density and scope not in _COMPETITIVE:
+        raise ValueError(
+            f"min_density is {min_density}: scope '{scope}' fixes what each layer keeps; choose "
+            f"{' or '.join(_COMPETITIVE)}"
+        )
+
+
+def _warn_of_curve(name: str, criterion: Criterion, curve: str) -> None:
+    """Say so where the curve is one that the criterion is not made for."""
+    values = course(curve)
+    if criterion.starts_sparse and min(values) < max(values):
+        words = "starts sparse, which the schedule undoes: choose constant"
+    elif criterion.revival == "never" and any(b < a for a, b in itertools.pairwise(values)):
+        words = "lets no weight return, so it keeps the highest sparsity so far"
+    else:
+        return
+    warnings.warn(f"{name} with schedule '{curve}': it {words}", stacklevel=3)
 
 
 def _rounds(given: int | None, default: int, window: int | None) -> int:

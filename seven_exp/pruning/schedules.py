@@ -51,6 +51,11 @@ def constant(progress: float, sparsity: float) -> float:
     return sparsity
 
 
+def course(curve: str) -> list[float]:
+    """The curve's values on its way to a sparsity of a half, at 100 places."""
+    return [SCHEDULES[curve](place / 100, 0.5) for place in range(1, 101)]
+
+
 _PHASES = 10
 
 

@@ -199,11 +199,13 @@ def test_heads_go_whole_through_all_their_weights():
         ({"pattern": "3:5", "sparsity": 0.4}, r"0\.weight.*not a multiple of 5"),
         ({"pattern": "5x5"}, r"does not tile 0\.weight of 12x16"),
         ({"pattern": "rows", "scope": "per_row"}, "scope 'per_row'"),
-        ({"pattern": "heads"}, r"does not fit 0\.weight, which is not attention"),
+        ({"pattern": "heads"}, r"does not fit 0\.weight, which is not an nn.MultiheadAttention's"),
         ({"pattern": "heads", "scope": "per_layer"}, "spans several weights"),
         ({"min_density": 0.6}, "more than the density"),
         ({"min_density": 1.0}, "min_density is 1.0"),
         ({"min_density": 0.1, "pattern": "rows"}, "removes whole units"),
+        ({"min_density": 0.1, "scope": "per_row"}, "scope 'per_row' fixes what each layer keeps"),
+        ({"min_density": 0.1, "scope": "erk"}, "scope 'erk' fixes what each layer keeps"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_reason(settings, words):
@@ -252,3 +254,45 @@ def test_scope_lamp_is_lamp_for_magnitude_and_counts_negative_scores_from_the_lo
     torch.testing.assert_close(lamp_shares(score), expected)
     without = lamp_shares(score, torch.tensor([[True, False], [True, True]]))
     torch.testing.assert_close(without[1], torch.tensor([1.0, 4 / 13]))
+
+
+def test_a_floor_leaves_a_pattern_whole():
+    model = nn.Sequential(nn.Linear(16, 12, bias=False))
+    magnitudes_pruned(model, sparsity=0.5, pattern="2:4", min_density=0.5)
+    assert set((model[0].weight != 0).reshape(-1, 4).sum(1).tolist()) == {2}
+
+
+@pytest.mark.parametrize("settings", [{"scope": "per_row"}, {"pattern": "rows"}])
+def test_rows_of_a_transposed_convolution_are_its_inputs(settings):
+    model = nn.Sequential(nn.ConvTranspose2d(8, 4, 2))
+    with pytest.raises(ValueError, match=r"0\.weight is transposed"):
+        seven_exp.create_pruner("magnitude", model, sparsity=0.5, exclude=[], **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cure"),
+    [
+        ({}, "min_density keeps"),
+        ({"min_density": 0.01}, "a larger min_density keeps"),
+        ({"scope": "per_row"}, "a sparsity of its own keeps"),
+    ],
+)
+def test_a_lost_layer_is_told_with_what_helps(settings, cure):
+    model = nn.Sequential(nn.Linear(40, 40, bias=False), nn.Linear(40, 1, bias=False))
+    model[1].weight.data.mul_(1e-3)
+    pruner = seven_exp.create_pruner("magnitude", model, sparsity=0.98, exclude=[], **settings)
+    with pytest.warns(UserWarning, match=rf"1\.weight has lost all its weights; {cure} some"):
+        pruner.prune()
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_broken_score_has_no_share_and_takes_none(broken):
+    score = torch.tensor([3.0, broken, 1.0, 2.0])
+    shares = lamp_shares(score)
+    assert shares.tolist() == pytest.approx([1.0, 0.0, 1 / 14, 4 / 13])
+
+
+def test_shares_do_not_depend_on_the_scale_of_the_scores():
+    score = torch.rand(100, generator=torch.Generator().manual_seed(0))
+    for scale in (2.0**-90, 2.0**60):
+        assert torch.equal(lamp_shares(score * scale), lamp_shares(score))

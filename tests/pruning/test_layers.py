@@ -98,4 +98,13 @@ def test_wrapped_models_have_their_own_names():
 
 def test_a_reparametrized_weight_is_not_a_parameter_to_mask():
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), nn.Linear(2, 2))
-    assert names(model) == ["1.weight"]
+    with pytest.warns(UserWarning, match=r"0\.weight is computed from other parameters"):
+        assert names(model) == ["1.weight"]
+
+
+def test_a_weight_reparametrized_later_is_named():
+    model = nn.Sequential(nn.Linear(2, 2))
+    (layer,) = prunable_layers(model)
+    nn.utils.parametrizations.spectral_norm(model[0])
+    with pytest.raises(RuntimeError, match=r"0\.weight is no parameter any more"):
+        _ = layer.weight

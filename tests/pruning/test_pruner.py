@@ -192,6 +192,83 @@ def test_state_goes_on_where_it_was(name, tmp_path):
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"sparsity": 0.9}, "sparsities"),
+        ({"scope": "per_layer"}, "scope"),
+        ({"schedule": "linear"}, "schedule"),
+        ({"pattern": "rows"}, "pattern"),
+    ],
+)
+def test_state_of_other_settings_is_refused(other, words):
+    settings = {"sparsity": 0.5, "end_step": 9}
+    state = seven_exp.create_pruner("seven_dyn", net(), **settings).state_dict()
+    pruner = seven_exp.create_pruner("seven_dyn", net(), **settings | other)
+    with pytest.raises(ValueError, match=words):
+        pruner.load_state_dict(state)
+
+
+def test_state_of_other_shapes_is_refused():
+    one, two = (nn.Sequential(nn.Linear(*shape)) for shape in ((6, 4), (4, 6)))
+    state = seven_exp.create_pruner("magnitude", one, sparsity=0.5).state_dict()
+    with pytest.raises(ValueError, match="shapes"):
+        seven_exp.create_pruner("magnitude", two, sparsity=0.5).load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", ["seven_dyn", "taylor_dyn", "platon", "movement", "rigl", "obert"])
+def test_a_step_without_gradients_is_a_mistake(name):
+    model = net()
+    optimizer = optimizer_for(model)
+    pruner = seven_exp.create_pruner(
+        name, model, sparsity=0.5, end_step=9, optimizer=optimizer, exclude=[]
+    )
+    loss_fn(model, batches()[0]).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    with pytest.raises(RuntimeError, match="call step\\(\\) after backward"):
+        pruner.step()
+
+
+@pytest.mark.parametrize("name", ["grasp", "synflow"])
+def test_what_looks_at_the_model_cannot_do_so_in_a_step(name):
+    with pytest.raises(RuntimeError, match="call prune\\(\\) first"):
+        seven_exp.create_pruner(name, net(), sparsity=0.5).step()
+
+
+@pytest.mark.parametrize("name", ["snip", "seven_pre", "grasp", "fisher_pre"])
+def test_a_loss_that_is_not_finite_ranks_nothing(name):
+    model, batch = net(), batches()[0]
+    pruner = seven_exp.create_pruner(name, model, sparsity=0.5)
+    with pytest.raises(FloatingPointError, match="nan"):
+        pruner.prune([(batch[0] * torch.nan, batch[1])], loss_fn)
+    assert pruner.sparsity == 0
+
+
+def test_a_model_may_be_cast_later():
+    model = net()
+    pruner = seven_exp.create_pruner(
+        "movement", model, sparsity=0.5, end_step=9, exclude=[], schedule="linear"
+    )
+    model.to(torch.bfloat16)
+    for batch in batches(9, torch.bfloat16):
+        loss_fn(model, batch).backward()
+        pruner.step()
+    assert pruner.sparsity == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule", "words"),
+    [
+        ("seven_dyn", "alternating", "lets no weight return"),
+        ("rigl", "cubic", "choose constant"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_here_is_told(name, schedule, words):
+    with pytest.warns(UserWarning, match=words):
+        seven_exp.create_pruner(name, net(), sparsity=0.5, end_step=9, schedule=schedule)
+
+
 def test_state_of_another_pruner_is_refused():
     state = seven_exp.create_pruner("snip", net(), sparsity=0.5).state_dict()
     with pytest.raises(ValueError, match="does not fit"):
