@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from rich.console import Console
@@ -34,8 +34,18 @@ from seven_exp.datasets import build_data
 SPARSITY = 0.9
 Scores = dict[str, Tensor]
 Batches = list[tuple[Tensor, Tensor]]
-Agreements = Iterator[tuple[str, Scores, Scores]]
-"""(criterion, our scores, their scores)."""
+
+
+class Compared(NamedTuple):
+    """Scores of one criterion, and the sparsity that their masks are compared at."""
+
+    criterion: str
+    ours: Scores
+    theirs: Scores
+    sparsity: float = SPARSITY
+
+
+Agreements = Iterator[Compared]
 
 
 def main() -> None:
@@ -44,13 +54,18 @@ def main() -> None:
     for peer in PEERS:
         parser.add_argument(f"--{peer}", type=Path)
     options = vars(parser.parse_args())
-    table = Table("criterion", "peer", "rank correlation", f"Jaccard of masks at {SPARSITY:.0%}")
+    table = Table("criterion", "peer", "rank correlation", "Jaccard of masks")
     batches = list(build_data("digits", batch_size=64, seed=0, augment=False).train.epoch(0))[:8]
     for peer, compare in PEERS.items():
         folder = options[peer.replace("-", "_")]
-        for name, ours, theirs in compare(folder, batches) if folder else ():
-            correlation, jaccard = agreement(ours, theirs)
-            table.add_row(name, peer, f"{correlation:.6f}", f"{jaccard:.4f}")
+        for compared in compare(folder, batches) if folder else ():
+            correlation, jaccard = agreement(compared)
+            table.add_row(
+                compared.criterion,
+                peer,
+                f"{correlation:.6f}",
+                f"{jaccard:.4f} at {compared.sparsity:.0%}",
+            )
     Console().print(table)
 
 
@@ -62,7 +77,7 @@ def synaptic_flow(folder: Path, batches: Batches) -> Agreements:
         theirs = their_scores(getattr(pruners, kind), net(layers.Linear, layers.Conv2d), batches)
         pruner = seven_exp.create_pruner(name, net(), sparsity=0.0, rounds=1, exclude=[])
         pruner.prune(batches, loss, batches_per_round=len(batches))
-        yield name, pruner.scores, theirs
+        yield Compared(name, pruner.scores, theirs)
 
 
 def force(folder: Path, batches: Batches) -> Agreements:
@@ -78,7 +93,7 @@ def force(folder: Path, batches: Batches) -> Agreements:
                 pruning_factor=1 - SPARSITY, prune_method=method, num_steps=10, num_batches=1,
             )  # fmt: skip
         ours = {layer: mask.float() for layer, mask in pruner.masks.items()}
-        yield name, ours, dict(zip(ours, masks, strict=True))
+        yield Compared(name, ours, dict(zip(ours, masks, strict=True)))
 
 
 def wanda(folder: Path, batches: Batches) -> Agreements:
@@ -96,17 +111,24 @@ def wanda(folder: Path, batches: Batches) -> Agreements:
     pruner = seven_exp.create_pruner("wanda", net(), sparsity=0.0, include=[layer])
     pruner.prune(batches, loss)
     scores = model[5].weight.detach().abs() * wrapped.scaler_row.sqrt()
-    yield "wanda", pruner.scores, {layer: scores}
+    yield Compared("wanda", pruner.scores, {layer: scores})
 
-    model = net()
-    theirs = load(folder / "lib" / "sparsegpt.py").SparseGPT(model[5])
-    for inputs in fed:
-        theirs.add_batch(inputs, None)
-    theirs.fasterprune(SPARSITY)
-    own = net()
-    pruner = seven_exp.create_pruner("sparsegpt", own, sparsity=SPARSITY, include=[layer])
-    pruner.prune(batches, loss)
-    yield "sparsegpt", {layer: own[5].weight.abs()}, {layer: model[5].weight.abs()}
+    for name, sparsity, pattern, groups in (
+        ("sparsegpt", SPARSITY, "unstructured", {}),
+        ("sparsegpt 2:4", 0.5, "2:4", {"prune_n": 2, "prune_m": 4}),
+    ):
+        model = net()
+        theirs = load(folder / "lib" / "sparsegpt.py").SparseGPT(model[5])
+        for inputs in fed:
+            theirs.add_batch(inputs, None)
+        theirs.fasterprune(sparsity, **groups)
+        own = net()
+        pruner = seven_exp.create_pruner(
+            "sparsegpt", own, sparsity=sparsity, pattern=pattern, include=[layer]
+        )
+        pruner.prune(batches, loss)
+        weights = ({layer: net[5].weight.abs()} for net in (own, model))
+        yield Compared(name, *weights, sparsity)
 
 
 def torch_pruning(folder: Path, batches: Batches) -> Agreements:
@@ -116,7 +138,8 @@ def torch_pruning(folder: Path, batches: Batches) -> Agreements:
     pruner = seven_exp.create_pruner("lamp", net(), sparsity=0.0, exclude=[])
     squares = {name: net().get_parameter(name).detach().square() for name in pruner.masks}
     lamp = peer.importance.LAMPImportance()._lamp
-    yield "lamp", pruner.scores, {name: lamp(square.clone()) for name, square in squares.items()}
+    shares = {name: lamp(square.clone()) for name, square in squares.items()}
+    yield Compared("lamp", pruner.scores, shares)
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 400))
     pruner = seven_exp.create_pruner("taylor_pre", model, sparsity=0.0, exclude=[])
@@ -125,12 +148,12 @@ def torch_pruning(folder: Path, batches: Batches) -> Agreements:
     graph = peer.DependencyGraph().build_dependency(model, batches[0][0])
     group = graph.get_pruning_group(model[1], peer.prune_linear_out_channels, list(range(400)))
     theirs = peer.importance.TaylorImportance(normalizer=None)(group)
-    yield "taylor, by row", {"1": pruner.scores["1.weight"].sum(1)}, {"1": theirs}
+    yield Compared("taylor, by row", {"1": pruner.scores["1.weight"].sum(1)}, {"1": theirs})
 
 
 def platon(folder: Path, batches: Batches) -> Agreements:
     """PLATON's own class."""
-    yield "platon", *platon_scores(load(folder / "Pruner.py"), batches)
+    yield Compared("platon", *platon_scores(load(folder / "Pruner.py"), batches))
 
 
 PEERS: dict[str, Callable[[Path, Batches], Agreements]] = {
@@ -142,11 +165,12 @@ PEERS: dict[str, Callable[[Path, Batches], Agreements]] = {
 }
 
 
-def agreement(ours: Scores, theirs: Scores) -> tuple[float, float]:
+def agreement(compared: Compared) -> tuple[float, float]:
     """Spearman's correlation of the scores, and the Jaccard index of the masks they give."""
+    ours, theirs = compared.ours, compared.theirs
     one = torch.cat([ours[name].double().flatten() for name in ours])
     two = torch.cat([theirs[name].double().flatten() for name in ours])
-    k = int((1 - SPARSITY) * one.numel())
+    k = int((1 - compared.sparsity) * one.numel())
     kept = [set(scores.argsort(descending=True, stable=True)[:k].tolist()) for scores in (one, two)]
     correlation = float(spearmanr(one.detach().numpy(), two.detach().numpy()).statistic)
     return correlation, len(kept[0] & kept[1]) / len(kept[0] | kept[1])
