@@ -12,9 +12,9 @@ from seven_exp.pruning.registry import register
 _CHUNK = 4096
 """Blocks inverted at once, which bounds the working memory."""
 
-_ROUNDINGS = 16
-"""A mean of thousands of outer products has eigenvalues down to some -5 eps tr F, all gradients
-being nearly alike."""
+_ROUNDING = 16 * torch.finfo(torch.float32).eps
+"""Of the trace: where gradients are nearly alike, their mean outer product in float32 has
+eigenvalues down to a third of it below zero."""
 
 
 @register("obert_pre", when="before", schedule="exponential", rounds=10)
@@ -32,8 +32,8 @@ class Obert(Criterion):
     Args:
         gradients: m.
         block: Weights a block.
-        dampening: lambda; more where gradients are so large that F, which is kept in float32, can't
-            tell it from its own rounding.
+        dampening: lambda; more in blocks whose gradients are so large that F, kept in float32, is
+            indefinite by its own rounding.
     """
 
     uses_gradients = True
@@ -99,11 +99,8 @@ class Obert(Criterion):
         if "fisher" not in self.state:
             count = blocks.stop - blocks.start
             return self.dampening * torch.eye(self.block, dtype=torch.float64).repeat(count, 1, 1)
-        kept = self.state["fisher"][layer][blocks]
-        fisher = kept.to(torch.float64, copy=True)
-        diagonal = fisher.diagonal(dim1=1, dim2=2)
-        rounding = _ROUNDINGS * torch.finfo(kept.dtype).eps * diagonal.sum(1, keepdim=True)
-        diagonal.add_(rounding.clamp(min=self.dampening))
+        fisher = self.state["fisher"][layer][blocks].to(torch.float64, copy=True)
+        fisher.diagonal(dim1=1, dim2=2).add_(self.dampening)
         return fisher
 
 
@@ -118,12 +115,22 @@ def _within(matrices: Tensor, members: Tensor) -> Tensor:
     return inside
 
 
+def _factor(matrices: Tensor) -> Tensor:
+    """Lower Cholesky factors, with more dampening where rounding has left a matrix indefinite."""
+    factors, failures = torch.linalg.cholesky_ex(matrices)
+    if (failed := failures > 0).any():
+        diagonal = matrices.diagonal(dim1=1, dim2=2)
+        more = torch.diag_embed(_ROUNDING * diagonal.sum(1, keepdim=True).expand_as(diagonal))
+        factors[failed] = torch.linalg.cholesky((matrices + more)[failed])
+    return factors
+
+
 def _inverse_diagonal(fisher: Tensor, alive: Tensor) -> Tensor:
-    factor = torch.linalg.cholesky(_within(fisher, alive))
+    factor = _factor(_within(fisher, alive))
     return torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)
 
 
 def _shift(fisher: Tensor, w: Tensor, stays: Tensor, goes: Tensor) -> Tensor:
     pull = (fisher @ (w * goes).double().unsqueeze(2)).squeeze(2) * stays
-    factor = torch.linalg.cholesky(_within(fisher, stays))
+    factor = _factor(_within(fisher, stays))
     return torch.cholesky_solve(pull.unsqueeze(2), factor).squeeze(2).to(w.dtype)

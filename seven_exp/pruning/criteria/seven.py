@@ -105,6 +105,7 @@ class Seven(Criterion):
 
 def _unit(grads: Sequence[Tensor]) -> float:
     """Power of two nearest to 2^8 times the gradients' root mean square; 0 if they all vanish."""
-    squares = sum(float(norm) ** 2 for norm in torch._foreach_norm(list(grads)))
+    norms = torch._foreach_norm(list(grads), dtype=torch.float64)
+    squares = sum(float(norm) ** 2 for norm in norms)
     rms = math.sqrt(squares / sum(grad.numel() for grad in grads))
     return 2.0 ** round(math.log2(rms) + 8) if rms > 0 else 0.0
