@@ -22,7 +22,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from seven_exp.config import ConfigError, RunConfig, parse
+from seven_exp.config import ConfigError, RunConfig, faults_of_the_user, load_plugins, parse
 from seven_exp.training.interruption import InterruptedRun
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class OptunaSweeper(Sweeper):
                 "give a range such as 'pruner.alpha_1=interval(0.5,0.95)'"
             )
         run = self._run(fixed)
-        name = self.study or _hash_of(run, space)
+        with faults_of_the_user():
+            name = self.study or _hash_of(run, space)
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / f"{name}.lock", timeout=0):
@@ -160,7 +161,7 @@ class OptunaSweeper(Sweeper):
         (folder / "optimization_results.yaml").write_text(yaml.safe_dump(result))
 
     def _run(self, fixed: list[str]) -> RunConfig:
-        """The run as it is where nothing is searched."""
+        """The run as it is where nothing is searched; what its plugins register can be found."""
         assert self.hydra_context is not None
         assert self.config is not None
         job = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
@@ -168,7 +169,9 @@ class OptunaSweeper(Sweeper):
             OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]), resolve=True
         )
         assert isinstance(plain, dict)
-        return parse({str(key): value for key, value in plain.items()})
+        run = parse({str(key): value for key, value in plain.items()})
+        load_plugins(run.plugins)
+        return run
 
 
 def assignments(params: Mapping[str, Any]) -> list[str]:

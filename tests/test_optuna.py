@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from test_cli import train
+from test_cli import ROOT, train
 from test_conf import CONF
 
 from hydra_plugins.seven_exp_optuna import OptunaSweeper, distribution
@@ -169,6 +169,8 @@ def test_what_is_searched(written, expected):
         (["seed=1"], {}, "nothing to search"),
         (["optimizer.lr=tag(log,interval(0.0,0.1))"], {}, "optimizer.lr: "),
         ([ALPHA], {"direction": "up"}, "choose maximize, minimize or null"),
+        ([ALPHA, "pruner.name=seven_dym"], {}, "did you mean 'seven_dyn'"),
+        ([ALPHA, "plugins=[nowhere.py]"], {}, "can't import 'nowhere.py'"),
     ],
 )
 def test_mistakes(tmp_path, arguments, settings, words):
@@ -198,3 +200,16 @@ def test_two_parameters_of_a_pruner_on_real_runs(tmp_path):
     assert tried[found["pruner.alpha_1"], found["pruner.alpha_2"]] == best["best_value"]
     assert math.isclose(best["best_value"], max(tried.values()))
     assert list(tmp_path.rglob("comparison.csv"))
+
+
+def test_a_criterion_of_ones_own_is_tuned(tmp_path):
+    example = ROOT / "examples/own_criterion"
+    own = ["--config-dir", str(example / "conf"), f"plugins=[{example / 'spread.py'}]"]
+    small = ["model=mlp", "model.widths=[8]", "trainer.max_steps=20", "tracker.mode=disabled"]
+    done = train(
+        tmp_path, "-m", *own, "hydra/sweeper=optuna", "hydra.sweeper.trials=2", *small,
+        "pruner=spread_dyn", "pruner.decay=interval(0.5,0.9)",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+    assert [r["pruner"] for r in records] == ["spread_dyn"] * 2
