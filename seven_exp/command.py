@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 the user's mistake (one line on stderr), 75 stopped or lef
 import atexit
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 
 EXTRAS = {"hydra_joblib_launcher": "joblib", "hydra_submitit_launcher": "slurm"}
 """Hydra's plugins, and the extra that brings each."""
+
+# For conf/; here, and not in main, because a launcher's processes import this module only.
+OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()))
 
 DEAD = {"TerminatedWorkerError", "UncompletedJobError", "RayError"}
 """What joblib, submitit and Ray raise where a job's process is gone."""
@@ -62,6 +66,7 @@ def main(config_dir: Path) -> None:
                 _stop_if_explained(error)
             raise
 
+    sys.argv = [_expanded(argument) for argument in sys.argv]
     _prefer_own_presets(config_dir)
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(task)()
@@ -85,6 +90,12 @@ def _prefer_own_presets(config_dir: Path) -> None:
     for path in (config_dir / "hydra").glob("*/*.yaml"):
         group = ConfigStore.instance().repo["hydra"].get(path.parent.name, {})
         group.pop(path.name, None)
+
+
+def _expanded(argument: str) -> str:
+    """``key=~/path`` as some shells would have passed it: Hydra's grammar has no ``~``."""
+    match = re.fullmatch(r"([^=]+)=~(/[^,']*)?", argument)
+    return f"{match[1]}='{Path.home()}{match[2] or ''}'" if match else argument
 
 
 def checked(values: DictConfig) -> RunConfig:
@@ -137,7 +148,7 @@ def run(values: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     multirun = hydra_config.mode == RunMode.MULTIRUN
     job = Path(hydra_config.runtime.output_dir)
-    root = Path(hydra_config.runtime.cwd, config.output_root).expanduser()
+    root = Path(hydra_config.runtime.cwd, Path(config.output_root).expanduser())
     skip = multirun if config.run.skip_finished is None else config.run.skip_finished
     identity, ledger = run_hash(config), Ledger(root)
     with ledger.claimed(identity, config.run.wait) as mine:

@@ -150,6 +150,29 @@ def test_an_output_folder_that_can_not_be_made(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("written", ["~/runs", "'~/runs'"])
+def test_a_home_directory_is_expanded(tmp_path, written):
+    home = tmp_path / "home"
+    work = tmp_path / "work"
+    work.mkdir()
+    done = train(work, f"output_root={written}", *SMOKE, HOME=str(home))
+    assert done.returncode == 0, done.stderr
+    assert list(home.glob("runs/*/*/results.json"))
+    assert list(home.glob("runs/.runs/*.txt"))
+    assert not list(work.iterdir())
+
+
+def test_a_sweep_lies_below_the_home_directory_too(tmp_path):
+    home = tmp_path / "home"
+    done = train(
+        tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "output_root=~/runs",
+        "seed=0,1", *SMOKE, HOME=str(home),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(home.glob("runs/multirun/*/*/*/results.json"))) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
+
+
 def test_a_diverging_run_is_recorded_as_failed(tmp_path):
     done = train(tmp_path, "optimizer=sgd", "optimizer.lr=1e30", *SMOKE)
     assert done.returncode == 1
