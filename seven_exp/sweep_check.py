@@ -19,14 +19,14 @@ from seven_exp.config import ConfigError
 class CheckBeforeMultirun(Callback):
     """Hydra's callback: composes and checks points that have every value of every axis.
 
-    The jobs that are valid run all the same, and the sweep fails in the end.
+    The jobs that are valid run all the same, and the sweep fails in the end; unless some point does
+    not compose, as with a misspelt name: then Hydra tells of it, and nothing is run.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """One line on stderr for each value that is not valid."""
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
             return  # others choose their points as they go
-        # Hydra itself tells of values that do not compose.
         with suppress(HydraException, OmegaConfBaseException):
             _check(config)
 
@@ -37,18 +37,26 @@ def _check(config: DictConfig) -> None:
     overrides = OverridesParser.create(loader).parse_overrides(
         [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     )
+    points = BasicSweeper.split_arguments(overrides, None)[0]
+
+    def composed(point: list[str]) -> DictConfig | None:
+        with suppress(HydraException, OmegaConfBaseException):
+            return loader.load_sweep_config(config, point)
+        return None
+
     valid: set[str] = set()
-    said: set[str] = set()
-    for point in BasicSweeper.split_arguments(overrides, None)[0]:
-        if valid.issuperset(point):
+    faults: dict[str, None] = {}
+    for point in points:
+        if valid.issuperset(point) or (values := composed(point)) is None:
             continue
-        values = loader.load_sweep_config(config, point)
         keys = [str(key) for key in values if key != "hydra"]
         try:
             checked(OmegaConf.masked_copy(values, keys))
         except ConfigError as error:
-            if str(error) not in said:
-                print(f"error: {error} (jobs that are valid will run)", file=sys.stderr)
-            said.add(str(error))
+            faults[str(error)] = None
         else:
             valid.update(point)
+    # Only now: composing all points takes its time, and Hydra is about to do it again.
+    starts = bool(faults) and all(composed(point) is not None for point in points)
+    for fault in faults:
+        print(f"error: {fault}{' (jobs that are valid will run)' * starts}", file=sys.stderr)

@@ -202,5 +202,18 @@ def test_a_criterion_of_ones_own(tmp_path):
 def test_one_job_of_a_sweep_does_not_take_the_others_with_it(tmp_path):
     done = train(tmp_path, "-m", "sparsity=1.3,0.5", *SMOKE)
     assert done.returncode == 2
-    assert "sparsity is 1.3" in done.stderr.splitlines()[-1]
+    lines = done.stderr.splitlines()
+    assert "sparsity is 1.3" in lines[0]
+    assert lines[0].endswith("(jobs that are valid will run)")
+    assert "sparsity is 1.3" in lines[-1]
     assert record_of(tmp_path)["sparsity_target"] == 0.5
+
+
+def test_a_sweep_with_a_misspelt_name_promises_nothing_and_runs_nothing(tmp_path):
+    done = train(tmp_path, "-m", "pruner=seven_dyn,magnitud", "sparsity=0.7,1.7", *SMOKE)
+    assert done.returncode == 2
+    first, last = done.stderr.splitlines()
+    assert first.startswith("error: sparsity is 1.7: choose")
+    assert "will run" not in first
+    assert last == "error: unknown pruner 'magnitud': did you mean 'magnitude'?"
+    assert not list(tmp_path.rglob("results.json"))
