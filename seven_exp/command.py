@@ -208,6 +208,9 @@ def _stop_if_explained(error: Exception) -> None:
         if str(error).startswith(f"Unknown plugin class : 'hydra_plugins.{plugin}."):
             pip = f"pip install 'seven-exp[{extra}]'"
             _stop(f"hydra/launcher needs {plugin}: uv sync --extra {extra}, or {pip}", 2)
+    if str(error).startswith('Could not detect "srun"'):
+        local = "hydra/launcher=submitit_local does the same on this machine"
+        _stop(f"hydra/launcher=submitit_slurm needs Slurm, and there is no srun here: {local}", 2)
     if DEAD & {kind.__name__ for kind in type(error).__mro__}:
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         _stop(f"a job's process died ({reason}); the same command goes on with what is left", 1)

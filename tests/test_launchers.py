@@ -119,6 +119,13 @@ def test_slurm_gets_an_array_with_all_that_was_asked_for(tmp_path):
     assert "--cpus-per-task=3" in (tmp_path / "0.log").read_text()
 
 
+def test_without_slurm_there_is_one_line(tmp_path):
+    done = train(tmp_path, "-m", "hydra/launcher=submitit_slurm", "seed=0,1", PATH=str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert "hydra/launcher=submitit_local" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def process_of(folder: Path) -> int:
     """The process that does the run of this folder: it holds the log open."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
