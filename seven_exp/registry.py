@@ -22,6 +22,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}"
 
 
+def _origin(entry: object) -> list[tuple[str, str]]:
+    """Module and name of a function or class, or of those that a record of them holds."""
+    things = (entry, *vars(entry).values())
+    return [(x.__module__, x.__qualname__) for x in things if hasattr(x, "__qualname__")]
+
+
 class Registry(Generic[T]):
     """A mapping from names to things of one kind, with errors for people."""
 
@@ -43,12 +49,15 @@ class Registry(Generic[T]):
         return add
 
     def add(self, name: str, entry: T) -> None:
-        """File ``entry`` under ``name``.
+        """File ``entry`` under ``name``, in place of what the same lines made before.
+
+        A notebook's cell is run again after every change.
 
         Raises:
             ValueError: The name is taken by something else.
         """
-        if self._entries.get(name, entry) is not entry:
+        old = self._entries.get(name, entry)
+        if old is not entry and _origin(old) != _origin(entry):
             raise ValueError(f"{self.kind} '{name}' is registered already")
         self._entries[name] = entry
 
