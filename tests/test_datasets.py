@@ -267,6 +267,20 @@ def offline(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", fail)
 
 
+@pytest.mark.parametrize("download", [False, True])
+@pytest.mark.parametrize("content", [b"junk", b"", b"\0\0\12\1" + bytes(4), b"\0\0\11\1\0\0\0\1a"])
+def test_damaged_files_are_told_of(content, download, small, tmp_path):
+    for file in (tmp_path / "FashionMNIST/raw").glob("*-ubyte"):
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"dataset\.data_dir is '.*': FashionMNIST"):
+        build_data(
+            "fashion_mnist",
+            batch_size=2,
+            seed=0,
+            **{**small["fashion_mnist"], "download": download},
+        )
+
+
 def downloading(name, root):
     return build_data(
         name, batch_size=2, seed=0, data_dir=str(root), download=True, augment=False,

@@ -60,6 +60,10 @@ def _torchvision(
         except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise missing(data_dir, f"{kind} can't be had ({reason})") from error
+        except Exception as error:
+            # torchvision asserts, looks up and unpickles what it takes for a sound file.
+            folder = (root / unpacked).parent
+            raise missing(data_dir, f"{kind} is damaged, remove its files in {folder}") from error
 
     @dataset(name, train_size=train_size, check=check)
     def load(
