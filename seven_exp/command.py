@@ -94,7 +94,7 @@ def _prefer_own_presets(config_dir: Path) -> None:
 
 def _expanded(argument: str) -> str:
     """``key=~/path`` as some shells would have passed it: Hydra's grammar has no ``~``."""
-    match = re.fullmatch(r"([^=]+)=~(/[^,']*)?", argument)
+    match = re.fullmatch(r"([^-=][^=]*)=~(/[^,']*)?", argument)
     return f"{match[1]}='{Path.home()}{match[2] or ''}'" if match else argument
 
 
