@@ -75,15 +75,21 @@ def model_identity(config: RunConfig) -> dict[str, Any]:
 
 
 def data_identity(config: RunConfig) -> dict[str, Any]:
-    """The data set's config less its place; files of the user's own named by `fingerprint`.
+    """The data set's config less where it lies, and what its files are known by.
 
     A published data set is known by its name.
     """
-    from seven_exp.datasets import OWN_FILES
+    from seven_exp.datasets import KNOWN_BY
 
     identity = config.dataset.model_dump(exclude=PLACES)
-    if config.dataset.name in OWN_FILES:
-        identity["files"] = fingerprint(Path(config.dataset.arguments["data_dir"]))
+    known_by, data_dir = KNOWN_BY[config.dataset.name], config.dataset.arguments.get("data_dir")
+    if known_by != "name" and data_dir is not None:
+        place = Path(str(data_dir)).expanduser()
+        identity["files"] = fingerprint(place)
+        if known_by == "place":
+            # Arrays of one shape are files of one size.
+            content = _content(str(place)) if place.is_file() else identity["files"]
+            identity["files"] = digest({"place": str(place.resolve()), "files": content})
     return identity
 
 

@@ -10,7 +10,9 @@ import pytest
 from test_conf import composed
 
 from seven_exp import runs
-from seven_exp.config import ConfigError
+from seven_exp.config import ConfigError, parse
+from seven_exp.datasets import DATASETS
+from seven_exp.datasets.registry import dataset
 from seven_exp.ledger import RECORD, Ledger, record_of
 
 HASH, OTHER = "0123456789ab", "ba9876543210"
@@ -180,6 +182,84 @@ def test_files_of_ones_own_are_part_of_the_identity(tmp_path):
     assert identity("here") == identity("there")
     (tmp_path / "here/train/cat/2.png").write_text("more pixels")
     assert identity("here") != identity("there")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "known"),
+    [
+        # written down, so that runs that are done stay known
+        ({"name": "digits"}, {"augment": False}),
+        ({"name": "fashion_mnist"}, {"augment": True, "image_size": None}),
+        ({"name": "cifar10"}, {"augment": True, "image_size": None}),
+        ({"name": "glue/sst2"}, {"tokenizer": "bert_base", "max_length": 128}),
+        ({"name": "image_folder"}, {"image_size": 32, "augment": True, "files": "435202ccd3a6"}),
+        ({"name": "imagenet"}, {"image_size": 224, "augment": True, "files": "435202ccd3a6"}),
+    ],
+)
+def test_what_the_package_s_own_data_sets_are_known_by(tmp_path, arguments, known):
+    for split in ("train", "test"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        (tmp_path / split / "cat" / "1.png").write_text("pixels")
+    name = arguments["name"]
+    model = "bert_base" if "/" in name else "mlp"
+    place = [] if name == "digits" else [f"dataset.data_dir={tmp_path}"]
+    config = composed(f"dataset={name}", f"model={model}", *place)
+    assert runs.data_identity(config) == {**arguments, **known}
+
+
+@pytest.fixture
+def own_data(monkeypatch):
+    """Registers a data set as a plugin does, and gives the hash of a run on it."""
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
+
+    def register(**options):
+        @dataset("own", **options)
+        def load(*, batch_size: int, seed: int, data_dir: str, cache_dir: str):
+            raise AssertionError("nothing is read")
+
+        def identity(data_dir: Path, cache_dir: str = "cache") -> str:
+            values = composed().model_dump()
+            values["dataset"] = {
+                "name": "own", "data_dir": str(data_dir), "cache_dir": cache_dir
+            }  # fmt: skip
+            return runs.run_hash(parse(values))
+
+        return identity
+
+    return register
+
+
+def test_a_data_set_of_ones_own_is_known_by_its_place_and_its_files(
+    tmp_path, monkeypatch, own_data
+):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "x.npy").write_text("of one size")
+    identity = own_data()
+    here = identity(tmp_path / "here")
+    assert identity(tmp_path / "there") != here
+    assert identity(tmp_path / "nowhere") not in (here, identity(tmp_path / "neither"))
+    assert identity(tmp_path / "here", cache_dir="elsewhere") == here
+    monkeypatch.chdir(tmp_path)
+    assert identity(Path("here")) == here
+    (tmp_path / "here/y.npy").write_text("more")
+    assert identity(tmp_path / "here") != here
+    file = tmp_path / "there/x.npy"
+    before = identity(file)
+    file.write_text("of 1 length")
+    assert identity(file) != before
+
+
+@pytest.mark.parametrize(("known_by", "same"), [("files", False), ("name", True)])
+def test_a_data_set_of_ones_own_may_say_that_its_place_is_nothing(
+    tmp_path, own_data, known_by, same
+):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+    identity = own_data(known_by=known_by)
+    assert identity(tmp_path / "here") == identity(tmp_path / "there")
+    (tmp_path / "here/x.npy").write_text("x")
+    assert (identity(tmp_path / "here") == identity(tmp_path / "there")) is same
 
 
 def test_a_plugin_is_known_by_its_content(tmp_path):

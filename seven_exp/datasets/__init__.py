@@ -6,7 +6,7 @@ import pkgutil
 from seven_exp.datasets.batches import Batch, Batches, Data, Text
 from seven_exp.datasets.registry import (
     DATASETS,
-    OWN_FILES,
+    KNOWN_BY,
     TRAIN_SIZES,
     build_data,
     check_data,
@@ -16,7 +16,7 @@ from seven_exp.datasets.registry import (
 
 __all__ = [
     "DATASETS",
-    "OWN_FILES",
+    "KNOWN_BY",
     "TRAIN_SIZES",
     "Batch",
     "Batches",

@@ -6,7 +6,7 @@ from seven_exp.datasets.batches import Data, InMemory, shift
 from seven_exp.datasets.registry import dataset
 
 
-@dataset("digits", train_size=1437)
+@dataset("digits", train_size=1437, known_by="name")
 def digits(*, batch_size: int, seed: int, augment: bool) -> Data:
     """1,797 grey 8x8 images of handwritten digits (UCI, Alpaydin and Kaynak 1998).
 

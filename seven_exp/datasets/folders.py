@@ -73,7 +73,7 @@ def _check_image_folder(*, data_dir: str, **_: object) -> None:
     _splits(data_dir, "test", "val")
 
 
-@dataset("image_folder", check=_check_image_folder, own_files=True)
+@dataset("image_folder", check=_check_image_folder, known_by="files")
 def image_folder(
     *,
     batch_size: int,
@@ -229,7 +229,7 @@ def _check_imagenet(*, data_dir: str, workers: int, **_: object) -> None:
     _splits(data_dir, "val", "test")
 
 
-@dataset("imagenet", check=_check_imagenet, own_files=True)
+@dataset("imagenet", check=_check_imagenet, known_by="files")
 def imagenet(
     *, batch_size: int, seed: int, data_dir: str, image_size: int, augment: bool, workers: int
 ) -> Data:

@@ -220,5 +220,9 @@ def _load(spec: _Glue) -> Callable[..., Data]:
 
 for _name, _spec in TASKS.items():
     dataset(
-        f"glue/{_name}", train_size=_spec.train_size, check=check_length, head="classification"
+        f"glue/{_name}",
+        train_size=_spec.train_size,
+        check=check_length,
+        head="classification",
+        known_by="name",
     )(_load(_spec))

@@ -1,7 +1,7 @@
 """Name -> data set, and what is known of it before it is read."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from seven_exp.datasets.batches import Data
 from seven_exp.registry import Registry
@@ -12,8 +12,11 @@ DATASETS: Registry[Callable[..., Data]] = Registry("dataset")
 TRAIN_SIZES: dict[str, int] = {}
 """Training examples of data sets whose number is fixed."""
 
-OWN_FILES: set[str] = set()
-"""Data sets made of the user's own files: their names say nothing of what is in them."""
+KnownBy = Literal["name", "files", "place"]
+"""What tells a data set from another: its name alone, as a published one's does; the names and
+sizes of the files in ``data_dir``, wherever that lies; or these files and ``data_dir`` itself."""
+
+KNOWN_BY: dict[str, KnownBy] = {}
 
 _HEADS: dict[str, Head] = {}
 
@@ -28,7 +31,7 @@ def dataset(
     train_size: int | None = None,
     check: Callable[..., None] | None = None,
     head: Head | None = None,
-    own_files: bool = False,
+    known_by: KnownBy = "place",
 ) -> Callable[[F], F]:
     """Decorator: file ``load(*, batch_size, seed, **arguments) -> Data`` under ``name``.
 
@@ -38,7 +41,7 @@ def dataset(
         check: ``check(**arguments)`` raises ValueError where the files can't be read as things
             stand; it must be quick.
         head: What a model of this text ends in; None for images.
-        own_files: Whether ``data_dir`` holds files of the user's own, not a published set.
+        known_by: What makes two runs on it runs on the same data, besides its other arguments.
     """
 
     def add(load: F) -> F:
@@ -49,8 +52,7 @@ def dataset(
             _CHECKS[name] = check
         if head is not None:
             _HEADS[name] = head
-        if own_files:
-            OWN_FILES.add(name)
+        KNOWN_BY[name] = known_by
         return load
 
     return add

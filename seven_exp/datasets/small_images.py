@@ -65,7 +65,7 @@ def _torchvision(
             folder = (root / unpacked).parent
             raise missing(data_dir, f"{kind} is damaged, remove its files in {folder}") from error
 
-    @dataset(name, train_size=train_size, check=check)
+    @dataset(name, train_size=train_size, check=check, known_by="name")
     def load(
         *,
         batch_size: int,

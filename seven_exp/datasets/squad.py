@@ -114,7 +114,7 @@ def _check(*, max_length: int, stride: int, **_: object) -> None:
         raise ValueError(f"dataset.stride is {stride}: choose from 0 up to {max_length // 2 - 1}")
 
 
-@dataset("squad", train_size=87599, check=_check, head="spans")
+@dataset("squad", train_size=87599, check=_check, head="spans", known_by="name")
 def squad(
     *,
     batch_size: int,

@@ -42,7 +42,7 @@ def _check(*, max_length: int, **_: object) -> None:
         raise ValueError(f"dataset.max_length is {max_length}: choose 2 or more")
 
 
-@dataset("wikitext2", check=_check, head="language_modelling")
+@dataset("wikitext2", check=_check, head="language_modelling", known_by="name")
 def wikitext2(
     *,
     batch_size: int,
