@@ -4,11 +4,7 @@ Groups hold their own keys plus the keyword arguments of what they name (a crite
 data set, an optimizer), checked against its signature: a new one brings its own schema.
 """
 
-import importlib
-import importlib.util
 import inspect
-import re
-import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from seven_exp.plugins import import_plugin
 from seven_exp.registry import nearest
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -254,28 +251,9 @@ def load_plugins(plugins: Sequence[str]) -> None:
     """
     for plugin in plugins:
         try:
-            if plugin.endswith(".py"):
-                _import_file(Path(plugin).resolve())
-            else:
-                importlib.import_module(plugin)
+            import_plugin(plugin)
         except Exception as error:
             raise ConfigError(f"plugins: can't import '{plugin}': {error}") from error
-
-
-def _import_file(path: Path) -> None:
-    """Run a file as a module, once: registering twice is a mistake."""
-    name = re.sub(r"\W", "_", f"seven_exp_plugin{path.with_suffix('')}")
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
 
 
 def check_arguments(

@@ -2,9 +2,26 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+ADDED_BY: dict[tuple[str, str], str] = {}
+"""(kind, name) -> plugin that registered the thing; what the package has itself is not there."""
+
+_PLUGIN: ContextVar[str | None] = ContextVar("plugin", default=None)
+
+
+@contextmanager
+def adding(plugin: str) -> Iterator[None]:
+    """Notes what is registered inside as this plugin's."""
+    before = _PLUGIN.set(plugin)
+    try:
+        yield
+    finally:
+        _PLUGIN.reset(before)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -59,6 +76,8 @@ class Registry(Generic[T]):
         old = self._entries.get(name, entry)
         if old is not entry and _origin(old) != _origin(entry):
             raise ValueError(f"{self.kind} '{name}' is registered already")
+        if name not in self._entries and (plugin := _PLUGIN.get()) is not None:
+            ADDED_BY[self.kind, name] = plugin
         self._entries[name] = entry
 
     def __getitem__(self, name: str) -> T:

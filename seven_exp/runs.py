@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from seven_exp import __version__
 from seven_exp.atomic import disk_errors, replacing
-from seven_exp.config import RunConfig
+from seven_exp.config import RunConfig, load_plugins
+from seven_exp.plugins import content_of, matters
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SCHEMA = 1
 """Version of results.json's layout."""
+
+START = ("model", "dataset", "optimizer")
+"""Kinds of registered things that decide what dense training ends in."""
 
 PLACES = {"data_dir", "cache_dir", "download", "workers"}
 """Keys of a data set that say where it lies or how it is read, not what it is."""
@@ -37,10 +41,12 @@ def run_hash(config: RunConfig, *, prunes: bool | None = None) -> str:
         prunes: Whether anything is pruned; None: as the config says.
 
     Raises:
+        ConfigError: A plugin can't be imported.
         OSError: A file that the config names can't be read.
     """
     from seven_exp.pruning import PRUNERS
 
+    load_plugins(config.plugins)
     identity = config.model_dump(
         exclude={
             **dict.fromkeys(
@@ -55,10 +61,11 @@ def run_hash(config: RunConfig, *, prunes: bool | None = None) -> str:
     )
     identity["version"] = [__version__, SCHEMA]
     identity["model"], identity["dataset"] = model_identity(config), data_identity(config)
-    identity["plugins"] = [_content(plugin) for plugin in config.plugins]
     if prunes is None:
         asked = config.sparsity > 0 or bool(config.pruner.sparsities)
         prunes = PRUNERS[config.pruner.name].prunes and asked
+    of_pruning = ("schedule", "scope") if prunes else ()
+    identity["plugins"] = plugins_identity(config, *START, "pruner", *of_pruning)
     if not prunes:
         identity.update(sparsity=0.0, schedule=None, pruner=config.pruner.name)
     return digest(identity)
@@ -93,6 +100,28 @@ def data_identity(config: RunConfig) -> dict[str, Any]:
     return identity
 
 
+def plugins_identity(config: RunConfig, *kinds: str) -> list[str]:
+    """The content of each plugin that has a part in what the config names of these kinds.
+
+    Raises:
+        ConfigError: One can't be imported.
+        OSError: One can't be read.
+    """
+    from seven_exp.pruning import PRUNERS
+
+    load_plugins(config.plugins)
+    names = {
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "optimizer": config.optimizer.name,
+        "pruner": config.pruner.name,
+        "schedule": config.schedule.name,
+        "scope": config.pruner.scope or PRUNERS[config.pruner.name].scope,
+    }
+    used = [(kind, names[kind]) for kind in kinds]
+    return [content_of(plugin) for plugin in config.plugins if matters(plugin, used)]
+
+
 def fingerprint(folder: Path) -> str:
     """Twelve hex digits of the names and sizes of all files below a folder.
 
@@ -111,12 +140,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def _content(path: str) -> str:
-    """The SHA-256 of a file; of what is none (a plugin that is a module), the name itself."""
-    try:
-        with Path(path).expanduser().open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return path
+    """The SHA-256 of a file."""
+    with Path(path).expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(identity: Mapping[str, Any]) -> str:

@@ -262,17 +262,6 @@ def test_a_data_set_of_ones_own_may_say_that_its_place_is_nothing(
     assert (identity(tmp_path / "here") == identity(tmp_path / "there")) is same
 
 
-def test_a_plugin_is_known_by_its_content(tmp_path):
-    plugin = tmp_path / "plugin.py"
-    plugin.write_text("x = 1\n")
-    before = runs.run_hash(composed(f"plugins=[{plugin}]"))
-    plugin.rename(tmp_path / "renamed.py")
-    renamed = composed(f"plugins=[{tmp_path / 'renamed.py'}]")
-    assert runs.run_hash(renamed) == before
-    (tmp_path / "renamed.py").write_text("x = 2\n")
-    assert runs.run_hash(renamed) != before != runs.run_hash(composed())
-
-
 def test_another_version_is_another_run(monkeypatch):
     before = runs.run_hash(composed())
     monkeypatch.setattr(runs, "__version__", "99.0")

@@ -1,0 +1,90 @@
+"""Files and modules of the user's own, which register things: imported, and known by content."""
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from seven_exp.registry import ADDED_BY, adding
+
+
+def import_plugin(plugin: str) -> None:
+    """Import a Python file or a module, once; what it registers is noted as its own.
+
+    Raises:
+        Exception: It can't be found, or raises this itself.
+    """
+    with adding(_key(plugin)):
+        if plugin.endswith(".py"):
+            _import_file(_path(plugin))
+        else:
+            importlib.import_module(plugin)
+
+
+def matters(plugin: str, used: Collection[tuple[str, str]]) -> bool:
+    """Whether a plugin that is imported has a part in what uses these things.
+
+    One that has registered nothing is there for something that can't be seen from here.
+
+    Args:
+        plugin: As for `import_plugin`.
+        used: Kind and name of each thing.
+    """
+    key = _key(plugin)
+    return key not in ADDED_BY.values() or any(ADDED_BY.get(thing) == key for thing in used)
+
+
+def content_of(plugin: str) -> str:
+    """SHA-256 of a plugin's source, of a package that of all its Python files.
+
+    What has no source, such as a module in C, is known by its name.
+
+    Raises:
+        OSError: A file can't be read.
+    """
+    if plugin.endswith(".py"):
+        return _hash(_path(plugin))
+    spec = importlib.util.find_spec(plugin)
+    if spec is not None and spec.submodule_search_locations is not None:
+        folders = [Path(folder) for folder in spec.submodule_search_locations]
+        files = {
+            path.relative_to(folder).as_posix(): _hash(path)
+            for folder in folders
+            for path in folder.rglob("*.py")
+        }
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return plugin
+    return _hash(Path(spec.origin))
+
+
+def _key(plugin: str) -> str:
+    return str(_path(plugin)) if plugin.endswith(".py") else plugin
+
+
+def _path(plugin: str) -> Path:
+    return Path(plugin).expanduser().resolve()
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _import_file(path: Path) -> None:
+    """Run a file as a module, once: registering twice is a mistake."""
+    name = re.sub(r"\W", "_", f"seven_exp_plugin{path.with_suffix('')}")
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

@@ -1,0 +1,135 @@
+"""Plugins: imported however they are named, and part of the identity of what they serve."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from test_conf import composed
+
+from seven_exp import runs
+from seven_exp.config import load_plugins
+from seven_exp.datasets import DATASETS
+from seven_exp.models import MODELS
+from seven_exp.pruning import PRUNERS
+from seven_exp.pruning.schedules import SCHEDULES
+from seven_exp.registry import ADDED_BY
+
+PRUNER = """
+from seven_exp.pruning import register
+from seven_exp.pruning.criteria.magnitude import Magnitude
+
+register("own_pruner", when="during")(Magnitude)  # a name of its own for what is there
+"""
+
+SCHEDULE = """
+from seven_exp.pruning.schedules import SCHEDULES
+
+@SCHEDULES.register("own_schedule")
+def own_schedule(progress, sparsity):
+    return sparsity * progress
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forgotten(monkeypatch, tmp_path):
+    """Every test begins without plugins, in a folder from which modules are imported."""
+    for registry in (DATASETS, MODELS, PRUNERS, SCHEDULES):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before, added = set(sys.modules), dict(ADDED_BY)
+    yield
+    ADDED_BY.clear()
+    ADDED_BY.update(added)
+    for name in set(sys.modules) - before:
+        if name.startswith(("own", "seven_exp_plugin")):
+            del sys.modules[name]
+
+
+def edited(plugin: Path) -> None:
+    plugin.write_text(plugin.read_text() + "# edited\n")
+
+
+def plugin(name: str, text: str) -> Path:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def identity(plugins: str, *overrides: str) -> str:
+    return runs.run_hash(composed("model=mlp", f"plugins={plugins.split(',')}", *overrides))
+
+
+def identity_without(*overrides: str) -> str:
+    return runs.run_hash(composed("model=mlp", *overrides))
+
+
+@pytest.mark.parametrize(
+    ("named", "file"),
+    [
+        ("own.py", "own.py"),
+        ("~/own.py", "home/own.py"),
+        ("own_module", "own_module.py"),
+        ("own_package", "own_package/__init__.py"),
+        ("own_package", "own_package/below/more.py"),
+        ("own_package.below", "own_package/below/__init__.py"),
+    ],
+)
+def test_a_plugin_is_known_by_its_content_however_it_is_named(monkeypatch, named, file):
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    if "/" in file:
+        plugin("own_package/__init__.py", "")
+        plugin("own_package/below/__init__.py", "")
+    path = plugin(file, "x = 1\n")
+    before = identity(named)
+    assert identity(named) == before != identity_without()
+    edited(path)
+    assert identity(named) != before
+
+
+def test_where_a_plugin_lies_is_nothing():
+    plugin("own.py", SCHEDULE)
+    before = identity("own.py", "schedule.name=own_schedule")
+    Path("own.py").rename("own_module.py")
+    SCHEDULES._entries.pop("own_schedule")
+    assert identity("own_module", "schedule.name=own_schedule") == before
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "counts"),
+    [
+        (SCHEDULE, [], False),
+        (SCHEDULE, ["schedule.name=own_schedule"], True),
+        (SCHEDULE, ["schedule.name=own_schedule", "pruner=dense"], False),
+        (PRUNER, [], False),
+        (PRUNER, ["pruner.name=own_pruner", "~pruner.alpha_1"], True),
+        # what it does can't be seen
+        ("import torch\n", [], True),
+        ("import torch\n", ["pruner=dense"], True),
+    ],
+)
+def test_a_plugin_counts_where_something_of_it_is_used(text, overrides, counts):
+    path = plugin("own.py", text)
+    before = identity("own.py", *overrides)
+    edited(path)
+    assert (identity("own.py", *overrides) != before) is counts
+    if not counts:
+        assert before == identity_without(*[o for o in overrides if "own" not in o])
+
+
+def test_each_plugin_counts_for_itself():
+    used, other = plugin("own_used.py", SCHEDULE), plugin("own_other.py", PRUNER)
+    both = "own_used.py,own_other.py", "schedule.name=own_schedule"
+    before = identity(*both)
+    edited(other)
+    assert identity(*both) == before
+    edited(used)
+    assert identity(*both) != before
+
+
+def test_a_home_folder_is_found_when_importing_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    plugin("home/own.py", SCHEDULE)
+    load_plugins(["~/own.py"])
+    assert "own_schedule" in SCHEDULES
