@@ -362,6 +362,8 @@ def _pretrain(config: RunConfig, data: Data, model: nn.Module) -> None:
             include={"batch_size", "accumulate", "grad_clip", "precision"}
         ),
     }
+    if plugins := runs.plugins_identity(config, *runs.START):
+        identity["plugins"] = plugins
 
     def build() -> dict[str, Tensor]:
         torch.manual_seed(pretrain.seed)

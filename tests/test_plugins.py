@@ -9,10 +9,12 @@ from test_conf import composed
 from seven_exp import runs
 from seven_exp.config import load_plugins
 from seven_exp.datasets import DATASETS
+from seven_exp.experiment import run_experiment
 from seven_exp.models import MODELS
 from seven_exp.pruning import PRUNERS
 from seven_exp.pruning.schedules import SCHEDULES
 from seven_exp.registry import ADDED_BY
+from seven_exp.tracking import LocalRecord
 
 PRUNER = """
 from seven_exp.pruning import register
@@ -27,6 +29,18 @@ from seven_exp.pruning.schedules import SCHEDULES
 @SCHEDULES.register("own_schedule")
 def own_schedule(progress, sparsity):
     return sparsity * progress
+"""
+
+MODEL = """
+from torch import nn
+from seven_exp.models import MODELS
+
+@MODELS.register("own_model")
+def own_model(num_classes: int, image_size: int, channels: int) -> nn.Module:
+    size = channels * image_size**2
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(size, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, num_classes)
+    )
 """
 
 
@@ -63,6 +77,17 @@ def identity(plugins: str, *overrides: str) -> str:
 
 def identity_without(*overrides: str) -> str:
     return runs.run_hash(composed("model=mlp", *overrides))
+
+
+def own_model(*overrides: str):
+    """A config with the plugin's model, which has no file in ``conf``."""
+    config = composed(
+        *("model=mlp", "tracker.mode=disabled", "trainer.max_steps=2", "cache_dir=cache"),
+        *("plugins=[own.py]", *overrides),
+    )
+    model = config.model.model_copy(update={"name": "own_model"})
+    model.model_extra.clear()
+    return config.model_copy(update={"model": model})
 
 
 @pytest.mark.parametrize(
@@ -133,3 +158,23 @@ def test_a_home_folder_is_found_when_importing_too(monkeypatch, tmp_path):
     plugin("home/own.py", SCHEDULE)
     load_plugins(["~/own.py"])
     assert "own_schedule" in SCHEDULES
+
+
+def test_another_model_of_a_plugin_has_another_dense_start():
+    path = plugin("own.py", MODEL)
+
+    load_plugins(["own.py"])
+
+    def starts() -> int:
+        run_experiment(own_model("model.pretrain.epochs=1"), Path("run"), LocalRecord())
+        return len(list(Path("cache/pretrained").glob("*.safetensors")))
+
+    assert starts() == 1
+    path.write_text(MODEL.replace("ReLU", "Tanh"))
+    assert starts() == 2
+
+
+def test_a_start_that_no_plugin_has_a_part_in_keeps_its_name():
+    plugin("own.py", PRUNER)
+    config = composed("model=mlp", "plugins=[own.py]")
+    assert runs.plugins_identity(config, *runs.START) == []
