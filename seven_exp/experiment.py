@@ -501,9 +501,10 @@ def _facts(
     config: RunConfig, pruner: Pruner, model: nn.Module, device: torch.device
 ) -> dict[str, Any]:
     """What a record says of the run before it starts."""
+    identity = runs.run_identity(config)
     return {
         "schema": runs.SCHEMA,
-        "run_hash": runs.run_hash(config),
+        "run_hash": runs.digest(identity),
         "pruner": pruner.name,
         "criterion": type(pruner.criterion).__name__.lower(),
         "when": pruner.when,
@@ -512,6 +513,7 @@ def _facts(
         "pattern": pruner.pattern,
         "model": config.model.name,
         "dataset": config.dataset.name,
+        "data_files": identity["dataset"].get("files"),
         "seed": config.seed,
         "sparsity_target": pruner.target,
         "params_total": sum(p.numel() for p in model.parameters()),

@@ -30,7 +30,12 @@ PLACES = {"data_dir", "cache_dir", "download", "workers"}
 
 
 def run_hash(config: RunConfig, *, prunes: bool | None = None) -> str:
-    """Twelve hex digits of all that decides a run's result.
+    """Twelve hex digits of `run_identity`."""
+    return digest(run_identity(config, prunes=prunes))
+
+
+def run_identity(config: RunConfig, *, prunes: bool | None = None) -> dict[str, Any]:
+    """All that decides a run's result.
 
     That is the config less where things lie, where figures go, what is looked at on the way, on
     what device and whether at all; the content of files of the user's own that it names; and the
@@ -68,7 +73,7 @@ def run_hash(config: RunConfig, *, prunes: bool | None = None) -> str:
     identity["plugins"] = plugins_identity(config, *START, "pruner", *of_pruning)
     if not prunes:
         identity.update(sparsity=0.0, schedule=None, pruner=config.pruner.name)
-    return digest(identity)
+    return identity
 
 
 def model_identity(config: RunConfig) -> dict[str, Any]:

@@ -217,6 +217,42 @@ def test_other_models_and_data_sets_are_tables_of_their_own(tmp_path):
     assert rows[1].difference.estimate.mean == pytest.approx(0.1)
 
 
+def test_files_of_ones_own_are_told_apart_by_what_they_hold(tmp_path):
+    def on(place, files, seed, accuracy, pruner="magnitude"):
+        write(
+            tmp_path, pruner, 0.9, seed, accuracy, run_hash=f"{place} {files} {pruner} {seed}",
+            data_files=files, config={"dataset": {"data_dir": place}},
+        )  # fmt: skip
+
+    on("ia", "0a", 0, 0.1)
+    on("ib", "0b", 0, 0.4)
+    on("moved/ia", "0a", 1, 0.3)
+    on("ib", "0b", 0, 0.5, "seven_dyn")
+    rows = rows_of(tmp_path)
+    assert {key: row.result.mean for key, row in rows.items()} == {
+        ("magnitude dataset.data_dir=ia", 0.9): pytest.approx(0.2),
+        ("magnitude dataset.data_dir=ib", 0.9): 0.4,
+        ("seven_dyn dataset.data_dir=ib", 0.9): 0.5,
+    }
+    assert rows["seven_dyn dataset.data_dir=ib", 0.9].reference == "magnitude dataset.data_dir=ib"
+    on("ib", "0c", 0, 0.6)
+    assert {method for method, _ in rows_of(tmp_path)} == {
+        *("magnitude dataset.data_dir=ia", "magnitude dataset.data_dir=ib (0b)"),
+        *("magnitude dataset.data_dir=ib (0c)", "seven_dyn dataset.data_dir=ib (0b)"),
+    }
+
+
+def test_records_that_say_nothing_of_files_are_compared_as_ever(tmp_path):
+    for seed, place in enumerate(("here", "there")):
+        write(tmp_path, "magnitude", 0.9, seed, 0.4, config={"dataset": {"data_dir": place}})
+    assert set(rows_of(tmp_path)) == {("magnitude", 0.9)}
+    # one more is alike as far as anybody knows
+    write(
+        tmp_path, "magnitude", 0.9, 2, 0.4, data_files="0a", config={"dataset": {"data_dir": "a"}}
+    )
+    assert rows_of(tmp_path)["magnitude", 0.9].result.n == 3
+
+
 def test_longer_training_is_another_method(tmp_path):
     for seed, steps in itertools.product((0, 1), (10, 20)):
         write(

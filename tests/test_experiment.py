@@ -1,5 +1,6 @@
 """Whole runs in this process: identity, determinism, starts, times of pruning."""
 
+import itertools
 import json
 import multiprocessing
 import platform
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from test_conf import composed
 
@@ -72,6 +74,21 @@ def test_the_record_is_complete(tmp_path):
     assert record["flops_sparse"] == 2 * (record["params_nonzero"] + 24 * 10)
     assert record["steps"] == 44
     assert record["best"]["accuracy"] >= record["metrics"]["accuracy"]
+
+
+def test_the_record_says_what_files_of_ones_own_it_was_made_from(tmp_path):
+    for folder, shade in (("ia", 10), ("ib", 200)):
+        for split, kind, i in itertools.product(("train", "test"), ("cat", "dog"), range(2)):
+            path = tmp_path / folder / split / kind / f"{i}{shade}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (shade + i, shade, shade)).save(path)
+    own = ["dataset=image_folder", "dataset.image_size=8", "trainer.batch_size=2"]
+    one, two = (
+        run(tmp_path, f"on {name}", *own, f"dataset.data_dir={tmp_path / name}", "trainer.epochs=1")
+        for name in ("ia", "ib")
+    )
+    assert one["data_files"] == runs.fingerprint(tmp_path / "ia") != two["data_files"]
+    assert run(tmp_path, "published", "trainer.max_steps=1")["data_files"] is None
 
 
 def test_what_is_saved_is_what_was_measured(tmp_path):

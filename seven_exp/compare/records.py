@@ -13,13 +13,15 @@ from seven_exp.compare.file_cache import FileCache
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+_DATA_DIR = "dataset.data_dir"
+
 _ELSEWHERE = (
     *("seed", "sparsity", "output_root", "cache_dir", "device", "threads", "plugins", "tracker"),
     *("run", "analysis"),
     *(
         "model.name",
         "dataset.name",
-        "dataset.data_dir",
+        _DATA_DIR,
         "dataset.cache_dir",
         "dataset.download",
         "dataset.workers",
@@ -54,6 +56,7 @@ class Record:
         kept: Number of nonzero prunable weights.
         seconds: Of training.
         flops: Operations of one example's forward pass, pruned weights left out; None if unknown.
+        data_files: What tells its data from others of the name; None for a published set.
         metrics: Final figures, the finite ones.
         settings: What else decided the result: dotted key -> value as the command line spells it.
         values: All of ``results.json``.
@@ -70,6 +73,7 @@ class Record:
     kept: int
     seconds: float
     flops: float | None
+    data_files: str | None
     metrics: Mapping[str, float]
     settings: Mapping[str, str]
     values: Mapping[str, Any]
@@ -117,7 +121,8 @@ def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
     """For each record the settings that tell it from others, seeds apart.
 
     What belongs to pruning is compared among the runs of one pruner, since pruners differ there by
-    nature; all the rest (optimizer, steps, ...) among all runs on one model and data set.
+    nature; all the rest (optimizer, steps, ...) among all runs on one model and data set. Files of
+    the user's own are told apart by what they hold, and called by where they lie.
 
     Returns:
         Dotted key -> value as Hydra's command line spells it, in the order of ``records``.
@@ -129,8 +134,10 @@ def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
         pruners[record.task, record.pruner].append(record)
     shared = {task: _differing(group, of_pruning=False) for task, group in tasks.items()}
     own = {kind: _differing(group, of_pruning=True) for kind, group in pruners.items()}
+    places = {task: _places(group) for task, group in tasks.items()}
     return [
         {key: r.settings.get(key, _UNSET) for key in own[r.task, r.pruner] + shared[r.task]}
+        | places[r.task].get(r.data_files, {})
         for r in records
     ]
 
@@ -196,6 +203,7 @@ def _read(path: Path) -> Record | str:
             kept=int(values["params_nonzero"]),
             seconds=float(values["seconds"]),
             flops=float(flops) if flops is not None and _is_finite(flops) else None,
+            data_files=values.get("data_files"),
             metrics={k: float(v) for k, v in values["metrics"].items() if _is_finite(v)},
             settings=spelled(_settings(values, path.parent)),
             values=values,
@@ -240,6 +248,20 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _places(records: Sequence[Record]) -> dict[str | None, dict[str, str]]:
+    """For the files of each record the setting that tells them from the others', if any does."""
+    first = {r.data_files: r for r in reversed(records) if r.data_files is not None}
+    if len(first) < 2:
+        return {}
+    places = {files: whole_config(r).get(_DATA_DIR, _UNSET) for files, r in first.items()}
+    shared = Counter(places.values())
+    names: dict[str | None, str] = {
+        files: place if shared[place] == 1 else f"{place} ({files})"
+        for files, place in places.items()
+    }
+    return {files: {_DATA_DIR: name} for files, name in ({None: _UNSET} | names).items()}
 
 
 def _differing(records: Sequence[Record], *, of_pruning: bool) -> list[str]:
