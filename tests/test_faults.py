@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from test_conf import composed
 from test_resume import CASES, SMALL, left_by
 
@@ -18,6 +19,7 @@ from seven_exp.datasets.folders import Streamed
 from seven_exp.experiment import run_experiment
 from seven_exp.tracking import Guarded, LocalRecord, RecordError, Trackers
 from seven_exp.training import checkpoints as checkpoints_file
+from seven_exp.training import pretrain
 from seven_exp.training.loop import DivergedError
 
 
@@ -271,3 +273,45 @@ def test_a_corrupt_start_is_trained_anew_and_gives_the_same_result(tmp_path, cap
     assert "training it anew" in caplog.text
     assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
     assert len(start.read_bytes()) == len(good)
+
+
+def test_a_disk_that_is_full_for_the_start_costs_a_warning_not_the_training(
+    tmp_path, caplog, monkeypatch
+):
+    config = config_of(tmp_path, "model.pretrain.epochs=1")
+    with monkeypatch.context() as patch:
+
+        def full(tensors, path, metadata):
+            Path(path).write_bytes(b"half of it")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+        patch.setattr(pretrain, "save_file", full)
+        run_experiment(config, tmp_path / "run", LocalRecord())
+    (warning,) = [r.message for r in caplog.records if "pretrained start" in r.message]
+    assert warning.startswith(f"cache_dir: the pretrained start can't be kept in '{tmp_path}")
+    assert "(I/O error: No space left on device (os error 28))" in warning
+    assert not list((tmp_path / "cache/pretrained").glob("*.safetensors"))
+    run_experiment(config, tmp_path / "whole", LocalRecord())
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
+
+
+def test_a_cache_that_can_not_be_written_is_named_by_its_key_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    built = []
+    with pytest.raises(OSError, match=r"^cache_dir: can't write to '.*file/pretrained': Not a dir"):
+        pretrain.cached_start(tmp_path / "file/pretrained", "key", lambda: built.append(1), {})
+    assert built == []
+
+
+def test_a_start_is_read_from_a_cache_that_can_not_be_written(tmp_path, monkeypatch):
+    state = {"w": torch.ones(3)}
+    pretrain.cached_start(tmp_path, "key", lambda: state, {})
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(pretrain, "FileLock", refused)
+    found = pretrain.cached_start(tmp_path, "key", lambda: {"w": torch.zeros(3)}, {})
+    assert torch.equal(found["w"], state["w"])
+    with pytest.raises(OSError, match=r"^cache_dir: can't write to .*: Permission denied$"):
+        pretrain.cached_start(tmp_path, "other", lambda: state, {})

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from seven_exp.atomic import replacing
+from seven_exp.atomic import disk_errors, replacing
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +30,36 @@ def cached_start(
         build: Trains the model and returns its state dict.
         identity: All that decides the result; written beside the tensors for people to read.
 
+    A disk that is full by then costs a warning, not the training.
+
     Raises:
-        OSError: The folder can't be written.
+        OSError: It is not there, and the folder can't be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{key}.safetensors"
-    with FileLock(folder / f"{key}.lock"):
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder / f"{key}.lock"))
+        except OSError as error:
+            # What others have put there can be read all the same.
+            if (state := _read(path)) is not None:
+                return state
+            reason = error.strerror or error
+            raise OSError(f"cache_dir: can't write to '{folder}': {reason}") from error
         if (state := _read(path)) is not None:
             return state
         state = {name: tensor.detach().cpu().clone() for name, tensor in build().items()}
-        with replacing(path) as partial:
-            save_file(state, partial, metadata={"identity": json.dumps(identity, sort_keys=True)})
+        metadata = {"identity": json.dumps(identity, sort_keys=True)}
+        try:
+            with replacing(path) as partial, disk_errors():
+                save_file(state, partial, metadata=metadata)
+        except OSError as error:
+            reason = error.strerror or " ".join(str(error).split())
+            log.warning(
+                "cache_dir: the pretrained start can't be kept in '%s' (%s): the run goes on, and "
+                "the next one trains it anew",
+                *(folder, reason),
+            )
         return state
 
 
@@ -47,7 +67,7 @@ def _read(path: Path) -> State | None:
     """The tensors of a cache file; None where there is none or it is broken."""
     try:
         state: State = load(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except SafetensorError as error:
         log.warning("the cached start %s is broken (%s): training it anew", path, error)
