@@ -523,6 +523,7 @@ def _facts(
         "versions": runs.versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "git": runs.git_state(Path(__file__).parent),
+        "directory": str(Path.cwd()),
         "config": config.model_dump(),
     }
 

@@ -1,6 +1,7 @@
 """A finished run, taken up again from its folder."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from seven_exp import runs
 from seven_exp.build import blank_model, data_of
 from seven_exp.config import (
+    ConfigError,
     Dataset,
     Model,
     RunConfig,
@@ -61,7 +63,7 @@ def restore(folder: Path) -> Restored:
                 f"'{folder}' has no checkpoints/final.safetensors: the run was made with "
                 "trainer.save_model=false; run it again with true"
             )
-        config, data, model = architecture(record["config"])
+        config, data, model = architecture(record["config"], record.get("directory"))
         state, own = read_state(checkpoint), model.state_dict()
         for name, tensor in state.items():
             # A head for other classes would be left fresh.
@@ -77,24 +79,56 @@ def restore(folder: Path) -> Restored:
         return Restored(record, config, data, model, masks, checkpoint.stat().st_size)
 
 
-def architecture(values: Mapping[str, Any]) -> tuple[RunConfig, Data, nn.Module]:
+def architecture(
+    values: Mapping[str, Any], directory: str | None
+) -> tuple[RunConfig, Data, nn.Module]:
     """The config of a record, its data, and its model with weights yet to come.
+
+    Args:
+        values: The config.
+        directory: Where the run was started, if that is known: plugins and a relative ``data_dir``
+            that are not found from here are looked for from there.
 
     Raises:
         ConfigError: A plugin can't be imported.
-        ValueError: Data or model can't be had.
+        OSError, ValueError: Data or model can't be had.
     """
+    lost: list[str] = []  # relative and found nowhere
+
+    def found(path: str) -> str:
+        there, given = Path(directory or "", path), Path(path).expanduser()
+        if not given.exists() and there.exists():
+            return str(there)
+        if not given.exists() and not given.is_absolute():
+            lost.append(path)
+        return path
+
+    plugins = [found(p) if p.endswith(".py") else p for p in values["plugins"]]
+    dataset = dict(values["dataset"])
+    if isinstance(dataset.get("data_dir"), str):
+        dataset["data_dir"] = found(dataset["data_dir"])
+    if plugins and directory is not None and directory not in sys.path:
+        # Last: what is found from here comes first.
+        sys.path.append(directory)
     # Not checked anew: what a config must hold changes from version to version, what a model and
     # its data are made from does not.
     config = RunConfig.model_construct(
         model=Model.model_construct(**values["model"]),
-        dataset=Dataset.model_construct(**values["dataset"]),
+        dataset=Dataset.model_construct(**dataset),
         trainer=Trainer.model_construct(**values["trainer"]),
         seed=values["seed"],
-        plugins=values["plugins"],
+        plugins=plugins,
     )
-    load_plugins(config.plugins)
-    data = data_of(config, config.seed)
+    try:
+        load_plugins(config.plugins)
+        data = data_of(config, config.seed)
+    except (OSError, ValueError) as error:
+        if not lost:
+            raise
+        started = f"'{directory}'" if directory else "the folder"
+        raise ConfigError(
+            f"{error} (relative to {started} where the run was started: {', '.join(lost)})"
+        ) from error
     return config, data, blank_model(config, data)
 
 

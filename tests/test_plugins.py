@@ -1,5 +1,8 @@
 """Plugins: imported however they are named, and part of the identity of what they serve."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from seven_exp.pruning import PRUNERS
 from seven_exp.pruning.schedules import SCHEDULES
 from seven_exp.registry import ADDED_BY
 from seven_exp.tracking import LocalRecord
+
+ROOT = Path(__file__).parent.parent
 
 PRUNER = """
 from seven_exp.pruning import register
@@ -41,6 +46,25 @@ def own_model(num_classes: int, image_size: int, channels: int) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(size, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, num_classes)
     )
+"""
+
+DATA = """
+from pathlib import Path
+import torch
+from own_names import NAME
+from seven_exp.datasets import Data
+from seven_exp.datasets.batches import InMemory
+from seven_exp.datasets.registry import dataset
+
+@dataset(NAME)
+def own_data(*, batch_size: int, seed: int, data_dir: str) -> Data:
+    pixels = Path(data_dir, "pixels").read_bytes()
+    images = torch.tensor(list(pixels), dtype=torch.uint8).view(-1, 1, 2, 2)
+    labels = torch.arange(len(images)) % 2
+    train, test = (
+        InMemory(images, labels, (0.5,), (0.5,), batch_size, of) for of in (seed, None)
+    )
+    return Data(train, test, 2, 2, 1)
 """
 
 
@@ -178,3 +202,56 @@ def test_a_start_that_no_plugin_has_a_part_in_keeps_its_name():
     plugin("own.py", PRUNER)
     config = composed("model=mlp", "plugins=[own.py]")
     assert runs.plugins_identity(config, *runs.START) == []
+
+
+@pytest.fixture
+def run_with_relative_paths(tmp_path, monkeypatch):
+    """A finished run, started in a folder ``started``; then we are in another one."""
+    (tmp_path / "started").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "started")
+    monkeypatch.syspath_prepend(tmp_path / "started")
+    plugin("own.py", DATA)
+    plugin("own_names.py", 'NAME = "own_data"\n')
+    plugin("data/pixels", "".join(map(chr, range(80))))
+    load_plugins(["own.py"])
+    config = composed(
+        *("model=mlp", "tracker.mode=disabled", "trainer.max_steps=2", "trainer.batch_size=4"),
+        "plugins=[own.py]",
+    )
+    dataset = config.dataset.model_construct(name="own_data", data_dir="data")
+    run_experiment(config.model_copy(update={"dataset": dataset}), tmp_path / "run", LocalRecord())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "run"
+
+
+def exported(run: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "seven_exp.export", str(run), "--format", "dense"]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+
+
+def test_a_run_with_relative_paths_is_exported_from_anywhere(run_with_relative_paths, tmp_path):
+    assert exported(run_with_relative_paths).returncode == 0
+    # Once the data are gone from there, the line says where they were looked for.
+    (tmp_path / "started/data").rename(tmp_path / "started/other")
+    found = exported(run_with_relative_paths)
+    assert found.returncode == 2
+    assert found.stderr.endswith(
+        f"(relative to '{tmp_path / 'started'}' where the run was started: data)\n"
+    )
+    assert found.stderr.count("\n") == 1
+    # What is found from here comes first.
+    (tmp_path / "started/other").rename(tmp_path / "elsewhere/data")
+    assert exported(run_with_relative_paths).returncode == 0
+
+
+def test_a_record_that_does_not_say_where_it_was_started_costs_one_line(run_with_relative_paths):
+    path = run_with_relative_paths / "results.json"
+    record = json.loads(path.read_text())
+    del record["directory"]
+    path.write_text(json.dumps(record))
+    found = exported(run_with_relative_paths)
+    assert found.returncode == 2
+    assert "(relative to the folder where the run was started: own.py, data)" in found.stderr

@@ -119,14 +119,15 @@ def load(folder: Path) -> Exported:
     with faults_of_the_user():
         facts = json.loads((folder / NAME).read_text())
         check_format(facts["format"])
-        config, data, blank = architecture(facts["config"])
+        config, data, blank = architecture(facts["config"], facts.get("directory"))
         model = files_of(facts["format"]).read(folder, facts, lambda: blank)
         return Exported(facts, config, data, model)
 
 
 def _as_source(exported: Exported) -> Restored:
     facts = exported.facts
-    record = {**facts["record"], "config": facts["config"]}
+    of_run = {key: facts.get(key) for key in ("config", "directory")}
+    record = {**facts["record"], **of_run}
     return Restored(
         record, exported.config, exported.data, exported.model, {}, facts["bytes_dense"]
     )
@@ -152,6 +153,7 @@ def _facts(source: Restored, folder: Path, format: str, dtype: str) -> dict[str,
         "record": {key: source.record.get(key) for key in kept},
         "versions": runs.versions(),
         "config": source.record["config"],
+        "directory": source.record.get("directory"),
     }
 
 

@@ -62,7 +62,8 @@ def subject_of(folder: Path, device: torch.device, dtype: torch.dtype) -> Subjec
     if is_export(folder):
         exported = load(folder)
         record = exported.facts["record"]
-        _, _, blank = architecture(exported.facts["config"])
+        facts = exported.facts
+        _, _, blank = architecture(facts["config"], facts.get("directory"))
         sparse = record["flops_sparse"]
         if exported.facts["format"] == "small":
             sparse = _counted(exported.model, exported.data)
