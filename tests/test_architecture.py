@@ -28,7 +28,7 @@ ARROWS = {
     "ledger": {"atomic", "config"},
     "console": set(),
     "arguments": set(),
-    "compare": {"arguments", "registry", "atomic", "console", "tracking"},
+    "compare": {"arguments", "registry", "atomic", "config", "console", "runs", "tracking"},
     "build": {"config", "datasets", "models", "tasks"},
     "experiment": {
         *("analysis", "build", "config", "console", "runs", "tracking", "training"),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seven_exp import runs
 from seven_exp.compare.__main__ import compare, main
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import read_history
@@ -281,13 +282,43 @@ def test_pruners_trained_otherwise_are_labelled(tmp_path):
     assert row.difference.estimate.mean == pytest.approx(0.1)
 
 
-def test_a_setting_unknown_to_older_runs_is_not_its_default(tmp_path):
+def test_a_setting_unknown_to_older_runs_tells_no_methods_apart(tmp_path):
     write(tmp_path, "magnitude", 0.9, 0, 0.4)
-    write(tmp_path, "magnitude", 0.9, 1, 0.6, config={"trainer": {"distill": None}})
-    assert set(rows_of(tmp_path)) == {
-        ("magnitude trainer.distill=unset", 0.9),
-        ("magnitude trainer.distill=null", 0.9),
+    write(tmp_path, "magnitude", 0.9, 1, 0.6, config={"trainer": {"new": 1}, "newer": {"a": 2}})
+    write(tmp_path, "seven_dyn", 0.9, 0, 0.5)
+    assert set(rows_of(tmp_path)) == {("magnitude", 0.9), ("seven_dyn", 0.9)}
+    assert rows_of(tmp_path)["magnitude", 0.9].result.n == 2
+    records, _ = read_records([tmp_path])
+    _, notes = summarize(records, "accuracy", "magnitude")
+    assert notes == ["settings that some runs of a row don't know: newer.a, trainer.new"]
+    write(tmp_path, "magnitude", 0.9, 2, 0.6, config={"trainer": {"new": 3}, "newer": {"a": 2}})
+    assert {method for method, _ in rows_of(tmp_path)} == {
+        *("magnitude trainer.new=unset", "magnitude trainer.new=1", "magnitude trainer.new=3"),
+        "seven_dyn trainer.new=unset",
     }
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"pruner": {"name": "magnitude", "decay": 0.5}},
+        {"model": {"width": 0.5}},
+        {"pruner": {"name": "magnitude", "sparsities": {"head": 0.5}}},
+    ],
+)
+def test_an_argument_that_was_not_given_is_a_default_which_may_be_another(tmp_path, config):
+    write(tmp_path, "magnitude", 0.9, 0, 0.4)
+    write(tmp_path, "magnitude", 0.9, 1, 0.6, config=config)
+    methods = {method for method, _ in rows_of(tmp_path)}
+    assert {method.rpartition("=")[2] for method in methods} == {"unset", "0.5"}
+
+
+def test_a_record_of_a_newer_version_is_left_out(tmp_path):
+    write(tmp_path, "magnitude", 0.9, 0, 0.4)
+    write(tmp_path, "magnitude", 0.9, 1, 0.6, schema=runs.SCHEMA + 1)
+    records, notes = read_records([tmp_path])
+    assert [record.seed for record in records] == [0]
+    assert notes == ["1 of a newer version"]
 
 
 def test_settings_come_from_hydra_where_the_record_has_none(tmp_path):

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from seven_exp.compare.file_cache import FileCache
+from seven_exp.config import Dataset, Model, Optimizer, Pruner
+from seven_exp.runs import SCHEMA
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,6 +38,14 @@ _LENGTH = ("trainer.epochs", "trainer.max_steps")
 """Two ways to say how long to train; a finished run's number of steps says it for both."""
 
 _AXES = ("criterion", "when", "schedule", "scope", "pattern")
+
+_NAMED: Mapping[str, type[BaseModel]] = {
+    "model": Model,
+    "dataset": Dataset,
+    "pruner": Pruner,
+    "optimizer": Optimizer,
+}
+"""Sections that hold the arguments of what they name, beside keys of their own."""
 
 _UNSET = "unset"
 
@@ -122,7 +134,8 @@ def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
 
     What belongs to pruning is compared among the runs of one pruner, since pruners differ there by
     nature; all the rest (optimizer, steps, ...) among all runs on one model and data set. Files of
-    the user's own are told apart by what they hold, and called by where they lie.
+    the user's own are told apart by what they hold, and called by where they lie. A setting that
+    only some records know tells none apart unless these differ in it.
 
     Returns:
         Dotted key -> value as Hydra's command line spells it, in the order of ``records``.
@@ -187,6 +200,8 @@ def _read(path: Path) -> Record | str:
         return "unreadable"
     if not isinstance(values, dict):
         return "foreign"
+    if isinstance(schema := values.get("schema"), int) and schema > SCHEMA:
+        return "of a newer version"
     if values.get("status") != "finished":
         return _REASONS.get(str(values.get("status")), "foreign")
     flops = values.get("flops_sparse")
@@ -250,6 +265,17 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
             yield f"{prefix}{key}", value
 
 
+def _tells(key: str) -> bool:
+    """Whether a record without this key had another value: a default that the config doesn't show.
+
+    So it is with arguments of models, pruners and the like. Any other key is in every config of its
+    version, and an older record that lacks it says nothing.
+    """
+    section, _, name = key.partition(".")
+    schema = _NAMED.get(section)
+    return schema is not None and name not in schema.model_fields
+
+
 def _places(records: Sequence[Record]) -> dict[str | None, dict[str, str]]:
     """For the files of each record the setting that tells them from the others', if any does."""
     first = {r.data_files: r for r in reversed(records) if r.data_files is not None}
@@ -274,6 +300,7 @@ def _differing(records: Sequence[Record], *, of_pruning: bool) -> list[str]:
     return sorted(
         key
         for key in keys
-        if len({record.settings.get(key, _UNSET) for record in records}) > 1
+        if len({r.settings.get(key, _UNSET) for r in records if key in r.settings or _tells(key)})
+        > 1
         and not (key.endswith(".seed") and all(r.settings.get(key) == str(r.seed) for r in records))
     )

@@ -1,7 +1,7 @@
 """Records -> rows: one for each model, data set, method and sparsity."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seven_exp.compare.records import Record, differing_settings
@@ -122,6 +122,8 @@ def summarize(
         if other is None or record.written >= other.written:
             groups[key][record.seed] = record
     notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
+    if unknown := {key for group in groups.values() for key in _unknown(group.values())}:
+        notes.append(f"settings that some runs of a row don't know: {', '.join(sorted(unknown))}")
 
     rows = [_row(list(group.values()), of_group[key], metric) for key, group in groups.items()]
     if baseline is not None:
@@ -135,6 +137,12 @@ def summarize(
     rows = _with_best(rows, sign)
     rows.sort(key=lambda r: (r.task, r.sparsity, sign * r.result.mean, r.method))
     return rows, notes
+
+
+def _unknown(group: Collection[Record]) -> set[str]:
+    """Settings that some of the records have and others lack."""
+    count = Counter(key for record in group for key in record.settings)
+    return {key for key, n in count.items() if n < len(group)}
 
 
 def _row(group: Sequence[Record], settings: Mapping[str, str], metric: str) -> Row:
