@@ -354,7 +354,7 @@ def _pretrain(config: RunConfig, data: Data, model: nn.Module) -> None:
     if pretrain.epochs == 0:
         return
     identity = {
-        "version": 1,
+        "version": 2,
         "model": {k: v for k, v in runs.model_identity(config).items() if k != "freeze"},
         "dataset": runs.data_identity(config),
         "optimizer": config.optimizer.model_dump(exclude={"lr"}),
@@ -370,7 +370,7 @@ def _pretrain(config: RunConfig, data: Data, model: nn.Module) -> None:
         start = model_of(config, data).to(device)
         batches = data_of(config, pretrain.seed).train
         accumulate = config.trainer.accumulate
-        steps = pretrain.epochs * max(1, len(batches) // accumulate)
+        steps = max(1, pretrain.epochs * len(batches) // accumulate)
         warmup = Plan.warmup_steps(config, steps)
         training = loop.train(
             start,
