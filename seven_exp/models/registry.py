@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -112,6 +113,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch would have the user switch off what keeps a file from being executed.
+        kind = "no checkpoint of weights, a state dict saved alone"
+        raise ValueError(f"model.checkpoint is '{path}': it is {kind}") from error
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"model.checkpoint is '{path}': can't be read: {reason}") from error
