@@ -63,6 +63,8 @@ def main(config_dir: Path) -> None:
         except Exception as error:
             # One job of a sweep must not take the others with it: Hydra goes on and fails last.
             if not wants_trace and HydraConfig.get().mode == RunMode.RUN:
+                if isinstance(error, ConfigError):
+                    _remove_if_bare(Path(HydraConfig.get().runtime.output_dir))
                 _stop_if_explained(error)
             raise
 
@@ -220,6 +222,12 @@ def _stop_if_explained(error: Exception) -> None:
     tracking = sys.modules.get("seven_exp.tracking")
     if tracking is not None and isinstance(error, tracking.RecordError):
         _stop(f"{error}; once that is mended, the same command goes on from the last checkpoint", 1)
+
+
+def _remove_if_bare(job: Path) -> None:
+    """Remove the folder that Hydra made for a job which then did nothing."""
+    if {path.name for path in job.iterdir()} <= {".hydra", ".run_hash"} and job != Path.cwd():
+        shutil.rmtree(job, ignore_errors=True)
 
 
 def _rank() -> int:

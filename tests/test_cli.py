@@ -99,11 +99,14 @@ MISTAKES = {
     "trainer.max_steps=-5": "trainer.max_steps is -5",
     "trainer.max_step=5": "did you mean 'max_steps'",
     "schedule.end_step=100000": "schedule.end_step is 100000",
+    "schedule.end_step=1.5": "schedule.end_step is 1.5: give an integer for steps, or",
+    "pruner.finetune_steps=2.5": "a decimal up to 1 for a fraction of the training",
+    "schedule.interval=1.5": "a decimal up to 1 for a fraction of the training",
     "schedule.end_step=0.05": "never reach its target",
     "schedule.begin_step=-3": "schedule.begin_step is -3",
     "schedule.interval=5000": "interval 5000",
     "+pruner.alpha_3=0.5": "did you mean 'alpha_",
-    "pruner.alpha_1=1.5": "alpha_1 is 1.5",
+    "pruner.alpha_1=1.5": "error: pruner.alpha_1 is 1.5",
     "pruner.alpha_1=much": "pruner.alpha_1 is 'much'",
     "pruner.scope=globl": "did you mean 'global'",
     "pruner.exclude=[encodr]": "matches no parameter",
@@ -129,7 +132,24 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, argument):
     assert done.returncode == 2, done.stderr
     assert MISTAKES[argument] in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not list(tmp_path.rglob("results.json"))
+    assert not list(tmp_path.rglob(".hydra"))
+
+
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
+    done = train(tmp_path, f"model.checkpoint={ROOT / 'README.md'}")
+    assert done.returncode == 2
+    assert "README.md': it is no checkpoint of weights" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob(".hydra"))
+
+
+def test_a_mistake_removes_nothing_but_the_folder_made_for_it(tmp_path):
+    kept = tmp_path / "run" / "notes.txt"
+    kept.parent.mkdir()
+    kept.write_text("")
+    done = train(tmp_path, "seed=-1", "hydra.run.dir=run")
+    assert done.returncode == 2
+    assert kept.exists()
 
 
 def test_a_missing_data_folder(tmp_path):
