@@ -3,9 +3,14 @@
 python train.py pruner=seven_dyn sparsity=0.7
 """
 
+import sys
 from pathlib import Path
 
-from seven_exp.command import main
-
 if __name__ == "__main__":
-    main(Path(__file__).resolve().parent / "conf")
+    try:
+        # Imported here: it takes long enough to be interrupted.
+        from seven_exp.command import main
+
+        main(Path(__file__).resolve().parent / "conf")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted")

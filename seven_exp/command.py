@@ -210,6 +210,8 @@ def _stop_if_explained(error: Exception) -> None:
         if str(error).startswith(f"Unknown plugin class : 'hydra_plugins.{plugin}."):
             pip = f"pip install 'seven-exp[{extra}]'"
             _stop(f"hydra/launcher needs {plugin}: uv sync --extra {extra}, or {pip}", 2)
+    if str(error).startswith(("Only one of --run", "The --resolve flag")):  # Hydra's, of its flags
+        _stop(str(error), 2)
     if str(error).startswith('Could not detect "srun"'):
         local = "hydra/launcher=submitit_local does the same on this machine"
         _stop(f"hydra/launcher=submitit_slurm needs Slurm, and there is no srun here: {local}", 2)

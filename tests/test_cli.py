@@ -126,6 +126,18 @@ MISTAKES = {
 }
 
 
+INTERRUPTS = """
+import sys
+
+class Key:
+    def find_spec(self, name, *_):
+        if name == "{imported}":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Key())
+"""
+
+
 @pytest.mark.parametrize("argument", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, argument):
     done = train(tmp_path, argument)
@@ -150,6 +162,24 @@ def test_a_mistake_removes_nothing_but_the_folder_made_for_it(tmp_path):
     done = train(tmp_path, "seed=-1", "hydra.run.dir=run")
     assert done.returncode == 2
     assert kept.exists()
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "hydra", "-m"], ["--resolve"]])
+def test_flags_that_do_not_go_together(tmp_path, flags):
+    done = train(tmp_path, *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("imported", ["seven_exp.command", "torch"])
+def test_interrupted_while_it_starts(tmp_path, imported):
+    # As a key press would: wherever Python is when that module begins to be imported.
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTS.format(imported=imported))
+    done = train(tmp_path, *SMOKE, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: interrupted")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_missing_data_folder(tmp_path):
