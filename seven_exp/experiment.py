@@ -32,7 +32,7 @@ from seven_exp.training.flops import forward_flops
 from seven_exp.training.freed_memory import keep_freed_memory
 from seven_exp.training.interruption import Interruption, postponed
 from seven_exp.training.optimizers import build_optimizer, lr_factor
-from seven_exp.training.plan import Plan
+from seven_exp.training.plan import Plan, steps_of
 from seven_exp.training.pretrain import cached_start
 from seven_exp.training.rewinding import Snapshot
 from seven_exp.training.state import Outcome, State
@@ -370,7 +370,7 @@ def _pretrain(config: RunConfig, data: Data, model: nn.Module) -> None:
         start = model_of(config, data).to(device)
         batches = data_of(config, pretrain.seed).train
         accumulate = config.trainer.accumulate
-        steps = max(1, pretrain.epochs * len(batches) // accumulate)
+        steps = steps_of(pretrain.epochs, len(batches), accumulate)
         warmup = Plan.warmup_steps(config, steps)
         training = loop.train(
             start,

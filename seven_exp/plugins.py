@@ -47,19 +47,19 @@ def content_of(plugin: str) -> str:
         OSError: A file can't be read.
     """
     if plugin.endswith(".py"):
-        return _hash(_path(plugin))
+        return hash_of(_path(plugin))
     spec = importlib.util.find_spec(plugin)
     if spec is not None and spec.submodule_search_locations is not None:
         folders = [Path(folder) for folder in spec.submodule_search_locations]
         files = {
-            path.relative_to(folder).as_posix(): _hash(path)
+            path.relative_to(folder).as_posix(): hash_of(path)
             for folder in folders
             for path in folder.rglob("*.py")
         }
         return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return plugin
-    return _hash(Path(spec.origin))
+    return hash_of(Path(spec.origin))
 
 
 def _key(plugin: str) -> str:
@@ -70,8 +70,14 @@ def _path(plugin: str) -> Path:
     return Path(plugin).expanduser().resolve()
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a file.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _import_file(path: Path) -> None:

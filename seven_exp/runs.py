@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from seven_exp import __version__
 from seven_exp.atomic import disk_errors, replacing
 from seven_exp.config import RunConfig, load_plugins
-from seven_exp.plugins import content_of, matters
+from seven_exp.plugins import content_of, hash_of, matters
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,7 +80,7 @@ def model_identity(config: RunConfig) -> dict[str, Any]:
     """The model's config, files named by their content: a path may hold another tomorrow."""
     identity = config.model.model_dump()
     if config.model.checkpoint is not None:
-        identity["checkpoint"] = _content(config.model.checkpoint)
+        identity["checkpoint"] = hash_of(Path(config.model.checkpoint).expanduser())
     if "/" in config.model.name and Path(config.model.name).expanduser().is_dir():
         identity["name"] = fingerprint(Path(config.model.name))
     return identity
@@ -100,7 +100,7 @@ def data_identity(config: RunConfig) -> dict[str, Any]:
         identity["files"] = fingerprint(place)
         if known_by == "place":
             # Arrays of one shape are files of one size.
-            content = _content(str(place)) if place.is_file() else identity["files"]
+            content = hash_of(place) if place.is_file() else identity["files"]
             identity["files"] = digest({"place": str(place.resolve()), "files": content})
     return identity
 
@@ -142,12 +142,6 @@ def fingerprint(folder: Path) -> str:
         for name in names:
             sizes[prefix + name] = os.stat(f"{parent}/{name}").st_size  # noqa: PTH116
     return digest(sizes)
-
-
-def _content(path: str) -> str:
-    """The SHA-256 of a file."""
-    with Path(path).expanduser().open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(identity: Mapping[str, Any]) -> str:

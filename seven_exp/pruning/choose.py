@@ -77,9 +77,10 @@ def _protected(
 ) -> Tensor | None:
     """Weights of a layer that stay whatever others score: the pattern's and the floor's."""
     mask = pattern.protected(score, candidates)
-    floor = min(kept_count(min_density, candidates.numel()), _count([candidates]))
+    floor = kept_count(min_density, candidates.numel())
     if mask is not None or floor == 0:
         return mask  # a pattern's own floor is no lower
+    floor = min(floor, _count([candidates]))
     (least,) = top_k_masks([score], floor, [candidates])
     return least
 

@@ -105,17 +105,15 @@ def order_of_use(weights: Sequence[Tensor], run: Callable[[], object]) -> list[i
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """While it lasts, every module is in evaluation mode; each has its own mode back afterwards."""
+    """While it lasts, every module is in evaluation mode; each has its own mode back afterwards.
+
+    Gradients are tracked: without them attention would fuse its maps, which are to be watched.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        yield
+        with torch.enable_grad():
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def forward_only(model: nn.Module, run: Callable[[], object]) -> None:
-    """Run forward passes in evaluation mode; without gradients attention would fuse its maps."""
-    with evaluating(model), torch.enable_grad():
-        run()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seven_exp.pruning.allocation import SCOPES, Pool
 from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction
-from seven_exp.pruning.inputs import check_watchable, forward_only, order_of_use
+from seven_exp.pruning.inputs import check_watchable, evaluating, order_of_use
 from seven_exp.pruning.layers import Layer, matches, prunable_layers, transposed, unwrap
 from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
 from seven_exp.pruning.patterns import NOfM, parse_pattern
@@ -59,8 +59,7 @@ class Pruner:
         self.curve, self.window, self.rounds = schedule, window, rounds
         self._min_density = min_density
         self._model, self._optimizer = model, optimizer
-        self._pattern = parse_pattern(pattern)
-        self._units = self._pattern.units(self.layers)
+        self._units = criterion.pattern.units(self.layers)
         self._groups = _groups(self.layers, sparsity, sparsities)
         self._t = 0
         self._masks = Masks(self._weights())
@@ -296,10 +295,8 @@ class Pruner:
 
     def _advance_one_by_one(self, batches: Sequence[Any], loss_fn: LossFunction) -> None:
         """One step on, pool after pool, each measured behind the pruned ones before it."""
-        order = order_of_use(
-            self._weights(),
-            lambda: forward_only(self._model, lambda: loss_fn(self._model, batches[0])),
-        )
+        with evaluating(self._model):
+            order = order_of_use(self._weights(), lambda: loss_fn(self._model, batches[0]))
         for i, layer in enumerate(self.layers):
             if i not in order:
                 raise ValueError(
@@ -436,7 +433,7 @@ class Pruner:
                 candidates,
                 pool,
                 available=sum(counts[i] for i in pool.layers),
-                pattern=self._pattern,
+                pattern=self.criterion.pattern,
                 units=None if self._units is None else [self._units[i] for i in pool.layers],
                 min_density=self._min_density,
             )
@@ -557,7 +554,7 @@ def create_pruner(
         check_sparsity(own)
         _check_floor(min_density, own, pattern, scope)
     for own, members in _groups(layers, target, sparsities).items():
-        parse_pattern(pattern).check([layers[i] for i in members], own, scope)
+        criterion.pattern.check([layers[i] for i in members], own, scope)
     if criterion.uses_gradients and when == "during":
         for layer in layers:
             if not layer.weight.requires_grad:

@@ -54,7 +54,7 @@ class Plan:
         if trainer.max_steps is not None:
             steps = trainer.max_steps
         elif trainer.epochs is not None:
-            steps = max(1, trainer.epochs * batches_per_epoch // trainer.accumulate)
+            steps = steps_of(trainer.epochs, batches_per_epoch, trainer.accumulate)
         else:
             raise ConfigError("trainer.epochs is None: give trainer.epochs or trainer.max_steps")
         when = config.pruner.when or PRUNERS[config.pruner.name].when
@@ -139,6 +139,11 @@ class Plan:
     def reports(self, done: int) -> bool:
         """Whether figures are wanted after so many steps."""
         return done % self.log_interval == 0 or self.evaluates(done) or self.measures(done)
+
+
+def steps_of(epochs: int, batches_per_epoch: int, accumulate: int) -> int:
+    """Steps of ``accumulate`` batches that so many epochs have, the last few batches left over."""
+    return max(1, epochs * batches_per_epoch // accumulate)
 
 
 def _moment(value: int | float, steps: int) -> int:

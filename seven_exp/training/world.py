@@ -7,7 +7,6 @@ accelerator, and those who fine-tune transformers' models have it.
 import atexit
 import contextlib
 import gc
-import importlib
 import importlib.util
 import os
 from contextlib import AbstractContextManager

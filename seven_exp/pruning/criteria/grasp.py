@@ -41,32 +41,18 @@ class Grasp(Criterion):
         loss_fn: LossFunction,
     ) -> None:
         """Two passes: g over all batches, then H g batch by batch, H never formed."""
-        hook = model.register_forward_hook(self._tempered)
-        try:
-            self._measure(model, weights, batches, loss_fn)
-        finally:
-            hook.remove()
-
-    def _tempered(self, model: nn.Module, inputs: Any, outputs: Any) -> Tensor:
-        return logits_of(outputs) / self.temperature
-
-    def _measure(
-        self,
-        model: nn.Module,
-        weights: Sequence[Tensor],
-        batches: Sequence[Any],
-        loss_fn: LossFunction,
-    ) -> None:
         parameters = list(weights)
         total = [torch.zeros_like(weight) for weight in weights]
-        for batch in batches:
-            loss = finite(loss_fn(model, batch))
-            grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-            torch._foreach_add_(total, self.averaged(cleaned(grads, weights)))
+        with model.register_forward_hook(self._tempered):
+            for batch in batches:
+                loss = finite(loss_fn(model, batch))
+                grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+                torch._foreach_add_(total, self.averaged(cleaned(grads, weights)))
         self.state.clear()
         products = self.zeros("hessian_gradient", weights)
         # Fused attention has no second derivative.
-        with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
+        unfused = nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH)
+        with model.register_forward_hook(self._tempered), unfused:
             for batch in batches:
                 grads = torch.autograd.grad(
                     loss_fn(model, batch), parameters, create_graph=True, allow_unused=True
@@ -74,6 +60,9 @@ class Grasp(Criterion):
                 along = [(g * t).sum() for g, t in zip(grads, total, strict=True) if g is not None]
                 product = torch.autograd.grad(sum(along), parameters, allow_unused=True)  # type: ignore[arg-type]
                 torch._foreach_add_(products, self.averaged(cleaned(product, weights)))
+
+    def _tempered(self, model: nn.Module, inputs: Any, outputs: Any) -> Tensor:
+        return logits_of(outputs) / self.temperature
 
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """W (H g)."""

@@ -119,9 +119,10 @@ def _factor(matrices: Tensor) -> Tensor:
     """Lower Cholesky factors, with more dampening where rounding has left a matrix indefinite."""
     factors, failures = torch.linalg.cholesky_ex(matrices)
     if (failed := failures > 0).any():
-        diagonal = matrices.diagonal(dim1=1, dim2=2)
-        more = torch.diag_embed(_ROUNDING * diagonal.sum(1, keepdim=True).expand_as(diagonal))
-        factors[failed] = torch.linalg.cholesky((matrices + more)[failed])
+        dampened = matrices[failed]
+        diagonal = dampened.diagonal(dim1=1, dim2=2)
+        diagonal.add_(_ROUNDING * diagonal.sum(1, keepdim=True))
+        factors[failed] = torch.linalg.cholesky(dampened)
     return factors
 
 

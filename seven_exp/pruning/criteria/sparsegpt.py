@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.criteria.base import Criterion, LossFunction, precision
-from seven_exp.pruning.inputs import forward_only, watching
+from seven_exp.pruning.inputs import evaluating, watching
 from seven_exp.pruning.patterns import NOfM
 from seven_exp.pruning.registry import register
 
@@ -65,9 +65,9 @@ class SparseGpt(Criterion):
             moments[i].addmm_(inputs.T, inputs)
             seen[i] += len(inputs)
 
-        with watching(weights, add):
+        with watching(weights, add), evaluating(model):
             for batch in batches:
-                forward_only(model, lambda batch=batch: loss_fn(model, batch))  # type: ignore[misc]
+                loss_fn(model, batch)
         counts = self.averaged(
             [torch.tensor(float(n), device=w.device) for n, w in zip(seen, weights, strict=True)]
         )

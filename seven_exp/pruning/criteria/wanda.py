@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.criteria.base import Criterion, LossFunction, precision
-from seven_exp.pruning.inputs import forward_only, watching
+from seven_exp.pruning.inputs import evaluating, watching
 from seven_exp.pruning.registry import register
 
 
@@ -37,9 +37,9 @@ class Wanda(Criterion):
         def add(i: int, inputs: Tensor) -> None:
             squares[i] += inputs.to(squares[i].dtype).square().sum(0)
 
-        with watching(weights, add):
+        with watching(weights, add), evaluating(model):
             for batch in batches:
-                forward_only(model, lambda batch=batch: loss_fn(model, batch))  # type: ignore[misc]
+                loss_fn(model, batch)
         self.averaged(squares)
         self.state["norm"] = [
             total.sqrt().view(1, *w.shape[1:]).expand(w.shape)
