@@ -16,13 +16,18 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The folder can't be written.
     """
-    # In a folder of its own: safetensors has files beside the one that it is told to write.
-    with _beside(path) as folder:
-        partial = folder / path.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: some writers choose the format by it.
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    # One of a process of the same number, killed here, may be a link to a file that stays.
+    partial.unlink(missing_ok=True)
+    try:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -32,29 +37,23 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The folder can't be written.
     """
-    with _beside(path) as folder:
-        yield folder
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
         shutil.rmtree(path, ignore_errors=True)
-        folder.replace(path)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def clear_partial(folder: Path) -> None:
-    """Remove what processes that were killed had begun to write into the folder."""
-    for begun in folder.glob(".*.partial"):
-        shutil.rmtree(begun, ignore_errors=True)
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """An empty folder on the same disk as ``path``, which is gone after the block."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove what killed processes were writing, by our name for it or by safetensors' own."""
+    for pattern in (".*.partial*", ".tmp*"):
+        for partial in folder.glob(pattern):
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
