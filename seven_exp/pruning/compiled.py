@@ -6,33 +6,39 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from ctypes import c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int, c_int64
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from seven_exp.pruning.addresses import Address
+
 _SOURCE = Path(__file__).with_name("sweeps.c")
 _ALWAYS = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _IF_KNOWN = (("-march=native", "-fopenmp"), ("-fopenmp",), ())
+# Pointers of types that ctypes checks: tensors of layers, one tensor, numbers.
+_COLUMN, _NUMBERS, _FACTORS = POINTER(Address), POINTER(c_int64), POINTER(c_float)
+_SEVEN = (*[_COLUMN] * 5, _FACTORS, c_int)
+_SAMPLED = (*[_COLUMN] * 6, _FACTORS, c_int64, Address, _NUMBERS, c_int)
 _SEVEN_AND_BEST = (
-    *(*[c_void_p] * 9, c_float, c_float),
-    *(c_void_p, c_void_p, c_int64, c_void_p, c_int),
+    *(*[_COLUMN] * 7, _FACTORS, c_float, c_float),
+    *(Address, Address, c_int64, _NUMBERS, c_int),
 )
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "seven_float32": (*[c_void_p] * 7, c_int),
-    "seven_bfloat16": (*[c_void_p] * 7, c_int),
-    "sampled_float32": (*[c_void_p] * 8, c_int64, c_void_p, c_void_p, c_int),
-    "sampled_bfloat16": (*[c_void_p] * 8, c_int64, c_void_p, c_void_p, c_int),
+    "seven_float32": _SEVEN,
+    "seven_bfloat16": _SEVEN,
+    "sampled_float32": _SAMPLED,
+    "sampled_bfloat16": _SAMPLED,
     "seven_and_best_float32": _SEVEN_AND_BEST,
     "seven_and_best_bfloat16": _SEVEN_AND_BEST,
-    "drop": (*[c_void_p] * 6, c_int64, c_float, c_void_p, c_int),
-    "partition": (*[c_void_p] * 3, c_float, c_float, c_void_p, c_int64, c_void_p, c_int),
-    "best": (*[c_void_p] * 3, c_float, *[c_void_p] * 2, c_int64, c_void_p, c_int),
-    "count": (*[c_void_p] * 3, c_int),
-    "pack": (*[c_void_p] * 4, c_int),
-    "unpack": (*[c_void_p] * 3, c_int),
-    "zero_4_bytes": (*[c_void_p] * 3, c_int),
-    "zero_2_bytes": (*[c_void_p] * 3, c_int),
+    "drop": (*[_COLUMN] * 3, Address, Address, c_int64, c_float, _NUMBERS, c_int),
+    "partition": (*[_COLUMN] * 2, c_float, c_float, Address, c_int64, _NUMBERS, c_int),
+    "best": (*[_COLUMN] * 2, c_float, _COLUMN, _NUMBERS, c_int64, _NUMBERS, c_int),
+    "count": (_COLUMN, _NUMBERS, c_int),
+    "pack": (_COLUMN, _COLUMN, _NUMBERS, c_int),
+    "unpack": (_COLUMN, _COLUMN, c_int),
+    "zero_4_bytes": (_COLUMN, _COLUMN, c_int),
+    "zero_2_bytes": (_COLUMN, _COLUMN, c_int),
 }
 
 
@@ -56,6 +62,6 @@ def library() -> ctypes.CDLL | None:
             except (OSError, subprocess.SubprocessError):
                 continue
             for name, arguments in _SIGNATURES.items():
-                getattr(loaded, name).argtypes = (c_int, *arguments)
+                getattr(loaded, name).argtypes = (c_int, _NUMBERS, *arguments)
             return loaded
     return None

@@ -13,6 +13,8 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
+from seven_exp.pruning.addresses import address
+
 if TYPE_CHECKING:
     from seven_exp.pruning.sweeps import SevenStep
 
@@ -82,12 +84,18 @@ def takes(step: "SevenStep") -> bool:
 def seven(step: "SevenStep") -> None:
     """`sweeps.seven` for tensors that `takes` accepts, each layer's in one order without gaps."""
     device = step.weights[0].device
-    addresses = [[tensor.data_ptr() for tensor in column] for column in step.tensors]
     sizes = tuple(weight.numel() for weight in step.weights)
+    addresses = [
+        [
+            address(tensor, column[0].dtype, size, device.type).value or 0
+            for tensor, size in zip(column, sizes, strict=True)
+        ]
+        for column in step.tensors
+    ]
     weight, grad, moment = (_TYPES[column[0].dtype] for column in step.tensors[:3])
     aligned = all(number % 16 == 0 for numbers in (*addresses, sizes) for number in numbers)
     layer_of, part_of, size_of = _blocks(sizes, device)
-    places = torch.tensor(addresses).to(device)
+    places = torch.tensor(addresses, dtype=torch.int64, device=device)
     on = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with on:
         _step[(len(layer_of),)](
@@ -104,8 +112,8 @@ def seven(step: "SevenStep") -> None:
 @lru_cache(maxsize=8)
 def _blocks(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """For each block of elements its layer and which part of it that is; and the layers' sizes."""
-    numbers = torch.tensor(sizes)
+    numbers = torch.tensor(sizes, dtype=torch.int64, device="cpu")
     parts = (numbers + _BLOCK - 1) // _BLOCK
-    layer_of = torch.repeat_interleave(torch.arange(len(sizes)), parts)
-    part_of = torch.arange(len(layer_of)) - (parts.cumsum(0) - parts)[layer_of]
+    layer_of = torch.arange(len(sizes), device="cpu").repeat_interleave(parts)
+    part_of = torch.arange(len(layer_of), device="cpu") - (parts.cumsum(0) - parts)[layer_of]
     return layer_of.to(device), part_of.to(device), numbers.to(device)

@@ -12,6 +12,7 @@ import math
 import torch
 
 from seven_exp.pruning import sweeps
+from seven_exp.pruning.addresses import address
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.select import bracket, cut_of, sample_stride
 
@@ -41,28 +42,34 @@ def seven_and_best(step: sweeps.SevenStep, masks: Masks, k: int) -> bool:
     if compiled is None:
         sweeps.seven(step)
         return False
+    work, layers = compiled
     sampled, choose = {
-        torch.float32: (compiled.sampled_float32, compiled.seven_and_best_float32),
-        torch.bfloat16: (compiled.sampled_bfloat16, compiled.seven_and_best_bfloat16),
+        torch.float32: (work.sampled_float32, work.seven_and_best_float32),
+        torch.bfloat16: (work.sampled_bfloat16, work.seven_and_best_bfloat16),
     }[step.m[0].dtype]
     factors, threads = step.factors(), torch.get_num_threads()
     new = [torch.empty_like(part) for part in masks.bits]
-    *places_of, new_bits = sweeps.addresses(*step.tensors, masks.bits, new)
-    layers, sizes, weight_places, *_, old_bits = places_of
+    old_bits, new_bits = layers.bits(masks.bits), layers.bits(new)
 
     total = sum(weight.numel() for weight in step.weights)
     stride = sample_stride(total)
-    sample, number = torch.empty(math.ceil(total / stride)), ctypes.c_int64()
-    sampled(*places_of, factors, stride, sample.data_ptr(), ctypes.byref(number), threads)
+    drawn_at_most, number = math.ceil(total / stride), ctypes.c_int64()
+    sample = torch.empty(drawn_at_most, dtype=torch.float32, device="cpu")
+    sampled(
+        *(*layers.arguments, old_bits, factors, stride),
+        *(address(sample, torch.float32, drawn_at_most), ctypes.byref(number), threads),
+    )
     drawn = number.value
     low, high, share = bracket(sample[:drawn], drawn, k / alive, _DEVIATIONS)
 
     room = min(alive, math.ceil(2 * share * alive))
-    values, places = torch.empty(room), torch.empty(room, dtype=torch.int64)
+    values = torch.empty(room, dtype=torch.float32, device="cpu")
+    places = torch.empty(room, dtype=torch.int64, device="cpu")
+    noted = address(values, torch.float32, room), address(places, torch.int64, room)
     counts = (ctypes.c_int64 * 2)()
     choose(
-        *(*places_of, new_bits, factors, low, high),
-        *(values.data_ptr(), places.data_ptr(), room, counts, threads),
+        *(*layers.arguments, old_bits, new_bits, factors, low, high),
+        *(*noted, room, counts, threads),
     )
     above, inside = counts
     if not above < k <= above + inside or inside > room:
@@ -74,9 +81,10 @@ def seven_and_best(step: sweeps.SevenStep, masks: Masks, k: int) -> bool:
     equal = (values == cut.value).nonzero().squeeze(1)
     if len(equal) > cut.ties:
         values[equal[places[equal].argsort()[cut.ties :]]] = -torch.inf
-    now = (ctypes.c_int64 * len(new))()
-    compiled.drop(
-        *(layers, sizes, weight_places, old_bits, new_bits, values.data_ptr(), places.data_ptr()),
+    now, (count, sizes, weights, *_) = layers.totals(), layers.arguments
+    noted = address(values, torch.float32, inside), address(places, torch.int64, inside)
+    work.drop(
+        *(count, sizes, weights, old_bits, new_bits, *noted),
         *(inside, cut.value, now, threads),
     )
     masks.bits, masks.kept = new, list(now)

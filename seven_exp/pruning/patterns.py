@@ -110,7 +110,7 @@ class Rows(_Units):
 
     def _own(self, layer: Layer) -> Tensor:
         shape = layer.weight.shape
-        return torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1))
+        return torch.arange(shape[0], device="cpu").view(-1, *[1] * (len(shape) - 1))
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class Blocks(_Units):
 
     def _own(self, layer: Layer) -> Tensor:
         out, inputs, *kernel = layer.weight.shape
-        row = torch.arange(out) // self.rows
-        column = torch.arange(inputs) // self.columns
+        row = torch.arange(out, device="cpu") // self.rows
+        column = torch.arange(inputs, device="cpu") // self.columns
         grid = row[:, None] * (inputs // self.columns) + column
         return grid.view(out, inputs, *[1] * len(kernel))
 
@@ -173,7 +173,10 @@ class Heads(_Units):
                     f"pattern heads does not fit {layer.name}, which is not an "
                     "nn.MultiheadAttention's: exclude it"
                 )
-            head = torch.arange(attention.embed_dim) // attention.head_dim + first[attention]
+            head = (
+                torch.arange(attention.embed_dim, device="cpu") // attention.head_dim
+                + first[attention]
+            )
             if layer.module is attention.out_proj:
                 numbered.append(head.view(1, -1))
             else:

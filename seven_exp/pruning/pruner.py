@@ -311,7 +311,7 @@ class Pruner:
                 self._update([pool])
                 self.apply()
             for name, tensors in self.criterion.state.items():
-                own = gathered.setdefault(name, [torch.empty(0)] * len(self.layers))
+                own = gathered.setdefault(name, [torch.empty(0, device="cpu")] * len(self.layers))
                 for i, tensor in zip(pool.layers, tensors, strict=True):
                     own[i] = tensor
         self.criterion.state = gathered

@@ -23,6 +23,7 @@ _CHUNK = 1 << 20
 _LARGEST_SAMPLE = 1 << 14
 _FEW = 1 << 16
 _AT_ONCE = 1 << 15
+_LOWEST = torch.finfo(torch.float32).min
 
 KeysOf = Callable[[range], Tensor]
 
@@ -89,7 +90,7 @@ def first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
     Returns:
         Bool tensor like ``scores``.
     """
-    ranked = torch.nan_to_num(scores.double(), nan=-torch.inf).clamp(min=torch.finfo().min)
+    ranked = torch.nan_to_num(scores.double(), nan=-torch.inf).clamp(min=_LOWEST)
     order = ranked.masked_fill(~candidates, -torch.inf).argsort(stable=True, dim=1, descending=True)
     chosen = torch.zeros_like(candidates).scatter_(1, order[:, :k], True)
     return chosen & candidates
@@ -111,18 +112,18 @@ def top_units(
     """
     numbers = [unit.to(s.device).expand(s.shape) for s, unit in zip(scores, units, strict=True)]
     count = 1 + max(int(number.max()) for number in numbers)
-    total, size, alive = torch.zeros(3, count, dtype=torch.float64)
+    total, size, alive = torch.zeros(3, count, dtype=torch.float64, device="cpu")
     for score, number, places in zip(scores, numbers, candidates, strict=True):
         flat = number.flatten().cpu()
-        values = torch.nan_to_num(score.detach().double().cpu(), nan=torch.finfo().min)
+        values = torch.nan_to_num(score.detach().double().cpu(), nan=_LOWEST)
         total.index_add_(0, flat, values.flatten())
-        size.index_add_(0, flat, torch.ones(len(flat), dtype=torch.float64))
+        size.index_add_(0, flat, torch.ones_like(flat, dtype=torch.float64))
         alive.index_add_(0, flat, places.flatten().double().cpu())
     mean = (total / size).masked_fill(alive == 0, -torch.inf)
     order = mean.argsort(stable=True, dim=0, descending=True)
     order = order[mean[order] > -torch.inf]
     fits = size[order].cumsum(0) <= k + 0.5
-    kept = torch.zeros(count, dtype=torch.bool)
+    kept = torch.zeros(count, dtype=torch.bool, device="cpu")
     kept[order[fits]] = True
     return [kept.to(number.device)[number] for number in numbers]
 
@@ -229,7 +230,7 @@ def _by_digits(
     """`top_k_masks`, the threshold found 16 bits at a time."""
     add = partial(_sum_over, group, scores[0].device)
     available = sum(sweeps.counts(candidates) if candidates else map(torch.numel, scores))
-    available = int(add(torch.tensor(available)))
+    available = int(add(torch.tensor(available, dtype=torch.int64, device="cpu")))
     _check(k, available)
     if k == 0:
         return [torch.zeros_like(score, dtype=torch.bool) for score in scores]
@@ -276,7 +277,7 @@ def _shares_of(
     kept: int, ties: list[int], group: "distributed.ProcessGroup | None", device: torch.device
 ) -> list[int]:
     """How many of its ties each layer keeps here: earlier layers first, then lower ranks."""
-    own = torch.tensor(ties)
+    own = torch.tensor(ties, dtype=torch.int64, device="cpu")
     counts, rank = own.unsqueeze(1), 0
     if group is not None:
         world, rank = distributed.get_world_size(group), distributed.get_rank(group)
@@ -340,7 +341,7 @@ def _kth_largest(
         leading = shift == bits - _DIGIT
         # Only the leading digit is signed.
         offset = _BINS // 2 if leading else 0
-        counts = torch.zeros(_BINS, dtype=torch.int64)
+        counts = torch.zeros(_BINS, dtype=torch.int64, device="cpu")
         for chunk in chunks:
             keys = keys_of(chunk)
             if not leading:

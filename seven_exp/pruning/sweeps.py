@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from seven_exp.pruning.addresses import Column, Layers, address, alike, layers_of, plain
 from seven_exp.pruning.compiled import library
 
 _WORTH_COMPILING = 1 << 17
 _IN_CACHE = 1 << 18
-_PLAIN = (Tensor, torch.nn.Parameter)
-_SCORED = (torch.float32, torch.bool)
 _ZEROED = (torch.float32, torch.bfloat16, torch.float16)
+_MOMENTS = (torch.float32, torch.bfloat16)
 _NOTED = 256
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -82,18 +82,21 @@ class SevenStep(NamedTuple):
         )
         return (ctypes.c_float * len(factors))(*factors)
 
-    def compiled(self) -> ctypes.CDLL | None:
-        """The C library, if it is worth having and can take these tensors."""
+    def compiled(self) -> tuple[ctypes.CDLL, Layers] | None:
+        """The C library and its view of these tensors; see `compiled_for`."""
         single, moment = torch.float32, self.m[0].dtype
-        return compiled_for(*self.tensors, dtypes=(single, single, moment, moment, single))
+        if moment not in _MOMENTS:
+            return None
+        dtypes = (single, single, moment, moment, single)
+        return compiled_for(*zip(self.tensors, dtypes, strict=True))
 
 
 def seven(step: SevenStep) -> None:
     """Take the step: ``m``, ``v`` and ``score`` are updated in place."""
     if compiled := step.compiled():
-        work = {torch.float32: compiled.seven_float32, torch.bfloat16: compiled.seven_bfloat16}
-        places = addresses(*step.tensors)
-        work[step.m[0].dtype](*places, step.factors(), torch.get_num_threads())
+        work, layers = compiled
+        passes = {torch.float32: work.seven_float32, torch.bfloat16: work.seven_bfloat16}
+        passes[step.m[0].dtype](*layers.arguments, step.factors(), torch.get_num_threads())
         return
     if kernel := _gpu_kernel(step):
         kernel(step)
@@ -110,9 +113,10 @@ def _gpu_kernel(step: SevenStep) -> Kernel | None:
     gpu_pass = _gpu_pass() if device.type == "cuda" else None
     if gpu_pass is None:
         return None
-    plain = all(_plain(layer, "cuda") for layer in zip(*step.tensors, strict=True))
+    layers = zip(*step.tensors, strict=True)
+    fit = all(alike(layer) and all(plain(t, "cuda") for t in layer) for layer in layers)
     dtypes = tuple(column[0].dtype for column in step.tensors)
-    if plain and gpu_pass.takes(step) and _proven(gpu_pass.seven, device, dtypes):
+    if fit and gpu_pass.takes(step) and _proven(gpu_pass.seven, device, dtypes):
         return gpu_pass.seven
     return None
 
@@ -232,11 +236,13 @@ def partition(
         room: How many may be gathered at most.
     """
     columns = (scores,) if candidates is None else (scores, candidates)
-    if compiled := compiled_for(*columns, dtypes=_SCORED[: len(columns)]):
-        between, totals = scores[0].new_empty(room), (ctypes.c_int64 * 5)()
-        compiled.partition(
-            *addresses(scores, candidates),
-            *(low, high, between.data_ptr(), room, totals, torch.get_num_threads()),
+    if compiled := compiled_for((scores, torch.float32), (candidates, torch.bool)):
+        work, layers = compiled
+        between = torch.empty(room, dtype=torch.float32, device="cpu")
+        totals = (ctypes.c_int64 * 5)()
+        work.partition(
+            *(*layers.arguments, low, high, address(between, torch.float32, room), room),
+            *(totals, torch.get_num_threads()),
         )
         taking, above, at_high, at_low, taken = totals
         inside = between[:taken] if taken <= room else None
@@ -272,17 +278,19 @@ def best(
     """
     columns = (scores,) if candidates is None else (scores, candidates)
     noted: list[list[int] | None] = [None] * len(scores)
-    if compiled := compiled_for(*columns, dtypes=_SCORED[: len(columns)]):
+    if compiled := compiled_for((scores, torch.float32), (candidates, torch.bool)):
+        work, layers = compiled
         masks = [torch.empty_like(score, dtype=torch.bool) for score in scores]
-        found = (ctypes.c_int64 * len(scores))()
-        places = (ctypes.c_int64 * _NOTED * len(scores))()
-        compiled.best(
-            *(*addresses(scores, candidates), threshold, addresses(masks)[-1]),
+        found, places = layers.totals(), (ctypes.c_int64 * (_NOTED * len(scores)))()
+        work.best(
+            *(*layers.arguments, threshold, layers.alike(masks, torch.bool)),
             *(places, _NOTED, found, torch.get_num_threads()),
         )
         noted = [
-            sorted(places[i][: found[i]]) if found[i] <= _NOTED and mask.is_contiguous() else None
-            for i, mask in enumerate(masks)
+            sorted(places[i * _NOTED : i * _NOTED + number])
+            if number <= _NOTED and mask.is_contiguous()
+            else None
+            for i, (number, mask) in enumerate(zip(found, masks, strict=True))
         ]
     else:
         masks = [score > threshold for score in scores]
@@ -306,9 +314,10 @@ def best(
 
 def counts(masks: Sequence[Tensor]) -> list[int]:
     """How many places are True in each of some bool tensors."""
-    if compiled := compiled_for(masks, dtypes=(torch.bool,)):
-        totals = (ctypes.c_int64 * len(masks))()
-        compiled.count(*addresses(masks), totals, torch.get_num_threads())
+    if compiled := compiled_for((masks, torch.bool)):
+        work, layers = compiled
+        totals = layers.totals()
+        work.count(*layers.arguments, totals, torch.get_num_threads())
         return list(totals)
     # Collected on one device, so that the host waits once.
     return torch.stack([torch.count_nonzero(m).to(masks[0].device) for m in masks]).tolist()
@@ -323,10 +332,11 @@ def pack(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
     Returns:
         uint8 tensors of shape (ceil(n / 8),), place i being bit i % 8 of byte i // 8; the counts.
     """
-    if compiled := compiled_for(masks, dtypes=(torch.bool,)):
+    if compiled := compiled_for((masks, torch.bool)):
+        work, layers = compiled
         bits = [mask.new_empty((mask.numel() + 7) // 8, dtype=torch.uint8) for mask in masks]
-        totals = (ctypes.c_int64 * len(masks))()
-        compiled.pack(*addresses(masks, bits), totals, torch.get_num_threads())
+        totals = layers.totals()
+        work.pack(*layers.arguments, layers.bits(bits), totals, torch.get_num_threads())
         return bits, list(totals)
     bits = []
     for mask in masks:
@@ -339,8 +349,9 @@ def pack(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
 def unpack(bits: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
     """What `pack` packed: bool tensors of shape (n,), given each n."""
     masks = [part.new_empty(size, dtype=torch.bool) for part, size in zip(bits, sizes, strict=True)]
-    if compiled := compiled_for(masks, dtypes=(torch.bool,)):
-        compiled.unpack(*addresses(masks, bits), torch.get_num_threads())
+    if compiled := compiled_for((masks, torch.bool)):
+        work, layers = compiled
+        work.unpack(*layers.arguments, layers.bits(bits), torch.get_num_threads())
         return masks
     return [
         _bytes_of(part.device)[part.int()].view(-1)[:size]
@@ -365,9 +376,10 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
     if not weights:
         return
     dtype = weights[0].dtype
-    if dtype in _ZEROED and (compiled := compiled_for(weights, dtypes=(dtype,))):
-        work = compiled.zero_2_bytes if dtype.itemsize == 2 else compiled.zero_4_bytes
-        work(*addresses(weights, bits), torch.get_num_threads())
+    if dtype in _ZEROED and (compiled := compiled_for((weights, dtype))):
+        work, layers = compiled
+        passes = {2: work.zero_2_bytes, 4: work.zero_4_bytes}
+        passes[dtype.itemsize](*layers.arguments, layers.bits(bits), torch.get_num_threads())
         return
     for weight, packed in zip(weights, bits, strict=True):
         on_cpu = weight.device.type == "cpu"
@@ -380,45 +392,14 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
             values.view(integer).bitwise_and_(mask.to(integer).neg_())
 
 
-def compiled_for(*columns: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> ctypes.CDLL | None:
-    """The C library, if it is worth having and can take these tensors, a dtype for each column."""
-    large = any(tensor.numel() >= _WORTH_COMPILING for tensor in columns[0])
+def compiled_for(*columns: Column) -> tuple[ctypes.CDLL, Layers] | None:
+    """The C library and what it gets, if it is worth having and can take these tensors."""
+    large = any(tensor.numel() >= _WORTH_COMPILING for tensor in columns[0][0] or ())
     if not large and not library.cache_info().currsize:
         return None
-    for layer in zip(*columns, strict=True):
-        if tuple(t.dtype for t in layer) != tuple(dtypes) or not _plain(layer, "cpu"):
-            return None
-    return library()
-
-
-def addresses(*columns: Sequence[Tensor] | None) -> list[Any]:
-    """What the C functions begin with: number of layers, their sizes, each column's places."""
-    first = columns[0] or ()
-    n = len(first)
-    places = [
-        None if column is None else (ctypes.c_void_p * n)(*(tensor.data_ptr() for tensor in column))
-        for column in columns
-    ]
-    return [n, (ctypes.c_int64 * n)(*(tensor.numel() for tensor in first)), *places]
-
-
-def _plain(tensors: Sequence[Tensor], device_type: str) -> bool:
-    """Whether ordinary tensors of such a device lie alike, so that addresses say all of them."""
-    here = all(type(t) in _PLAIN and t.device.type == device_type for t in tensors)
-    return here and _alike(tensors)
-
-
-def _alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether elements that belong together lie at the same place in memory, without gaps."""
-    if all(tensor.is_contiguous() for tensor in tensors):
-        return True
-    shape, strides = tensors[0].shape, tensors[0].stride()
-    reach = 1
-    for stride, size in sorted(zip(strides, shape, strict=True)):
-        if stride != reach:
-            return False
-        reach *= size
-    return all(tensor.stride() == strides for tensor in tensors)
+    layers = layers_of(*columns)
+    compiled = library() if layers else None
+    return (compiled, layers) if compiled and layers else None
 
 
 def _bundles(*columns: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
@@ -432,7 +413,7 @@ def _bundles(*columns: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
     """
     together = []
     for layer in zip(*columns, strict=True):
-        if layer[0].device.type != "cpu" or not _alike(layer):
+        if layer[0].device.type != "cpu" or not alike(layer):
             together.append(layer)
             continue
         flat = [tensor.as_strided((tensor.numel(),), (1,)) for tensor in layer]

@@ -26,7 +26,9 @@ class Random(Criterion):
         if "score" not in self.state:
             generator = torch.Generator().manual_seed(self.seed)
             self.state["score"] = [
-                torch.rand(w.shape, generator=generator, dtype=precision(w)).to(w.device)
+                torch.rand(w.shape, generator=generator, dtype=precision(w), device="cpu").to(
+                    w.device
+                )
                 for w in weights
             ]
         return self.state["score"]

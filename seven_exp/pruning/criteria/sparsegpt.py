@@ -69,7 +69,10 @@ class SparseGpt(Criterion):
             for batch in batches:
                 loss_fn(model, batch)
         counts = self.averaged(
-            [torch.tensor(float(n), device=w.device) for n, w in zip(seen, weights, strict=True)]
+            [
+                torch.tensor(n, dtype=torch.float32, device=w.device)
+                for n, w in zip(seen, weights, strict=True)
+            ]
         )
         self._factors = [
             _factor(2 / max(1.0, float(n)) * moment, self.dampening)
