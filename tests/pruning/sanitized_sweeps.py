@@ -76,7 +76,9 @@ class Trial:
             same(mask, own)
         for name, dtype in (("zero_4_bytes", np.float32), ("zero_2_bytes", np.uint16)):
             weights = self.column(dtype)
-            expected = [np.where(m, w, 0).astype(dtype) for w, m in zip(weights, masks, strict=True)]
+            expected = [
+                np.where(m, w, 0).astype(dtype) for w, m in zip(weights, masks, strict=True)
+            ]
             self.call(name, weights, packed)
             for weight, own in zip(weights, expected, strict=True):
                 same(weight, own)
@@ -89,7 +91,7 @@ class Trial:
         flat, part = np.concatenate(scores), np.concatenate(taking)
         low, high = -0.25, 0.5
         inside = flat[part & (flat > low) & (flat < high)]
-        for room in (0, len(inside) // 2, len(inside), len(inside) + 3):
+        for room in (0, max(0, len(inside) - 1), len(inside), len(inside) + 3):
             between, counts = np.empty(room, np.float32), self.totals(5)
             self.call("partition", scores, masks, low, high, between, room, counts)
             marks = part, part & (flat > high), part & (flat == high), part & (flat == low)
@@ -111,7 +113,8 @@ class Trial:
         weights, grads, scores = self.column(), self.column(), self.column()
         means, squares = self.column(moment), self.column(moment)
         for part in (*means, *squares):
-            part &= 0x7FFF if moment == np.uint16 else part.view(np.uint32) & 0  # no roots of < 0
+            words = part.view(np.uint16 if moment == np.uint16 else np.uint32)
+            words &= np.iinfo(words.dtype).max >> 1  # means of sizes are not negative
         state = (weights, grads, means, squares, scores)
         factors = np.array([256, 0.8, 0.2, 0.9, 0.1, 1.5, 2.5], np.float32)
         old = [np.packbits(mask, bitorder="little") for mask in self.masks()]
@@ -120,32 +123,39 @@ class Trial:
         total, stride, number = sum(self.sizes), int(self.rng.integers(1, 40)), self.totals(1)
         sample = np.empty(-(-total // stride), np.float32)
         self.call(f"sampled_{name}", *state, old, factors, stride, sample, number)
-        open_ = [np.unpackbits(b, count=n, bitorder="little") for b, n in zip(old, self.sizes, strict=True)]
-        same([np.concatenate(open_)[::stride].sum()], number)
+        alive = [unpacked(b, n) for b, n in zip(old, self.sizes, strict=True)]
+        same([np.concatenate(alive)[::stride].sum()], number)
         drawn = sample[: number[0]]
         drawn = np.sort(drawn[~np.isnan(drawn)])
         low, high = (float(drawn[int(len(drawn) * q)]) if len(drawn) else 0.0 for q in (0.3, 0.7))
 
-        room = int(self.rng.integers(0, total + 2))
         new = [np.full_like(part, 0xA5) for part in old]
-        values, places, counts = np.empty(room, np.float32), self.totals(room), self.totals(2)
-        self.call(
-            f"seven_and_best_{name}",
-            *(*state, old, new, factors, low, high, values, places, room, counts),
-        )
-        kept = [np.unpackbits(b, count=n, bitorder="little") for b, n in zip(new, self.sizes, strict=True)]
-        for own, part, score in zip(kept, open_, scores, strict=True):
-            same(part.astype(bool) & (score >= low), own)
+        counts, choose = self.totals(2), f"seven_and_best_{name}"
+        trial = [[part.copy() for part in column] for column in state]
+        empty = np.empty(0, np.float32), self.totals(0)
+        self.call(choose, *trial, old, new, factors, low, high, *empty, 0, counts)
         inside = int(counts[1])
+        # Also with one place too few, or just enough.
+        room = max(0, inside + int(self.rng.choice([-1, 0, 3])))
+        values, places = np.empty(room, np.float32), self.totals(room)
+        self.call(choose, *state, old, new, factors, low, high, values, places, room, counts)
+        same([inside], counts[1:])
+        kept = [unpacked(b, n) for b, n in zip(new, self.sizes, strict=True)]
+        for own, part, score in zip(kept, alive, scores, strict=True):
+            same(part & (score >= low), own)
         if inside > room:
             return
         totals, threshold = self.totals(), (low + high) / 2
         self.call("drop", weights, old, new, values, places, inside, threshold, totals)
         for i, (own, b) in enumerate(zip(weights, new, strict=True)):
-            stay = np.unpackbits(b, count=len(own), bitorder="little").astype(bool)
+            stay = unpacked(b, len(own))
             same([stay.sum()], totals[i : i + 1])
             same(own[~stay], np.zeros((~stay).sum(), np.float32))
             assert (scores[i][stay] >= np.float32(min(threshold, high))).all()
+
+
+def unpacked(bits, n):
+    return np.unpackbits(bits, count=n, bitorder="little").astype(bool)
 
 
 def same(expected, found):
