@@ -159,7 +159,9 @@ def _fault(kernel: Kernel, found: SevenStep, expected: SevenStep) -> str | None:
 def _trial(sizes: Sequence[int], device: torch.device, dtypes: Sequence[torch.dtype]) -> SevenStep:
     """A step on random tensors, the same at each call."""
     draw = torch.Generator().manual_seed(0)
-    values = [torch.randn(5, n, generator=draw).abs() for n in sizes]
+    values = [
+        torch.randn(5, n, generator=draw, dtype=torch.float32, device="cpu").abs() for n in sizes
+    ]
     weights, grads, m, v, score = (
         [layer[i].to(device, dtype, copy=True) for layer in values]
         for i, dtype in enumerate(dtypes)

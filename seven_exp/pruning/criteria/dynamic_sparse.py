@@ -56,7 +56,7 @@ class _DropAndGrow(Criterion):
     def _draw(self, weights: Sequence[Tensor], number: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         return [
-            torch.rand(w.shape, generator=generator, dtype=precision(w)).to(w.device)
+            torch.rand(w.shape, generator=generator, dtype=precision(w), device="cpu").to(w.device)
             for w in weights
         ]
 

@@ -98,7 +98,9 @@ class Obert(Criterion):
         """F of some blocks, in float64, which the dampening needs: (blocks, block, block)."""
         if "fisher" not in self.state:
             count = blocks.stop - blocks.start
-            return self.dampening * torch.eye(self.block, dtype=torch.float64).repeat(count, 1, 1)
+            return self.dampening * torch.eye(self.block, dtype=torch.float64, device="cpu").repeat(
+                count, 1, 1
+            )
         fisher = self.state["fisher"][layer][blocks].to(torch.float64, copy=True)
         fisher.diagonal(dim1=1, dim2=2).add_(self.dampening)
         return fisher
