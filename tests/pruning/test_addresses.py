@@ -170,18 +170,18 @@ def defaults(dtype, device, threads=1):
 
 
 def pruned(name, change, **settings):
-    """A few steps of a pruner, the model changed after the third."""
+    """A few steps of a pruner, the model changed after the second."""
     model, kind = Model(), {"dtype": torch.float32, "device": "cpu"}
     with warnings.catch_warnings(), defaults(**{**kind, **settings}):
         warnings.simplefilter("ignore", UserWarning)  # of layers that lose all
-        pruner = seven_exp.create_pruner(name, model, sparsity=0.7, end_step=6, exclude=[])
+        pruner = seven_exp.create_pruner(name, model, sparsity=0.3, end_step=6, exclude=[])
         for t in range(8):
             generator = torch.Generator().manual_seed(t)
             for parameter in model.parameters():
                 draw = torch.randn(2, *parameter.shape, generator=generator, **kind)
                 parameter.grad = draw[0].to(parameter.dtype)
                 parameter.data.add_(draw[1].to(parameter.dtype) / 100)
-            if t >= 3:
+            if t >= 2:
                 change(model)
             pruner.step()
     return model, pruner
@@ -222,18 +222,6 @@ def test_the_passes_state_the_dtypes_of_their_buffers(name, dtype):
     assert compiled.library() is not None
     found = pruned(name, no_change, dtype=dtype, device="meta")
     assert_same(found, pruned(name, no_change))
-
-
-@needs_a_compiler
-def test_one_thread_does_not_undo_what_another_sets_to_zero():
-    assert compiled.library() is not None
-    weight, places = torch.ones(1 << 18), torch.arange(1 << 18)
-    part = weight[100_001:]
-    bits, _ = sweeps.pack([places % 2 == 0, places[100_001:] % 2 == 1])
-    with defaults(torch.float32, "cpu", threads=4):
-        for _ in range(20):
-            sweeps.zero([weight.fill_(1.0), part], bits)
-            assert torch.equal(weight != 0, (places % 2 == 0) & (places < 100_001))
 
 
 def small():
