@@ -57,12 +57,18 @@ def blank_model(config: RunConfig, data: Data) -> nn.Module:
     return build_model(config.model.name, **data.for_model, **arguments).eval()
 
 
+def first_inputs(batches: Batches) -> Inputs:
+    """The inputs of a split's first batch."""
+    inputs, _ = next(iter(batches.epoch(0)))
+    return inputs
+
+
 def first_example(batches: Batches, device: torch.device) -> Inputs:
     """One example's inputs, for counting operations: the first of the split, of text the shortest.
 
     Text is padded to nothing there, so that the figure is that of one length.
     """
-    inputs, _ = next(iter(batches.epoch(0)))
+    inputs = first_inputs(batches)
     if isinstance(inputs, Mapping):
         return {name: values[:1].to(device) for name, values in inputs.items()}
     return inputs[:1].to(device)

@@ -35,7 +35,7 @@ ARROWS = {
         *("datasets", "pruning", "tasks"),
     },
     "restore": {"build", "config", "datasets", "models", "pruning", "runs"},
-    "shrink": set(),
+    "shrink": {"pruning"},
     "export": {
         *("arguments", "build", "config", "restore", "runs", "shrink"),
         *("atomic", "console", "datasets", "models", "pruning", "registry", "tasks"),

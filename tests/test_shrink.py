@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import seven_exp
 from seven_exp.models import build_model
 from seven_exp.shrink import fit, shrink
 from seven_exp.shrink.units import Pair, shrink_units
@@ -45,7 +46,7 @@ def without_rows(model, seed, fraction, names):
 def same_outputs(model, inputs):
     """Shrink a copy, load its tensors into a whole model, and compare all three."""
     whole, small = copy.deepcopy(model), copy.deepcopy(model)
-    shrunk = shrink(small)
+    shrunk = shrink(small, inputs)
     fit(whole, small.state_dict())
     given_inputs = inputs if isinstance(inputs, dict) else {}
     places = () if isinstance(inputs, dict) else (inputs,)
@@ -193,6 +194,168 @@ def test_what_is_read_by_nobody_goes_too():
 
 
 def test_a_model_without_zeros_stays_and_an_unknown_one_is_refused():
-    assert shrink(vision("mlp", widths=[8])) == []
+    assert shrink(vision("mlp", widths=[8]), torch.randn(2, 1, 8, 8)) == []
     with pytest.raises(ValueError, match="Bilinear has no block"):
-        shrink(nn.Bilinear(2, 2, 2))
+        shrink(nn.Bilinear(2, 2, 2), (torch.randn(3, 2), torch.randn(3, 2)))
+    with pytest.raises(TypeError, match="example_inputs"):
+        shrink(vision("mlp", widths=[8]))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("training", [True, False])
+def test_neurons_of_pytorchs_own_transformer(activation, training):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, activation=activation, batch_first=True)
+    model = stirred(nn.TransformerEncoder(layer, 2)).train(training)
+    pruner = seven_exp.create_pruner(
+        "magnitude", model, sparsity=0.5, pattern="rows", scope="per_layer"
+    )
+    pruner.prune()
+    inputs, padding = torch.randn(2, 5, 32), torch.arange(5) > torch.tensor([[4], [2]])
+    small = copy.deepcopy(model)
+    shrunk = shrink(small, inputs)
+    assert {(part.unit, part.before, part.after) for part in shrunk} == {("neurons", 64, 32)}
+    assert {module.training for module in small.modules()} == {training}
+    model.eval(), small.eval()
+    # PyTorch has one path with gradients and another without.
+    for context in (torch.enable_grad, torch.no_grad):
+        for mask in (None, padding):
+            with context():
+                whole, less = (m(inputs, src_key_padding_mask=mask) for m in (model, small))
+            torch.testing.assert_close(less, whole, rtol=0, atol=1e-5)
+
+
+def test_neurons_between_silu():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.SiLU(), nn.Dropout(0.5), nn.Linear(9, 4)).train()
+    stirred(without_rows(model, 0, 0.5, lambda name: name == "0.weight")).train()
+    whole = copy.deepcopy(model).eval()
+    inputs = torch.randn(7, 6)
+    (part,) = shrink(model, inputs)
+    assert (part.name, part.before) == ("0", 9)
+    assert part.after == (whole[0].weight != 0).any(1).sum()
+    assert all(module.training for module in model.modules())
+    torch.testing.assert_close(model.eval()(inputs), whole(inputs), rtol=0, atol=1e-5)
+
+
+class BasicBlock(nn.Module):
+    """Parts that are called like torchvision's."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.activation = activation
+
+
+class Silu(BasicBlock):
+    def forward(self, x):
+        x = x + self.bn2(self.conv2(self.activation(self.bn1(self.conv1(x)))))
+        return self.activation(x)
+
+
+class PreActivation(BasicBlock):
+    def forward(self, x):
+        y = self.conv1(self.activation(self.bn1(x)))
+        return x + self.conv2(self.activation(self.bn2(y)))
+
+
+class Skipping(nn.Sequential):
+    def forward(self, x):
+        hidden = self[1](self[0](x))
+        return self[2](hidden) + hidden[:, :4]
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(6, 9), nn.Linear(6, 9), nn.Linear(9, 6)
+
+    def forward(self, x):
+        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+class ReadTwice(nn.Module):
+    """The hidden units of a perceptron are read by another layer as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))
+        self.other = nn.Linear(9, 4)
+
+    def forward(self, x):
+        return self.mlp(x) + self.other(self.mlp[0](x))
+
+
+class Attending(nn.Module):
+    """Attention that is called with a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        return self.attention(x, x, x, attn_mask=mask, need_weights=False)[0]
+
+
+def named(kind):
+    """The class under the name by which a block is known."""
+    return type("BasicBlock", (kind,), {})
+
+
+def silu_block():
+    return nn.Sequential(named(Silu)(nn.SiLU()))
+
+
+def pre_activation_block():
+    return nn.Sequential(named(PreActivation)(nn.ReLU()))
+
+
+def broken():
+    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))
+    with torch.no_grad():
+        model[2].bias[0] = float("nan")
+    return model
+
+
+IMAGES, VECTORS = (2, 4, 5, 5), (7, 6)
+REFUSED = {
+    silu_block: (IMAGES, "gives other outputs"),
+    pre_activation_block: (IMAGES, "does not run"),
+    Gated: (VECTORS, "has no block"),
+    lambda: Skipping(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4)): (VECTORS, "has no block"),
+    ReadTwice: (VECTORS, "does not run"),
+    Attending: ((2, 3, 8), "does not run"),
+    broken: (VECTORS, "gives other outputs"),
+    lambda: nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 4)).bfloat16(): (VECTORS, "too coarse"),
+}
+
+
+def everything(model):
+    """Modules and tensors by identity, values and sizes."""
+    modules = [(name, id(m), m.training, m.extra_repr()) for name, m in model.named_modules()]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    values = [t.detach().clone().flatten().view(torch.uint8) for _, t in tensors if t.dim()]
+    return modules, [(name, id(t)) for name, t in tensors], torch.cat(values).tolist()
+
+
+@pytest.mark.parametrize("make", REFUSED)
+def test_outputs_that_would_change_are_refused_and_the_model_stays(make):
+    (shape, reason), model = REFUSED[make], make()
+    torch.manual_seed(0)
+    dtype = next(model.parameters()).dtype
+    without_rows(model, 3, 0.5, lambda name: True)
+    if make is not broken:
+        stirred(model)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                module.in_proj_weight[[0, 1, 2, 3, 16, 17, 18, 19]] = 0.0
+    inputs = torch.randn(shape).to(dtype)
+    model.train()
+    before = everything(model)
+    with pytest.raises(ValueError, match=reason):
+        shrink(model, inputs)
+    assert everything(model) == before
+    model.eval()(inputs)

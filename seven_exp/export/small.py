@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from seven_exp.build import first_inputs
 from seven_exp.export.formats import ExportError
 from seven_exp.export.tensors import read_state, state_of, write_state
 from seven_exp.restore import Restored
@@ -20,11 +21,12 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     """``model.safetensors`` of smaller tensors by the same names.
 
     Raises:
-        ExportError: Every unit does something, or the model is of an unknown kind.
+        ExportError: Every unit does something, the model is of an unknown kind, or its outputs
+            would change.
     """
     model = copy.deepcopy(source.model)
     try:
-        shrunk = shrink(model)
+        shrunk = shrink(model, first_inputs(source.data.test))
     except ValueError as error:
         raise ExportError(f"format small: {error}") from error
     if not shrunk:

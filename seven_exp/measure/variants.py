@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from seven_exp.build import first_example
+from seven_exp.build import first_example, first_inputs
 from seven_exp.config import RunConfig
 from seven_exp.datasets import Data
 from seven_exp.export.exporting import is_export, load
@@ -86,7 +86,7 @@ def subject_of(folder: Path, device: torch.device, dtype: torch.dtype) -> Subjec
     variants += _sparse(source.model, source.masks, flops, device, dtype)
     small = copy.deepcopy(source.model)
     try:
-        shrunk = shrink(small)
+        shrunk = shrink(small, first_inputs(source.data.test))
     except ValueError:
         shrunk = []
     if shrunk:

@@ -4,7 +4,7 @@ What writes into a residual stream keeps its size: others read and write there t
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,13 +13,20 @@ from torch import nn
 from torch.nn import functional
 
 from seven_exp.shrink.attention import Heads, cut, slim, standing
-from seven_exp.shrink.sizes import keep_inputs, keep_outputs, parameter
+from seven_exp.shrink.sizes import add, keep_inputs, keep_outputs, parameter
 from seven_exp.shrink.units import Pair, shrink_units
+from seven_exp.shrink.verify import Inputs, outputs_kept
 
 _ELEMENTWISE = (
     *(nn.Dropout, nn.Identity, nn.GELU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU),
     *(nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardswish, nn.Hardtanh),
 )
+
+_TORCH_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
+
+def _elementwise(activation: object) -> bool:
+    return isinstance(activation, _ELEMENTWISE) or activation in (functional.relu, functional.gelu)
 
 
 @dataclass(frozen=True)
@@ -89,31 +96,46 @@ class Shrunk:
     after: int
 
 
-def shrink(model: nn.Module) -> list[Shrunk]:
-    """Take out, in place, all units that do nothing, and leave the outputs as they are.
+def shrink(model: nn.Module, example_inputs: Inputs) -> list[Shrunk]:
+    """Take out, in place, all units that do nothing, and verify that the outputs stay the same.
 
     Args:
-        model: In evaluation mode, pruned weights zero.
+        model: Pruned weights zero, float32 or float64. What holds in evaluation mode is looked at;
+            every module keeps its mode.
+        example_inputs: Inputs that the outputs are compared on, before and after: a tensor, a tuple
+            of arguments or a mapping of keyword arguments. A part of the model that they do not
+            reach is not verified.
 
     Returns:
         What has become smaller, in the model's order; nothing, if every unit does something.
 
     Raises:
-        ValueError: No block of the model is known.
+        ValueError: No block of the model is known, or its outputs would not be the same up to
+            rounding. The model is as it was.
     """
-    pairs = list(_pairs(model))
-    attentions = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.MultiheadAttention)
-    ]
-    blocks = list(_blocks(model))
+    pairs, attentions, blocks = list(_pairs(model)), _attentions(model), list(_blocks(model))
     if not pairs and not attentions:
         raise ValueError(
             f"{type(model).__name__} has no block whose inner sizes can change: known are "
             "torchvision's ViT and ResNet, transformers' BERT, RoBERTa, DistilBERT, DeBERTa-v2, "
-            "ViT and GPT-2, and perceptrons"
+            "ViT and GPT-2, PyTorch's Transformer layers, and perceptrons"
         )
+    with outputs_kept(model, example_inputs):
+        sizes = _shrink_pairs(pairs)
+        for name, attention in attentions:
+            slimmed = slim(attention)
+            if slimmed is not None:
+                model.set_submodule(name, slimmed.eval())
+                sizes[name, "heads"] = attention.num_heads, slimmed.number
+                sizes[name, "dimensions"] = 3 * attention.embed_dim, slimmed.in_proj.out_features
+        for name, block, parts in blocks:
+            if parts.query is not None:
+                sizes[f"{name}.attention", "heads"] = _drop_heads(block, parts)
+    return [Shrunk(*key, *value) for key, value in sizes.items() if value[1] < value[0]]
+
+
+def _shrink_pairs(pairs: Sequence[tuple[str, Pair]]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Name and unit -> how many there were and are."""
     sizes: dict[tuple[str, str], tuple[int, int]] = {}
     # What goes can leave more behind that does nothing, in front of it and behind it.
     going = True
@@ -124,16 +146,23 @@ def shrink(model: nn.Module) -> list[Shrunk]:
             unit = "channels" if isinstance(pair.first, nn.Conv2d) else "neurons"
             sizes[name, unit] = sizes.get((name, unit), (before, 0))[0], after
             going |= after < before
-    for name, attention in attentions:
-        slimmed = slim(attention)
-        if slimmed is not None:
-            model.set_submodule(name, slimmed)
-            sizes[name, "heads"] = attention.num_heads, slimmed.number
-            sizes[name, "dimensions"] = 3 * attention.embed_dim, slimmed.in_proj.out_features
-    for name, block, parts in blocks:
-        if parts.query is not None:
-            sizes[f"{name}.attention", "heads"] = _drop_heads(block, parts)
-    return [Shrunk(*key, *value) for key, value in sizes.items() if value[1] < value[0]]
+    return sizes
+
+
+def _attentions(model: nn.Module) -> list[tuple[str, nn.MultiheadAttention]]:
+    """Attention that its block calls as a module, and nothing else."""
+    # These read its weights, and hand it masks.
+    kept = {
+        part
+        for module in model.modules()
+        if isinstance(module, _TORCH_LAYERS)
+        for part in module.children()
+    }
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention) and module not in kept
+    ]
 
 
 def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module, _Transformer]]:
@@ -147,10 +176,12 @@ def _pairs(model: nn.Module) -> Iterator[tuple[str, Pair]]:
     """Every two layers with hidden units between them, with the name of the first."""
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
-        if isinstance(module, nn.Sequential):
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             yield from ((dot + name, pair) for name, pair in _linear_pairs(module))
         elif type(module).__name__ in ("BasicBlock", "Bottleneck"):
             yield from ((dot + name, pair) for name, pair in _conv_pairs(module))
+        elif isinstance(module, _TORCH_LAYERS) and _elementwise(module.activation):
+            yield f"{dot}linear1", Pair(module.linear1, module.linear2, module.activation)
     for prefix, block, parts in _blocks(model):
         first, second = block.get_submodule(parts.up), block.get_submodule(parts.down)
         activation = operator.attrgetter(parts.activation)(block)
@@ -164,11 +195,14 @@ def _linear_pairs(module: nn.Sequential) -> Iterator[tuple[str, Pair]]:
         between = [part for _, part in parts[here + 1 : there]]
         if all(isinstance(part, _ELEMENTWISE) for part in between):
             (name, first), (_, second) = parts[here], parts[there]
-            yield name, Pair(first, second, nn.Sequential(*between).eval())
+            yield name, Pair(first, second, nn.Sequential(*between))
 
 
 def _conv_pairs(block: nn.Module) -> Iterator[tuple[str, Pair]]:
     """Torchvision's residual blocks: conv1, bn1, relu, conv2, bn2, and so on."""
+    activation = getattr(block, "relu", functional.relu)
+    if not _elementwise(activation):
+        return
     for i in (1, 2):
         parts = [getattr(block, f"{kind}{n}", None) for kind in ("conv", "bn") for n in (i, i + 1)]
         first, second, norm, second_norm = parts
@@ -179,7 +213,7 @@ def _conv_pairs(block: nn.Module) -> Iterator[tuple[str, Pair]]:
             and isinstance(norm, nn.BatchNorm2d)
             and isinstance(second_norm, nn.BatchNorm2d)
         ):
-            yield f"conv{i}", Pair(first, second, functional.relu, norm, second_norm)
+            yield f"conv{i}", Pair(first, second, activation, norm, second_norm)
 
 
 @torch.no_grad()
@@ -204,8 +238,7 @@ def _drop_heads(block: nn.Module, parts: _Transformer) -> tuple[int, int]:
         return n, n
     gone = torch.ones_like(heads.idle_values)
     gone[stay] = False
-    bias = parameter(out, "bias")
-    bias.copy_(bias.double() + heads.told(gone))
+    add(out, "bias", heads.told(gone))
     kept = (stay[:, None] * width + torch.arange(width)).flatten()
     for projection in inside:
         keep_outputs(projection, kept)

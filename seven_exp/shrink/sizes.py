@@ -43,15 +43,29 @@ def keep_outputs(module: nn.Module, kept: Tensor) -> None:
     for name in ("weight", "bias", "running_mean", "running_var"):
         if isinstance(getattr(module, name, None), Tensor):
             dim = -1 if is_conv1d(module) else 0
-            _put(module, name, parameter(module, name).index_select(dim, kept))
+            put(module, name, parameter(module, name).index_select(dim, kept))
     settle(module)
 
 
 def keep_inputs(module: nn.Module, kept: Tensor) -> None:
     """Drop all inputs of a Linear or Conv but these; see `keep_outputs`."""
     dim = 0 if is_conv1d(module) else 1
-    _put(module, "weight", parameter(module, "weight").index_select(dim, kept))
+    put(module, "weight", parameter(module, "weight").index_select(dim, kept))
     settle(module)
+
+
+def add(module: nn.Module, name: str, shift: Tensor) -> None:
+    """Put a tensor's sum with ``shift``, rounded once, in its place."""
+    tensor = parameter(module, name)
+    put(module, name, (tensor.double() + shift).to(tensor.dtype))
+
+
+def put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Replace a parameter or a buffer; the tensor that was there keeps its values."""
+    old = getattr(module, name)
+    if isinstance(old, nn.Parameter):
+        tensor = nn.Parameter(tensor.contiguous(), requires_grad=old.requires_grad)
+    setattr(module, name, tensor)
 
 
 def settle(module: nn.Module) -> None:
@@ -93,7 +107,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         if name in own and own[name].shape != tensor.shape:
             place, _, attribute = name.rpartition(".")
             module = model.get_submodule(place)
-            _put(module, attribute, torch.empty_like(tensor))
+            put(module, attribute, torch.empty_like(tensor))
             settle(module)
     try:
         missing, unknown = model.load_state_dict(dict(state), strict=False)
@@ -104,9 +118,3 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     lacking = [name for name in missing if id(places[name]) not in given]
     if lacking or unknown:
         raise ValueError(f"{[*lacking, *unknown][0]} does not fit the model")
-
-
-def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    if isinstance(getattr(module, name), nn.Parameter):
-        tensor = nn.Parameter(tensor.contiguous())
-    setattr(module, name, tensor)

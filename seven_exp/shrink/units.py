@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seven_exp.shrink.sizes import by_input, by_output, keep_inputs, keep_outputs, parameter
+from seven_exp.shrink.sizes import (
+    add,
+    by_input,
+    by_output,
+    keep_inputs,
+    keep_outputs,
+    parameter,
+    put,
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,9 @@ def shrink_units(pair: Pair) -> tuple[int, int]:
         speaker = int(said.where(telling, said.new_zeros(())).abs().argmax())
         share = (said[telling] / said[speaker]).double()
         total = torch.einsum("i,iok->ok", share, columns[telling].double())
-        weight = parameter(pair.second, "weight")
+        weight = parameter(pair.second, "weight").clone()
         weight[:, speaker] = total.view_as(weight[:, speaker]).to(weight.dtype)
+        put(pair.second, "weight", weight)
         going[speaker] = False
     elif going.all():
         going[0] = False
@@ -97,8 +106,7 @@ def _takes_constants(pair: Pair) -> bool:
 
 def _add_to_output(pair: Pair, shift: Tensor) -> None:
     if getattr(pair.second, "bias", None) is not None:
-        place, sign = parameter(pair.second, "bias"), 1
+        add(pair.second, "bias", shift)
     else:
         assert pair.second_norm is not None
-        place, sign = parameter(pair.second_norm, "running_mean"), -1
-    place.copy_(place.double() + sign * shift)
+        add(pair.second_norm, "running_mean", -shift)

@@ -1,0 +1,131 @@
+"""What a change must leave as it is: a model's outputs, or else the model itself."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.pruning.inputs import evaluating
+
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""A tensor is the model's one argument; a tuple holds several, a mapping keyword arguments."""
+
+_ROUNDINGS = 1000
+"""Sums in another order differ by some roundings of the largest output, more in deeper models: in
+float32 about 1e-6. A unit that is missed shows far above a thousand of them."""
+
+_COARSEST = 1e-3
+"""Outputs of coarser dtypes could not tell the one from the other."""
+
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+
+
+@contextmanager
+def outputs_kept(model: nn.Module, example_inputs: Inputs) -> Iterator[None]:
+    """Compare the outputs in evaluation mode before and after the body changes the model.
+
+    The body replaces modules, tensors and attributes; it does not write into tensors.
+
+    Args:
+        model: Every module has its own mode back afterwards.
+        example_inputs: Of one forward pass.
+
+    Raises:
+        ValueError: The outputs would be others, can't be computed any more, or can't be compared.
+            The model is as it was, its parameters the same objects.
+    """
+    name = type(model).__name__
+    with evaluating(model), torch.no_grad():
+        before = _outputs(model, example_inputs)
+        for output in before:
+            if _ROUNDINGS * _precision(output) > _COARSEST:
+                raise ValueError(
+                    f"{output.dtype} is too coarse to compare outputs: shrink {name} in float32"
+                )
+        way_back = _Structure(model)
+        try:
+            yield
+            fault = _difference(before, _outputs(model, example_inputs))
+        except Exception as error:
+            way_back.restore()
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ValueError(
+                f"{name} does not run without the units that do nothing ({reason}): it is left as "
+                "it was"
+            ) from error
+        except BaseException:
+            way_back.restore()
+            raise
+        if fault:
+            way_back.restore()
+            raise ValueError(
+                f"{name} gives other outputs without the units that do nothing ({fault}): it is "
+                "left as it was"
+            )
+
+
+class _Structure:
+    """The modules of a model with what belongs to each, to go back to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._saved = [
+            (module, dict(vars(module)), {key: dict(vars(module)[key]) for key in _REGISTERED})
+            for module in model.modules()
+        ]
+
+    def restore(self) -> None:
+        for module, attributes, registered in self._saved:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for key, entries in registered.items():
+                vars(module)[key].clear()
+                vars(module)[key].update(entries)
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Copies of all tensors that a forward pass returns.
+
+    Raises:
+        ValueError: It returns none.
+    """
+    if isinstance(inputs, Mapping):
+        made = model(**inputs)
+    else:
+        made = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    found = [tensor.clone() for tensor in _tensors(made)]
+    if not found:
+        raise ValueError(f"{type(model).__name__} returns no tensors that can be compared")
+    return found
+
+
+def _tensors(made: Any) -> Iterator[Tensor]:
+    if isinstance(made, Tensor):
+        yield made
+    elif isinstance(made, Mapping):
+        yield from _tensors(list(made.values()))
+    elif isinstance(made, list | tuple):
+        for part in made:
+            yield from _tensors(part)
+
+
+def _precision(output: Tensor) -> float:
+    floating = output.is_floating_point() or output.is_complex()
+    return torch.finfo(output.dtype).eps if floating else 0.0
+
+
+def _difference(before: list[Tensor], after: list[Tensor]) -> str | None:
+    """How outputs differ by more than rounding; None if they don't."""
+    shapes = [[tuple(output.shape) for output in outputs] for outputs in (before, after)]
+    if shapes[0] != shapes[1]:
+        return f"shapes {shapes[1]} instead of {shapes[0]}"
+    for old, new in zip(before, after, strict=True):
+        if not old.numel():
+            continue
+        difference = (new.double() - old.double()).abs().max().item()
+        largest = old.double().abs().max().item()
+        # NaN, too, is no agreement.
+        if not difference <= _ROUNDINGS * _precision(old) * largest:
+            return f"differing by {difference:.3g}, the largest being {largest:.3g}"
+    return None
