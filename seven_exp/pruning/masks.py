@@ -90,5 +90,5 @@ def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
     n = math.prod(shape)
     if packed.numel() != (n + 7) // 8:
         raise ValueError(f"{packed.numel()} bytes can't hold a mask of shape {tuple(shape)}")
-    (mask,) = sweeps.unpack([packed], [n])
+    (mask,) = sweeps.unpack([packed.contiguous()], [n])
     return mask.view(*shape)
