@@ -20,7 +20,7 @@ from seven_exp.build import data_of, first_example, model_of
 from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Batch, Data
-from seven_exp.pruning import Pruner, create_pruner
+from seven_exp.pruning import NoEvidenceError, Pruner, create_pruner
 from seven_exp.pruning.layers import matches, prunable_layers
 from seven_exp.pruning.replicas import group_of
 from seven_exp.tasks import Classification, Task
@@ -182,22 +182,22 @@ def _train(
         objective = partial(distillation.loss, compute)
 
     @contextmanager
-    def on_the_clock() -> Iterator[None]:
+    def pruning() -> Iterator[None]:
         since = time.perf_counter()
-        yield
+        try:
+            yield
+        except (FloatingPointError, NoEvidenceError) as error:
+            raise loop.DivergedError(str(error)) from error
         state.outcome.seconds_pruning += time.perf_counter() - since
 
     def prune() -> None:
-        with on_the_clock(), faults_of_the_user():
-            try:
-                pruner.prune(
-                    loop.endless(data.train),
-                    compute.fair_loss,
-                    batches_per_round=config.pruner.batches_per_round or 1,
-                    rounds=pruner.rounds // len(plan.prune_at),
-                )
-            except FloatingPointError as error:
-                raise loop.DivergedError(str(error)) from error
+        with pruning(), faults_of_the_user():
+            pruner.prune(
+                loop.endless(data.train),
+                compute.fair_loss,
+                batches_per_round=config.pruner.batches_per_round or 1,
+                rounds=pruner.rounds // len(plan.prune_at),
+            )
 
     def at(done: int) -> None:
         """What happens between this step and the next, beside training."""
@@ -213,7 +213,7 @@ def _train(
                 pruner.apply()
 
     def after_step(done: int) -> None:
-        with on_the_clock():
+        with pruning():
             pruner.step()
         if state.probe is not None:
             state.probe.update()

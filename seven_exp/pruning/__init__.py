@@ -2,6 +2,7 @@
 
 from seven_exp.pruning import criteria
 from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.evidence import NoEvidenceError
 from seven_exp.pruning.layers import DEFAULT_EXCLUDE, prunable_layers
 from seven_exp.pruning.masks import pack_bits, unpack_bits
 from seven_exp.pruning.memory import MemoryPlan, plan_memory
@@ -15,6 +16,7 @@ __all__ = [
     "SCHEDULES",
     "Criterion",
     "MemoryPlan",
+    "NoEvidenceError",
     "Pruner",
     "PrunerSpec",
     "Schedule",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from seven_exp.pruning.allocation import SCOPES, Pool
 from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction
+from seven_exp.pruning.evidence import NoEvidenceError, informative, likely_cause, undecidable
 from seven_exp.pruning.inputs import check_watchable, evaluating, order_of_use
 from seven_exp.pruning.layers import Layer, matches, prunable_layers, transposed, unwrap
 from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
@@ -62,6 +63,7 @@ class Pruner:
         self._units = criterion.pattern.units(self.layers)
         self._groups = _groups(self.layers, sparsity, sparsities)
         self._t = 0
+        self._warned_of_waiting = False
         self._masks = Masks(self._weights())
         self._sizes = [weight.numel() for weight in self._weights()]
         self._revival = criterion.revival
@@ -116,7 +118,12 @@ class Pruner:
         masks anew; always it sets pruned weights back to zero. Outside `prune`, a step of a
         "before" pruner that has not finished its rounds counts as one of them.
 
+        A step whose gradients are all zero, or all broken in some layer, is no evidence and is
+        passed over. While nothing tells weights apart, the masks stay as they are, with one
+        warning; the next choice is for the sparsity that the schedule wants by then.
+
         Raises:
+            NoEvidenceError: The window ends, and nothing tells weights apart.
             RuntimeError: It needs gradients and there are none, or it needs `prune`.
         """
         if self.window is None:
@@ -130,7 +137,13 @@ class Pruner:
         if self.window.covers(self._t) and self.criterion.uses_gradients and self._observe():
             self._t += 1
         else:
-            self._advance()
+            try:
+                self._advance()
+            except NoEvidenceError as error:
+                if self._t + 1 >= self.window.end:
+                    raise
+                self._warn_of_waiting(str(error), stacklevel=4)
+                self._move_on()
         self._warn_of_lost_layers(before, stacklevel=4)
 
     def prune(
@@ -157,6 +170,7 @@ class Pruner:
 
         Raises:
             FloatingPointError: The loss of a batch is not finite.
+            NoEvidenceError: Nothing tells weights apart, so the masks stay as they are.
             RuntimeError: This pruner acts during training.
             ValueError: The criterion needs batches and has none.
         """
@@ -277,6 +291,13 @@ class Pruner:
                 f"{self.name} finds no gradient: call step() after backward() and before "
                 "zero_grad()"
             )
+        if not informative(grads):
+            self._warn_of_waiting(
+                f"{self.name} passes over a step whose gradients are all zero or broken: call "
+                "step() before zero_grad(), and look for an overflow or an output layer of zeros",
+                stacklevel=5,
+            )
+            return False
         k = self._plainly_kept()
         if k is None:
             self.criterion.observe(values, grads)
@@ -290,6 +311,9 @@ class Pruner:
             self._update(self._pools(self._wanted))
         elif self._revival == "trained" and self.window.covers(self._t):
             self._memory = self._values()
+        self._move_on()
+
+    def _move_on(self) -> None:
         self._t += 1
         self.apply()
 
@@ -428,11 +452,14 @@ class Pruner:
             candidates, counts = [masks[i] for i in pool.layers], self._masks.kept
             if self._revival != "never":
                 candidates, counts = [torch.ones_like(mask) for mask in candidates], self._sizes
+            scores, available = [ranks[i] for i in pool.layers], sum(counts[i] for i in pool.layers)
+            if undecidable(scores, candidates, pool, available):
+                raise NoEvidenceError(self._no_evidence(pool, scores))
             chosen = choose_masks(
-                [ranks[i] for i in pool.layers],
+                scores,
                 candidates,
                 pool,
-                available=sum(counts[i] for i in pool.layers),
+                available=available,
                 pattern=self.criterion.pattern,
                 units=None if self._units is None else [self._units[i] for i in pool.layers],
                 min_density=self._min_density,
@@ -441,6 +468,23 @@ class Pruner:
                 masks[i] = mask
         self._masks.set(masks)
         return masks
+
+    def _no_evidence(self, pool: Pool, scores: Sequence[Tensor]) -> str:
+        """What is wrong where nothing tells a pool's weights apart."""
+        first, *others = (self.layers[i].name for i in pool.layers)
+        where = f"{first} and {len(others)} more" if others else first
+        named = zip(self.layers, self._masks.kept, strict=True)
+        lost = [layer.name for layer, kept in named if not kept]
+        cause = likely_cause(self._model, lost, scores, self.criterion.uses_gradients)
+        return (
+            f"{self.name} can't choose what to prune of {where}, for all scores there are equal or "
+            f"broken; likely cause: {cause}"
+        )
+
+    def _warn_of_waiting(self, reason: str, *, stacklevel: int) -> None:
+        if not self._warned_of_waiting:
+            warnings.warn(f"{reason}; the masks stay as they are", stacklevel=stacklevel)
+        self._warned_of_waiting = True
 
     def _warn_of_lost_layers(self, before: Sequence[int], *, stacklevel: int) -> None:
         for layer, old, new in zip(self.layers, before, self._masks.kept, strict=True):

@@ -16,7 +16,7 @@ from seven_exp.training.world import World
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
+    """The loss is no longer a finite number, or there is nothing to choose masks by."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from seven_exp.pruning.evidence import informative
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.replicas import Group, average
@@ -97,6 +98,8 @@ class Criterion:
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """One tensor of finite scores a layer, shaped like its weight, float32 or wider.
 
+        Before there is any evidence they are all equal.
+
         Args:
             weights: The weights as they are now.
         """
@@ -156,7 +159,8 @@ class Criterion:
             grads = torch.autograd.grad(loss, list(weights), allow_unused=True)
             with torch.no_grad():
                 seen = grads if self.group is None else self.averaged(cleaned(grads, weights))
-                self.observe(values, seen)
+                if informative(seen):
+                    self.observe(values, seen)
 
     def averaged(self, evidence: list[Tensor]) -> list[Tensor]:
         """What every rank has seen of its own batches, as their mean on all of them."""

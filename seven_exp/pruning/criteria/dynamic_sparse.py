@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from seven_exp.pruning.criteria.base import Criterion, magnitudes, precision
+from seven_exp.pruning.evidence import constant
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.select import top_k_masks
 
@@ -38,7 +39,10 @@ class _DropAndGrow(Criterion):
     def rank(
         self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
     ) -> list[Tensor]:
-        """Survivors first, then the rest in the order of growth."""
+        """Survivors first, then the rest in the order of growth.
+
+        A layer in which all weights or all candidates for growth are alike exchanges none.
+        """
         fraction = self.drop * (1 + math.cos(math.pi * progress)) / 2
         self.numbers["updates"] = self.numbers.get("updates", 0) + 1
         ranked = []
@@ -46,7 +50,9 @@ class _DropAndGrow(Criterion):
             magnitudes(weights), masks, self._growth(weights), strict=True
         ):
             alive = int(mask.sum())
-            (survivors,) = top_k_masks([magnitude], alive - int(fraction * alive), [mask])
+            alike = constant(magnitude, mask) or constant(growth, ~mask)
+            dropped = 0 if alike else int(fraction * alive)
+            (survivors,) = top_k_masks([magnitude], alive - dropped, [mask])
             ranked.append((growth / growth.max().clamp(min=1e-38)).masked_fill(survivors, 2.0))
         return ranked
 
@@ -79,5 +85,13 @@ class Rigl(_DropAndGrow):
         """Remember |g| of the step of the update."""
         self.state["gradient"] = list(torch._foreach_abs(list(grads)))
 
+    def rank(
+        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
+    ) -> list[Tensor]:
+        """The same; all equal before there is a gradient."""
+        if "gradient" not in self.state:
+            return [torch.zeros_like(magnitude) for magnitude in magnitudes(weights)]
+        return super().rank(weights, masks, progress, density)
+
     def _growth(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        return self.zeros("gradient", weights)
+        return self.state["gradient"]

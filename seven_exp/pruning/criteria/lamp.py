@@ -6,6 +6,7 @@ from torch import Tensor
 
 from seven_exp.pruning.allocation import lamp_shares
 from seven_exp.pruning.criteria.base import Criterion, magnitudes
+from seven_exp.pruning.evidence import constant
 from seven_exp.pruning.registry import register
 
 
@@ -21,3 +22,13 @@ class Lamp(Criterion):
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """The ratio; the largest weight of every layer scores 1, so no layer dies first."""
         return [lamp_shares(magnitude) for magnitude in magnitudes(weights)]
+
+    def rank(
+        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
+    ) -> list[Tensor]:
+        """The ratio; in a layer of equal weights all have the lowest, as eq. 1 says of ties."""
+        ranked = self.scores(weights)
+        for share, magnitude, mask in zip(ranked, magnitudes(weights), masks, strict=True):
+            if constant(magnitude, mask):
+                share[mask] = share[mask].min() if mask.any() else 0.0
+        return ranked

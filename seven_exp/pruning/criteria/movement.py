@@ -93,8 +93,10 @@ class SoftMovement(Movement):
         return slopes
 
     def ceiling(self, progress: float) -> float:
-        """The fraction at or below the threshold."""
+        """The fraction at or below the threshold; without evidence, no bound."""
         rise = self.numbers["rise"] = 1 - (1 - progress) ** 3
-        scores = self.state.get("score", [])
+        if "t" not in self.numbers:
+            return 1.0
+        scores = self.state["score"]
         below = sum(int((score.sigmoid() <= self.tau * rise).sum()) for score in scores)
-        return below / max(1, sum(score.numel() for score in scores))
+        return below / sum(score.numel() for score in scores)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.criteria.base import Criterion, precision
 from seven_exp.pruning.registry import register
 
 _CHUNK = 4096
@@ -62,6 +62,8 @@ class Obert(Criterion):
 
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """w^2 / (2 [F^-1]_qq); weights of zero count as pruned."""
+        if "fisher" not in self.state:
+            return [torch.zeros_like(weight, dtype=precision(weight)) for weight in weights]
         scores = []
         for i, weight in enumerate(weights):
             w = self._blocks(weight.detach())
@@ -71,7 +73,7 @@ class Obert(Criterion):
                 for own in _chunks(len(w))
             ]
             score = torch.cat(parts).flatten()[: weight.numel()].view_as(weight)
-            scores.append(score.to(torch.promote_types(weight.dtype, torch.float32)))
+            scores.append(score.to(precision(weight)))
         return scores
 
     def compensate(
@@ -96,11 +98,6 @@ class Obert(Criterion):
 
     def _fisher(self, layer: int, blocks: slice) -> Tensor:
         """F of some blocks, in float64, which the dampening needs: (blocks, block, block)."""
-        if "fisher" not in self.state:
-            count = blocks.stop - blocks.start
-            return self.dampening * torch.eye(self.block, dtype=torch.float64, device="cpu").repeat(
-                count, 1, 1
-            )
         fisher = self.state["fisher"][layer][blocks].to(torch.float64, copy=True)
         fisher.diagonal(dim1=1, dim2=2).add_(self.dampening)
         return fisher

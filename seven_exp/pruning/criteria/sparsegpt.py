@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.criteria.base import Criterion, LossFunction, precision
+from seven_exp.pruning.evidence import constant
 from seven_exp.pruning.inputs import evaluating, watching
 from seven_exp.pruning.patterns import NOfM
 from seven_exp.pruning.registry import register
@@ -91,8 +92,9 @@ class SparseGpt(Criterion):
         self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
     ) -> list[Tensor]:
         """Of a single layer, each weight's standing within its block or group of columns."""
-        if len(weights) > 1:
-            return self.scores(weights)
+        scores = self.scores(weights)
+        if len(weights) > 1 or constant(scores[0], masks[0]):
+            return scores
         weight, alive, pattern = weights[0], masks[0].flatten(1), self.pattern
         standing = torch.zeros(alive.shape, dtype=self._factors[0].dtype, device=alive.device)
 

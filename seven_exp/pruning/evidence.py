@@ -1,0 +1,139 @@
+"""Evidence: whether gradients and scores carry any information to choose masks by.
+
+Scores that are all equal leave the choice to the order of ties, which is the position of a weight.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.pruning.allocation import Pool
+
+_ROWS = 8
+"""A few rows nearly always show that scores differ, so that the others need not be read."""
+
+
+class NoEvidenceError(RuntimeError):
+    """The scores that masks would be chosen by are all equal or all broken."""
+
+
+def informative(grads: Sequence[Tensor | None]) -> bool:
+    """Whether the gradients of a step are evidence.
+
+    They are where some value is finite and not zero, and no layer's values are all broken: an
+    overflow in the backward pass breaks every layer before it and leaves the later ones intact, so
+    that it would decide between layers. Usually one value of each layer is read.
+
+    Args:
+        grads: One tensor a layer, any shape and floating dtype.
+    """
+    present = [grad.detach() for grad in grads if grad is not None and grad.numel()]
+    if not present:
+        return False
+    device = present[0].device
+    firsts = torch.stack([grad[(0,) * grad.ndim].float().to(device) for grad in present]).tolist()
+    for first, grad in zip(firsts, present, strict=True):
+        if not math.isfinite(first) and not grad.isfinite().any():
+            return False
+    if any(first and math.isfinite(first) for first in firsts):
+        return True
+    return any(bool((grad.isfinite() & (grad != 0)).any()) for grad in present)
+
+
+def constant(score: Tensor, candidates: Tensor) -> bool:
+    """Whether all candidates of a layer have one score; NaN counts as the lowest.
+
+    Args:
+        score: Of any shape.
+        candidates: Bool, likewise.
+    """
+    low, high = _ends(score, candidates)
+    return not high > low
+
+
+def undecidable(
+    scores: Sequence[Tensor], candidates: Sequence[Tensor], pool: Pool, available: int
+) -> bool:
+    """Whether a pool must drop some weights and its scores tell none of them apart.
+
+    Args:
+        scores: One tensor for each of the pool's layers.
+        candidates: Bool tensors like them: what may be kept.
+        pool: How many are kept, and who competes.
+        available: How many candidates there are.
+    """
+    if pool.each_row:
+        return _rows_undecidable(scores, candidates, pool.kept)
+    if not 0 < pool.kept < available:
+        return False
+    layers = list(zip(scores, candidates, strict=True))
+    if pool.by_share:
+        return all(constant(*layer) for layer in layers)
+    lowest, highest = math.inf, -math.inf
+    for layer in layers:
+        low, high = _ends(*layer)
+        lowest, highest = min(lowest, low), max(highest, high)
+        if highest > lowest:
+            return False
+    return True
+
+
+def likely_cause(
+    model: nn.Module, lost: Sequence[str], scores: Sequence[Tensor], uses_gradients: bool
+) -> str:
+    """Why scores carry no information, with a cure, in half a sentence.
+
+    Args:
+        model: What they are scores of.
+        lost: Names of weights that are zero because they have been pruned entirely.
+        scores: One tensor for each layer that competes.
+        uses_gradients: Whether they come of gradients or activations.
+    """
+    named = ((name, p.detach()) for name, p in model.named_parameters() if p.ndim > 1)
+    matrices = {name: p for name, p in named if name.endswith("weight")}
+    if broken := [name for name, p in matrices.items() if not p.isfinite().all()]:
+        return f"{broken[0]} is NaN or infinite: lower the learning rate or the loss scale"
+    if not uses_gradients:
+        return "the weights are all equal: initialise the model or load its weights first"
+    if lost:
+        return f"{lost[0]} has lost all its weights and lets nothing through: lower the sparsity"
+    if zero := [name for name, p in matrices.items() if not p.any()]:
+        return f"{zero[-1]} is all zero: initialise it at random, or train the model first"
+    if not any(bool(score.isfinite().any()) for score in scores):
+        return "an overflow (NaN or infinite values): lower the loss scale"
+    return (
+        "gradients set to zero before step(), an overflow (NaN or infinite gradients), inputs that "
+        "are all zero, or a weight that the loss does not use (exclude it)"
+    )
+
+
+def _rows_undecidable(scores: Sequence[Tensor], candidates: Sequence[Tensor], kept: int) -> bool:
+    choices = 0
+    for score, places in zip(scores, candidates, strict=True):
+        rows, alive = score.flatten(1), places.flatten(1)
+        choosing = alive.sum(1) > kept if kept else alive.new_zeros(len(alive))
+        low, high = _ends_of_rows(rows, alive)
+        if ((high > low) & choosing).any():
+            return False
+        choices += int(choosing.sum())
+    return choices > 0
+
+
+def _ends(score: Tensor, candidates: Tensor) -> tuple[float, float]:
+    """A low and a high score of the candidates, equal only if all are."""
+    few = slice(None, None, max(1, len(score) // _ROWS))
+    for part in (few, slice(None)):
+        rows = score[part].reshape(1, -1), candidates[part].reshape(1, -1)
+        low, high = torch.cat(_ends_of_rows(*rows)).tolist()
+        if high > low:
+            break
+    return low, high
+
+
+def _ends_of_rows(score: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest candidate of each row."""
+    score = score.masked_fill(score.isnan(), -torch.inf)
+    low = score.masked_fill(~candidates, torch.inf).amin(1)
+    return low, score.masked_fill(~candidates, -torch.inf).amax(1)
