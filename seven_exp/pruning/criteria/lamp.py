@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from seven_exp.pruning.allocation import lamp_shares
@@ -26,9 +27,15 @@ class Lamp(Criterion):
     def rank(
         self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
     ) -> list[Tensor]:
-        """The ratio; in a layer of equal weights all have the lowest, as eq. 1 says of ties."""
+        """The ratio; in a layer of equal weights all have the lowest, as eq. 1 says of ties.
+
+        Where every layer is such, nothing but their sizes would tell them apart: all are equal.
+        """
+        alike = list(map(constant, magnitudes(weights), masks))
         ranked = self.scores(weights)
-        for share, magnitude, mask in zip(ranked, magnitudes(weights), masks, strict=True):
-            if constant(magnitude, mask):
-                share[mask] = share[mask].min() if mask.any() else 0.0
+        if all(alike):
+            return [torch.zeros_like(share) for share in ranked]
+        for share, mask, ties in zip(ranked, masks, alike, strict=True):
+            if ties and mask.any():
+                share[mask] = share[mask].min()
         return ranked
