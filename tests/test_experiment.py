@@ -489,6 +489,19 @@ def test_levels_prune_the_same_share_each_whatever_comes_after_training(tmp_path
     assert record["sparsity"] == 0.875
 
 
+def test_an_output_layer_of_zeros_ends_a_run_that_prunes_by_its_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("seven_exp.models.vision_transformer._wake_head", lambda model: None)
+    config = composed(
+        *("model.depth=1", "pruner=seven_pre", "pruner.rounds=2", "trainer.max_steps=2"),
+        *("tracker.mode=disabled", f"cache_dir={tmp_path}"),
+    )
+    with pytest.raises(DivergedError, match=r"heads\.head\.weight is all zero"):
+        run_experiment(config, tmp_path / "run", LocalRecord())
+    record = json.loads((tmp_path / "run/results.json").read_text())
+    assert (record["status"], record["sparsity"]) == ("failed", 0)
+    assert "heads.head.weight is all zero: initialise it" in record["error"]
+
+
 def test_a_loss_to_prune_by_that_is_not_finite_ends_the_run(tmp_path):
     with pytest.raises(DivergedError, match="loss of a batch to prune by"):
         run(
