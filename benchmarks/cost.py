@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 import seven_exp
-from seven_exp.pruning import PRUNERS, prunable_layers
+from seven_exp.pruning import PRUNERS, prunable_layers, read_by
 
 SPARSITY = 0.9
 Act = Callable[[], object]
@@ -174,10 +174,10 @@ def contenders(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[Run
 
 def ours(run: Run, name: str, begin: int, end: int) -> Act:
     """One of this package's pruners."""
-    window = {"begin_step": begin, "end_step": end}
-    return seven_exp.create_pruner(
-        name, run.encoder, sparsity=SPARSITY, optimizer=run.optimizer, **window
-    ).step
+    settings = {"begin_step": begin, "end_step": end}
+    if "optimizer" in read_by(name):
+        settings["optimizer"] = run.optimizer
+    return seven_exp.create_pruner(name, run.encoder, sparsity=SPARSITY, **settings).step
 
 
 def torchs(run: Run, *, at_every_step: bool) -> Act:

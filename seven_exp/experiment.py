@@ -20,7 +20,7 @@ from seven_exp.build import data_of, first_example, model_of
 from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Batch, Data
-from seven_exp.pruning import NoEvidenceError, Pruner, create_pruner
+from seven_exp.pruning import NoEvidenceError, Pruner, create_pruner, read_by
 from seven_exp.pruning.layers import matches, prunable_layers
 from seven_exp.pruning.replicas import group_of
 from seven_exp.tasks import Classification, Task
@@ -95,7 +95,6 @@ def run_experiment(
         distillation = _distillation(config, model, data.task)
         optimizer = _optimizer(config, model, config.optimizer.lr)
         replicas = world.replicas(model)
-        # Before the pruner: some leave a sparse model behind as soon as they are made.
         probe = _probe(config, data, replicas, world)
         pruner = _pruner(config, plan, replicas, optimizer)
     _announce(pruner)
@@ -139,6 +138,9 @@ def run_experiment(
             sample = first_example(data.test, device)
             dense, sparse = forward_flops(model, sample, pruner.layers, pruner.layer_counts)
             facts |= {"flops_dense": dense, "flops_sparse": sparse}
+            found = pruner.check(model)
+            facts |= {"zeros_total": found.zeros_total, "params_zero": found.zeros}
+            found.raise_for_mismatch()
             if world.main:
                 with writing(folder):
                     runs.save_masks(folder / "masks.safetensors", pruner.masks)
@@ -250,6 +252,7 @@ def _train(
             ) from error
         started -= state.outcome.seconds
     else:
+        pruner.start()
         at(0)
         if 0 in plan.prune_at:
             at_rest(0)
@@ -438,36 +441,33 @@ def _optimizer(config: RunConfig, model: nn.Module, lr: float) -> torch.optim.Op
 def _pruner(
     config: RunConfig, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Pruner:
-    window: dict[str, Any] = {"rounds": config.pruner.rounds}
-    schedule = config.schedule.name
+    """The pruner of the config; keys that it does not read are left out."""
+    rounds, schedule = config.pruner.rounds, config.schedule.name
     if config.pruner.levels > 1:
-        window = {"rounds": config.pruner.levels * (config.pruner.rounds or 1)}
+        rounds = config.pruner.levels * (rounds or 1)
         if schedule == "one_shot":
             # The first level would leave the others nothing to do.
             schedule = "exponential"
-    if plan.when == "during":
-        window = {
-            "begin_step": plan.begin,
-            "end_step": plan.end,
-            "interval": plan.interval,
-            "levels": config.schedule.levels,
-        }
-    return create_pruner(
-        config.pruner.name,
-        model,
-        sparsity=config.sparsity,
-        when=plan.when,
-        schedule=schedule,
-        scope=config.pruner.scope,
-        sparsities=config.pruner.sparsities,
-        pattern=config.pruner.pattern,
-        min_density=config.pruner.min_density,
-        optimizer=optimizer,
-        include=config.pruner.include,
-        exclude=config.pruner.exclude,
-        **window,
-        **config.pruner.arguments,
-    )
+    keywords = {
+        "sparsity": config.sparsity,
+        "begin_step": plan.begin,
+        "end_step": plan.end if plan.when == "during" else None,
+        "interval": plan.interval,
+        "levels": config.schedule.levels,
+        "rounds": rounds,
+        "when": plan.when,
+        "schedule": schedule,
+        "scope": config.pruner.scope,
+        "sparsities": config.pruner.sparsities,
+        "pattern": config.pruner.pattern,
+        "min_density": config.pruner.min_density,
+        "include": config.pruner.include,
+        "exclude": config.pruner.exclude,
+        "optimizer": optimizer,
+    }
+    name, read = config.pruner.name, read_by(config.pruner.name, plan.when, schedule)
+    given: dict[str, Any] = {key: keywords[key] for key in read}
+    return create_pruner(name, model, **given, **config.pruner.arguments)
 
 
 def _probe(config: RunConfig, data: Data, replicas: nn.Module, world: World) -> Probe | None:
@@ -520,6 +520,8 @@ def _facts(
         "params_prunable": sum(size for size, _ in pruner.layer_counts.values()),
         "flops_dense": None,
         "flops_sparse": None,
+        "zeros_total": None,
+        "params_zero": None,
         "versions": runs.versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "git": runs.git_state(Path(__file__).parent),

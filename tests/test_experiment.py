@@ -18,7 +18,7 @@ from seven_exp import runs
 from seven_exp.config import ConfigError, RunConfig, check
 from seven_exp.experiment import run_experiment
 from seven_exp.models import build_model
-from seven_exp.pruning import PRUNERS, prunable_layers
+from seven_exp.pruning import PRUNERS, Pruner, prunable_layers
 from seven_exp.tracking import LocalRecord
 from seven_exp.training.distillation import Distillation
 from seven_exp.training.loop import Compute, DivergedError, layout_for
@@ -63,6 +63,7 @@ def test_the_record_is_complete(tmp_path):
         *("schema", "run_hash", "status", "pruner", "criterion", "when", "schedule", "scope"),
         *("pattern", "model", "dataset", "seed", "sparsity_target", "sparsity", "layers"),
         *("params_total", "params_prunable", "params_nonzero", "flops_dense", "flops_sparse"),
+        *("params_zero", "zeros_total"),
         *("metrics", "best", "steps", "seconds", "seconds_pruning", "versions", "device", "git"),
     }
     # 64 pixels, 24, 24, 10 classes; the head is not prunable
@@ -72,6 +73,8 @@ def test_the_record_is_complete(tmp_path):
     # two operations a weight of each Linear
     assert record["flops_dense"] == 2 * (64 * 24 + 24 * 24 + 24 * 10)
     assert record["flops_sparse"] == 2 * (record["params_nonzero"] + 24 * 10)
+    assert record["params_zero"] == record["params_prunable"] - record["params_nonzero"]
+    assert record["zeros_total"] == record["params_zero"] / record["params_total"]
     assert record["steps"] == 44
     assert record["best"]["accuracy"] >= record["metrics"]["accuracy"]
 
@@ -92,12 +95,39 @@ def test_the_record_says_what_files_of_ones_own_it_was_made_from(tmp_path):
 
 
 def test_what_is_saved_is_what_was_measured(tmp_path):
-    run(tmp_path, "a", "pruner=magnitude", "sparsity=0.9")
+    record = run(tmp_path, "a", "pruner=magnitude", "sparsity=0.9")
     masks = runs.load_masks(tmp_path / "a/masks.safetensors")
     state = load_file(tmp_path / "a/checkpoints/final.safetensors")
     assert sum(int(m.sum()) for m in masks.values()) == (64 * 24 + 24 * 24) // 10
     for name, mask in masks.items():
         assert torch.equal(state[name] != 0, mask)
+    zeros = sum(int((tensor == 0).sum()) for tensor in state.values())
+    assert record["zeros_total"] == zeros / sum(tensor.numel() for tensor in state.values())
+
+
+def test_a_run_whose_model_disagrees_with_its_masks_has_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(Pruner, "_zero", lambda self: None)
+    with pytest.raises(RuntimeError, match="the model disagrees with its masks"):
+        run(tmp_path, "a", "pruner=magnitude_dyn", "sparsity=0.5", "trainer.max_steps=4")
+    record = json.loads((tmp_path / "a/results.json").read_text())
+    assert record["status"] == "failed"
+    assert "the model disagrees with its masks in 2 of 2 weights" in record["error"]
+    assert "\n" not in record["error"]
+    assert record["zeros_total"] == 0
+    assert not (tmp_path / "a/checkpoints/final.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_a_sparse_start_is_sparse_at_the_first_forward_pass(tmp_path, monkeypatch, name):
+    seen = []
+
+    def measured(self, *arguments, loss=Compute.loss):
+        seen.append(sum(int((p == 0).sum()) for p in arguments[0].parameters()))
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(Compute, "loss", measured)
+    record = run(tmp_path, "a", f"pruner={name}", "sparsity=0.5", "trainer.max_steps=3")
+    assert seen[0] == record["params_prunable"] - record["params_nonzero"]
 
 
 def steps_at(tmp_path, name):

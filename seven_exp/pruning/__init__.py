@@ -1,8 +1,10 @@
 """The core: pruners for anybody's training loop. Tensors in, masks out; no files, no config."""
 
 from seven_exp.pruning import criteria
+from seven_exp.pruning.check import Check, LayerCheck
 from seven_exp.pruning.criteria.base import Criterion
 from seven_exp.pruning.evidence import NoEvidenceError
+from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import DEFAULT_EXCLUDE, prunable_layers
 from seven_exp.pruning.masks import pack_bits, unpack_bits
 from seven_exp.pruning.memory import MemoryPlan, plan_memory
@@ -14,7 +16,9 @@ __all__ = [
     "DEFAULT_EXCLUDE",
     "PRUNERS",
     "SCHEDULES",
+    "Check",
     "Criterion",
+    "LayerCheck",
     "MemoryPlan",
     "NoEvidenceError",
     "Pruner",
@@ -27,6 +31,7 @@ __all__ = [
     "pack_bits",
     "plan_memory",
     "prunable_layers",
+    "read_by",
     "register",
     "unpack_bits",
 ]

@@ -1,5 +1,6 @@
 """Masks: which weights are kept. They live beside the model, which stays an ordinary one."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -41,6 +42,12 @@ class Masks:
     def lie_like(self, weights: Sequence[Tensor]) -> list[bool]:
         """For each weight whether its mask's bits have the order in which it lies in memory."""
         return [w.stride() == stride for w, (_, stride) in zip(weights, self._layouts, strict=True)]
+
+    def beside(self, weights: Sequence[Tensor]) -> "Masks":
+        """The same masks, on the devices of these weights."""
+        moved = copy.copy(self)
+        moved.bits = [bits.to(w.device) for bits, w in zip(self.bits, weights, strict=True)]
+        return moved
 
     def unpacked(self) -> list[Tensor]:
         """Bool tensors of the weights' shapes; new ones at every call."""

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import prunable_layers
 from seven_exp.pruning.pruner import Pruner, create_pruner
 
@@ -53,6 +54,8 @@ def plan_memory(name: str, model: nn.Module, *, ranks: int = 1, **settings: Any)
 def _bytes_per_weight(name: str, dtype: torch.dtype, settings: dict[str, Any]) -> float:
     """Measured on a layer small enough to be pruned for it: state grows as weights do."""
     layer = nn.Linear(64, 64, dtype=dtype)
+    if "optimizer" in read_by(name, "during"):
+        settings = settings | {"optimizer": torch.optim.SGD(layer.parameters(), lr=0.1)}
     pruner = create_pruner(name, layer, sparsity=0.5, end_step=2, when="during", **settings)
     layer.weight.grad = torch.full_like(layer.weight, 1e-3)
     pruner.step()

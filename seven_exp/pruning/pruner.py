@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.allocation import SCOPES, Pool
+from seven_exp.pruning.check import Check, check_zeros, counterparts
 from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction
 from seven_exp.pruning.evidence import NoEvidenceError, informative, likely_cause, undecidable
+from seven_exp.pruning.identity import Anchors, Pulse
 from seven_exp.pruning.inputs import check_watchable, evaluating, order_of_use
+from seven_exp.pruning.keywords import check_optimizer, count, fraction, refuse_unread
 from seven_exp.pruning.layers import Layer, matches, prunable_layers, transposed, unwrap
 from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
 from seven_exp.pruning.patterns import NOfM, parse_pattern
-from seven_exp.pruning.registry import PRUNERS, When, check_when
+from seven_exp.pruning.registry import PRUNERS, PrunerSpec, When, check_when
 from seven_exp.pruning.replicas import average, group_of
 from seven_exp.pruning.schedules import SCHEDULES, Schedule, course
 from seven_exp.registry import nearest
@@ -62,6 +65,7 @@ class Pruner:
         self._model, self._optimizer = model, optimizer
         self._units = criterion.pattern.units(self.layers)
         self._groups = _groups(self.layers, sparsity, sparsities)
+        self._anchors, self._pulse = Anchors(model, self.layers), Pulse()
         self._t = 0
         self._warned_of_waiting = False
         self._masks = Masks(self._weights())
@@ -72,16 +76,7 @@ class Pruner:
             self._revival = "remembered"
         # Values that pruned weights may come back with.
         self._memory: list[Tensor] | None = None
-        if self._revival in ("remembered", "trained"):
-            self._memory = [weight.detach().clone() for weight in self._weights()]
-        if criterion.starts_sparse:
-            draw = criterion.scores(self._weights())
-            average(draw, criterion.group)
-            pools = self._pools(lambda target: target)
-            before = self._masks.kept
-            self._choose(pools, dict(enumerate(draw)), self._masks.unpacked())
-            self.apply()
-            self._warn_of_lost_layers(before, stacklevel=4)
+        self._started = False
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -110,6 +105,22 @@ class Pruner:
         """Parameter name -> (number of weights, number kept)."""
         return self._named(zip(self._sizes, self._masks.kept, strict=True))
 
+    def start(self) -> None:
+        """Take the model as it is now for the start of pruning.
+
+        A pruner that is sparse from the start (SET, RigL) draws and applies its first masks, so
+        that the first forward pass is sparse already. The first `step` or `prune` does the same
+        where nobody has; before, and by creating a pruner, no weight is touched. Call it once the
+        weights to start from are loaded, and not before `load_state_dict`.
+
+        Raises:
+            RuntimeError: A weight is not the model's any more.
+        """
+        self._look()
+        before = self._masks.kept
+        self._begin()
+        self._warn_of_lost_layers(before, stacklevel=3)
+
     @torch.no_grad()
     def step(self) -> None:
         """Call after ``optimizer.step()`` and before ``zero_grad()``, like an LR scheduler.
@@ -124,26 +135,19 @@ class Pruner:
 
         Raises:
             NoEvidenceError: The window ends, and nothing tells weights apart.
-            RuntimeError: It needs gradients and there are none, or it needs `prune`.
+            RuntimeError: It needs gradients and there are none, or it needs `prune`, or a weight is
+                not the model's any more.
         """
-        if self.window is None:
-            return
-        if self.criterion.only_before and self.when == "before" and self.window.covers(self._t):
-            raise RuntimeError(f"{self.name} looks at the model itself: call prune() first")
-        if self.when == "after":
-            self.apply()
-            return
+        self._look()
+        if self._pulse.missing(self._weights()):
+            warnings.warn(
+                f"{self.name}: no weight has changed since the last step and none has a gradient; "
+                "create the pruner for the model that is trained, not for a copy of it",
+                stacklevel=3,
+            )
         before = self._masks.kept
-        if self.window.covers(self._t) and self.criterion.uses_gradients and self._observe():
-            self._t += 1
-        else:
-            try:
-                self._advance()
-            except NoEvidenceError as error:
-                if self._t + 1 >= self.window.end:
-                    raise
-                self._warn_of_waiting(str(error), stacklevel=4)
-                self._move_on()
+        self._act()
+        self._pulse.note(self._weights())
         self._warn_of_lost_layers(before, stacklevel=4)
 
     def prune(
@@ -171,11 +175,12 @@ class Pruner:
         Raises:
             FloatingPointError: The loss of a batch is not finite.
             NoEvidenceError: Nothing tells weights apart, so the masks stay as they are.
-            RuntimeError: This pruner acts during training.
+            RuntimeError: This pruner acts during training, or a weight is not the model's any more.
             ValueError: The criterion needs batches and has none.
         """
         if self.when == "during":
             raise RuntimeError(f"{self.name} prunes during training: call step() after each step")
+        self._look()
         if not self.criterion.uses_gradients:
             batches, per_round = [None], 1
         elif batches is None or loss_fn is None:
@@ -189,6 +194,7 @@ class Pruner:
         if rounds is None or self.window is None or self._t >= self.rounds:
             self.window, self._t = Schedule(self.curve, 0, self.rounds), 0
         before = self._masks.kept
+        self._begin()
         for _ in range(self.rounds if rounds is None else min(rounds, self.rounds - self._t)):
             chosen = list(itertools.islice(supply, max(1, per_round)))
             if self.criterion.one_by_one and loss_fn is not None:
@@ -200,10 +206,42 @@ class Pruner:
                 self._advance()
         self._warn_of_lost_layers(before, stacklevel=3)
 
-    def apply(self) -> None:
-        """Set every pruned weight to exactly zero."""
-        if sum(self._masks.kept) < sum(self._sizes):
-            self._masks.apply(self._weights())
+    def apply(self, model: nn.Module | None = None) -> None:
+        """Set every pruned weight to exactly zero.
+
+        Args:
+            model: A copy of the model, such as one with averaged weights, whose parameters are
+                found by name; wrappers may put a prefix before it. None: the model itself.
+
+        Raises:
+            RuntimeError: A weight is not the model's any more.
+            ValueError: The copy lacks a weight, or has it in another shape.
+        """
+        self._look()
+        if model is not None:
+            weights = list(counterparts(model, self.layers).values())
+            self._masks.beside(weights).apply(weights)
+        else:
+            self._zero()
+
+    def check(self, model: nn.Module | None = None) -> Check:
+        """Count the zeros of the model, or of a copy of it, and hold them against the masks.
+
+        Args:
+            model: As for `apply`.
+
+        Returns:
+            Zeros by layer and of all parameters; ``check().ok`` says whether all pruned weights are
+            zero, ``check().raise_for_mismatch()`` where not.
+
+        Raises:
+            RuntimeError: A weight is not the model's any more.
+            ValueError: The copy lacks a weight, or has it in another shape.
+        """
+        self._look()
+        if model is None:
+            return check_zeros(self._model, self._named(self._weights()), self.masks)
+        return check_zeros(unwrap(model), counterparts(model, self.layers), self.masks)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, as tensors, numbers and strings; masks are packed to bits.
@@ -215,6 +253,7 @@ class Pruner:
             "settings": self._settings(),
             "target": self.target,
             "step": self._t,
+            "started": self._started,
             "window": None if self.window is None else vars(self.window) | {},
             "masks": {name: pack_bits(mask) for name, mask in self.masks.items()},
             "state": {name: self._named(tensors) for name, tensors in self.criterion.state.items()},
@@ -225,9 +264,13 @@ class Pruner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`, on a model with the same prunable weights.
 
+        The model's own state may be loaded before or after.
+
         Raises:
+            RuntimeError: A weight is not the model's any more.
             ValueError: It was saved by another pruner, for other weights or with other settings.
         """
+        self._look()
         if state["name"] != self.name or list(state["masks"]) != [
             layer.name for layer in self.layers
         ]:
@@ -238,6 +281,8 @@ class Pruner:
                 raise ValueError(f"the state's {key}: {saved}; this pruner's: {own[key]}")
         weights = self._weights()
         self.target, self._t = state["target"], state["step"]
+        # Older states were saved by pruners that started when they were made.
+        self._started = state.get("started", True)
         self.window = None if state["window"] is None else Schedule(**state["window"])
         self._masks.set(
             [
@@ -250,11 +295,76 @@ class Pruner:
             for name, tensors in state["state"].items()
         }
         self.criterion.numbers = dict(state["numbers"])
-        if state["memory"] is not None:
-            self._memory = [
-                state["memory"][layer.name].to(layer.weight.device).clone() for layer in self.layers
-            ]
-        self.apply()
+        memory = state["memory"]
+        self._memory = memory and [
+            memory[layer.name].to(layer.weight.device).clone() for layer in self.layers
+        ]
+        self._zero()
+
+    def _act(self) -> None:
+        """What `step` does to the masks and the weights."""
+        if self.window is None:
+            return
+        if self.criterion.only_before and self.when == "before" and self.window.covers(self._t):
+            raise RuntimeError(f"{self.name} looks at the model itself: call prune() first")
+        if self.when == "after":
+            self._zero()
+            return
+        self._begin()
+        if self.window.covers(self._t) and self.criterion.uses_gradients and self._observe():
+            self._t += 1
+            return
+        try:
+            self._advance()
+        except NoEvidenceError as error:
+            if self._t + 1 >= self.window.end:
+                raise
+            self._warn_of_waiting(str(error), stacklevel=5)
+            self._move_on()
+
+    def _look(self) -> None:
+        """See whether the weights are still the model's, and follow them to another device."""
+        self._anchors.check()
+        devices = [weight.device for weight in self._weights()]
+        if devices != [bits.device for bits in self._masks.bits]:
+            self._follow(devices)
+
+    def _follow(self, devices: Sequence[torch.device]) -> None:
+        """Move all that lies beside the weights to where they are now.
+
+        Raises:
+            RuntimeError: They are on the meta device, or have come from it.
+        """
+        for layer, device, bits in zip(self.layers, devices, self._masks.bits, strict=True):
+            if device != bits.device and "meta" in (device.type, bits.device.type):
+                raise RuntimeError(
+                    f"{layer.name} has moved from the {bits.device.type} to the {device.type} "
+                    "device: create the pruner once the model holds its weights"
+                )
+        self._masks = self._masks.beside(self._weights())
+        columns = [*self.criterion.state.values(), *([self._memory] if self._memory else [])]
+        for column in columns:
+            column[:] = [tensor.to(device) for tensor, device in zip(column, devices, strict=True)]
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """What is done once, when the weights to start from are there."""
+        if self._started:
+            return
+        self._started = True
+        if self._revival in ("remembered", "trained"):
+            self._memory = [weight.detach().clone() for weight in self._weights()]
+        if self.criterion.starts_sparse:
+            draw = self.criterion.scores(self._weights())
+            average(draw, self.criterion.group)
+            pools = self._pools(lambda target: target)
+            self._choose(pools, dict(enumerate(draw)), self._masks.unpacked())
+            self._zero()
+
+    def _zero(self) -> None:
+        """Set every pruned weight of the model to exactly zero."""
+        if sum(self._masks.kept) < sum(self._sizes):
+            self._masks.apply(self._weights())
 
     def _settings(self) -> dict[str, Any]:
         """What a state must have been saved with to make sense here."""
@@ -315,7 +425,7 @@ class Pruner:
 
     def _move_on(self) -> None:
         self._t += 1
-        self.apply()
+        self._zero()
 
     def _advance_one_by_one(self, batches: Sequence[Any], loss_fn: LossFunction) -> None:
         """One step on, pool after pool, each measured behind the pruned ones before it."""
@@ -333,7 +443,7 @@ class Pruner:
             self._measure(batches, loss_fn, pool.layers)
             with torch.no_grad():
                 self._update([pool])
-                self.apply()
+                self._zero()
             for name, tensors in self.criterion.state.items():
                 own = gathered.setdefault(name, [torch.empty(0, device="cpu")] * len(self.layers))
                 for i, tensor in zip(pool.layers, tensors, strict=True):
@@ -535,7 +645,7 @@ def create_pruner(
         sparsity: Final fraction of zeros among the prunable weights, in [0, 1).
         begin_step: First call of `Pruner.step` at which it acts ("during" only).
         end_step: The masks are final after ``end_step`` calls of `Pruner.step`. For a "before"
-            pruner the same as ``rounds``.
+            pruner the same as ``rounds``, of which it is enough to give one.
         interval: Steps from one choice of masks to the next ("during" only).
         levels: Stairs of the schedule ("during" only); default: as fine as the steps.
         rounds: Mask updates of a "before" or "after" pruner.
@@ -550,22 +660,45 @@ def create_pruner(
             for scopes in which layers compete, "global" and "lamp".
         include: Name patterns; see `prunable_layers`.
         exclude: Name patterns; see `prunable_layers`.
-        optimizer: Whose state of weights that start anew at zero is cleared (SET, RigL).
+        optimizer: Whose state of weights that start anew at zero is cleared. SET and RigL need it;
+            no other pruner reads it.
         **hyperparameters: The criterion's own, such as ``alpha_1``.
 
     Raises:
-        ValueError: A name, a number or a combination of them is not valid; the message says which
-            and names the nearest valid choice.
+        ValueError: A name, a number or a combination of them is not valid, or the pruner does not
+            read a keyword; the message says which and names the nearest valid choice.
     """
     spec = PRUNERS[name]
     when = when or spec.when
     check_when(when)
-    check_sparsity(sparsity)
     scope = scope or spec.scope
     SCOPES[scope]
-    _check_floor(min_density, sparsity, pattern, scope)
     curve = schedule or spec.schedule
     SCHEDULES[curve]
+    sparsities = dict(sparsities or {})
+    given = {
+        "begin_step": begin_step,
+        "end_step": end_step,
+        "interval": interval,
+        "levels": levels,
+        "rounds": rounds,
+        "when": when,
+        "schedule": curve,
+        "scope": scope,
+        "sparsities": sparsities,
+        "pattern": pattern,
+        "min_density": min_density,
+        "optimizer": optimizer,
+    }
+    refuse_unread(name, when, curve, given, _defaults(spec))
+    sparsity = fraction("sparsity", sparsity)
+    min_density = fraction("min_density", min_density)
+    begin_step, interval = count("begin_step", begin_step), count("interval", interval)
+    end_step = None if end_step is None else count("end_step", end_step)
+    levels = None if levels is None else count("levels", levels)
+    rounds = None if rounds is None else count("rounds", rounds)
+    sparsities = {key: fraction(f"sparsities['{key}']", own) for key, own in sparsities.items()}
+    _check_floor(min_density, sparsity, pattern, scope)
     criterion = build_criterion(name, hyperparameters)
     if criterion.only_before and when == "during":
         raise ValueError(f"{name} looks at the model itself: choose when=before or when=after")
@@ -592,10 +725,8 @@ def create_pruner(
                     f"{layer.name} is transposed, its rows are inputs: choose pattern unstructured "
                     "and a scope other than per_row, or exclude it"
                 )
-    target = float(sparsity) if spec.prunes else 0.0
-    sparsities = dict(sparsities or {}) if spec.prunes else {}
+    target = sparsity if spec.prunes else 0.0
     for own in sparsities.values():
-        check_sparsity(own)
         _check_floor(min_density, own, pattern, scope)
     for own, members in _groups(layers, target, sparsities).items():
         criterion.pattern.check([layers[i] for i in members], own, scope)
@@ -606,6 +737,8 @@ def create_pruner(
                     f"{layer.name} is frozen and {name} needs its gradient: "
                     "exclude it, or let it require gradients"
                 )
+    if criterion.revival == "zero":
+        check_optimizer(name, optimizer, layers)
     if spec.prunes:
         _warn_of_curve(name, criterion, curve)
     return Pruner(
@@ -624,6 +757,13 @@ def create_pruner(
         min_density=min_density,
         optimizer=optimizer,
     )
+
+
+def _defaults(spec: PrunerSpec) -> dict[str, Any]:
+    """Keyword of `create_pruner` -> what it is where nobody gives it."""
+    parameters = inspect.signature(create_pruner).parameters.values()
+    own = {"when": spec.when, "schedule": spec.schedule, "scope": spec.scope, "sparsities": {}}
+    return {parameter.name: parameter.default for parameter in parameters} | own
 
 
 def _groups(
@@ -661,18 +801,12 @@ def build_criterion(name: str, hyperparameters: dict[str, Any]) -> Criterion:
 
 def check_sparsity(sparsity: float) -> None:
     """Raise ValueError unless the sparsity is a number in [0, 1)."""
-    if not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
-        near = 0.0 if isinstance(sparsity, int | float) and sparsity < 0 else 0.99
-        raise ValueError(
-            f"sparsity is {sparsity}: choose a fraction of zeros from 0 up to, not including, 1, "
-            f"such as {near}"
-        )
+    fraction("sparsity", sparsity)
 
 
 def _check_floor(min_density: float, sparsity: float, pattern: str, scope: str) -> None:
-    if not 0 <= min_density < 1:
-        raise ValueError(f"min_density is {min_density}: choose a number in [0, 1)")
-    if min_density > 1 - sparsity:
+    # 0.1 is a little more than 1 - 0.9.
+    if min_density > 1 - sparsity + 1e-9:
         raise ValueError(
             f"min_density is {min_density}: more than the density asked for, {1 - sparsity:g}"
         )
@@ -698,6 +832,10 @@ def _warn_of_curve(name: str, criterion: Criterion, curve: str) -> None:
 
 
 def _rounds(given: int | None, default: int, window: int | None) -> int:
+    if given is not None and window is not None and given != window:
+        raise ValueError(
+            f"rounds is {given} and end_step {window}: before training they are the same, give one"
+        )
     rounds = next(r for r in (given, window, default) if r is not None)
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}: choose 1 or more")

@@ -327,6 +327,7 @@ def masked_values(name, **settings):
     pruner = seven_exp.create_pruner(
         name, model, sparsity=0.8, end_step=12, interval=3, optimizer=optimizer, **settings
     )
+    pruner.start()
     history = [{k: m.clone() for k, m in pruner.masks.items()}]
     for _ in range(15):
         before = {k: model.get_parameter(k).detach().clone() for k in pruner.masks}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning import PRUNERS, SCHEDULES
+from seven_exp.pruning import PRUNERS, SCHEDULES, read_by
 from seven_exp.pruning.allocation import SCOPES
 from seven_exp.pruning.select import kept_count
 
@@ -49,10 +49,10 @@ def run(name, *, when, reload=False, **arguments):
     torch.manual_seed(0)
     model = Tiny()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.1)
-    window = {"end_step": 8} if when == "during" else {"rounds": 2}
-    pruner = seven_exp.create_pruner(
-        name, model, when=when, optimizer=optimizer, exclude=[], **window, **arguments
-    )
+    settings = {"end_step": 8} if when == "during" else {"rounds": 2}
+    if "optimizer" in read_by(name):
+        settings["optimizer"] = optimizer
+    pruner = seven_exp.create_pruner(name, model, when=when, exclude=[], **settings, **arguments)
     if when == "before":
         pruner.prune(batches(), loss_fn)
     for t in range(10):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning import PRUNERS, SCHEDULES
+from seven_exp.pruning import PRUNERS, SCHEDULES, read_by
 
 PRUNING = [name for name in PRUNERS if PRUNERS[name].prunes]
 # The sparsity comes of itself, and the one asked for is the most there is.
@@ -53,12 +53,19 @@ def optimizer_for(model):
     return torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
 
 
+def needed(name, optimizer):
+    """The optimizer, for the pruners that read it."""
+    return {"optimizer": optimizer} if "optimizer" in read_by(name) else {}
+
+
 def train(model, name, *, sparsity=0.6, steps=12, tail=5, watch=None, optimizer=None, **settings):
     """A short run of any pruner in the loop that the documentation shows."""
     optimizer = optimizer or optimizer_for(model)
     when = settings.get("when") or PRUNERS[name].when
     window = {"begin_step": 2, "end_step": steps} if when == "during" else {}
-    pruner = seven_exp.create_pruner(name, model, sparsity=sparsity, **window, **settings)
+    pruner = seven_exp.create_pruner(
+        name, model, sparsity=sparsity, **window, **needed(name, optimizer), **settings
+    )
     if when == "before":
         pruner.prune(batches(), loss_fn)
     supply = batches()
@@ -221,7 +228,7 @@ def test_a_step_without_gradients_is_a_mistake(name):
     model = net()
     optimizer = optimizer_for(model)
     pruner = seven_exp.create_pruner(
-        name, model, sparsity=0.5, end_step=9, optimizer=optimizer, exclude=[]
+        name, model, sparsity=0.5, end_step=9, exclude=[], **needed(name, optimizer)
     )
     loss_fn(model, batches()[0]).backward()
     optimizer.step()
@@ -265,8 +272,10 @@ def test_a_model_may_be_cast_later():
     ],
 )
 def test_a_schedule_that_makes_no_sense_here_is_told(name, schedule, words):
+    model = net()
+    settings = {"end_step": 9, "schedule": schedule, **needed(name, optimizer_for(model))}
     with pytest.warns(UserWarning, match=words):
-        seven_exp.create_pruner(name, net(), sparsity=0.5, end_step=9, schedule=schedule)
+        seven_exp.create_pruner(name, model, sparsity=0.5, **settings)
 
 
 def test_state_of_another_pruner_is_refused():
@@ -298,8 +307,9 @@ def test_bf16_models(name):
     model = net(dtype=torch.bfloat16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     pruner = seven_exp.create_pruner(
-        name, model, sparsity=0.6, end_step=6, when="during", scope="global"
-    )
+        name, model, sparsity=0.6, end_step=6, when="during", scope="global",
+        **needed(name, optimizer),
+    )  # fmt: skip
     for batch in batches(dtype=torch.bfloat16):
         loss_fn(model, batch).backward()
         optimizer.step()
@@ -317,7 +327,10 @@ def test_cuda_gives_the_masks_of_the_cpu(name):
     masks = []
     for device in ("cpu", "cuda"):
         model = net().to(device)
-        pruner = seven_exp.create_pruner(name, model, sparsity=0.6, end_step=6, when="during")
+        settings = needed(name, optimizer_for(model))
+        pruner = seven_exp.create_pruner(
+            name, model, sparsity=0.6, end_step=6, when="during", **settings
+        )
         for step in gradients:
             for parameter, gradient in zip(model.parameters(), step, strict=True):
                 parameter.grad = gradient.to(device)

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import seven_exp
+from seven_exp.pruning import read_by
 
 STEPS, RANKS = 6, 2
 DURING = ("seven_dyn", "platon", "movement", "taylor_dyn", "magnitude_dyn", "rigl", "set", "obert")
@@ -42,9 +43,9 @@ def masks_of(name, rank=0, ranks=1):
     window = {"end_step": STEPS, "interval": 2} if name in DURING else {}
     if name in ("seven_pre", "force"):
         window = {"rounds": STEPS}
-    pruner = seven_exp.create_pruner(
-        name, trained, sparsity=0.6, optimizer=optimizer, exclude=[], **window
-    )
+    if "optimizer" in read_by(name):
+        window["optimizer"] = optimizer
+    pruner = seven_exp.create_pruner(name, trained, sparsity=0.6, exclude=[], **window)
     if name not in DURING:
         pruner.prune(batches, loss)
     for batch in batches:

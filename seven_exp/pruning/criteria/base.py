@@ -38,7 +38,7 @@ class Criterion:
     """Whether `measure` needs the model itself, so that `Pruner.step` can't do its work."""
 
     starts_sparse: ClassVar[bool] = False
-    """Whether the first masks are chosen at once, by `scores`, before the first step."""
+    """Whether the first masks are chosen by `scores`, as soon as pruning starts."""
 
     one_by_one: ClassVar[bool] = False
     """Whether layers that don't compete are measured and pruned in turn, each fed by the pruned

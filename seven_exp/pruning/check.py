@@ -1,0 +1,149 @@
+"""What a model's weights are, beside what the masks say: zeros are counted, not assumed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.pruning.layers import Layer, unwrap
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """One prunable weight of a model.
+
+    Attributes:
+        size: How many numbers it has.
+        masked: How many of them the mask prunes.
+        zeros: How many are zero, whatever the mask says.
+        broken: How many are not zero though the mask prunes them.
+    """
+
+    size: int
+    masked: int
+    zeros: int
+    broken: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """Zeros of a model, counted.
+
+    Attributes:
+        layers: Parameter name -> what was found in it.
+        parameters: How many numbers all parameters of the model have, shared ones counted once.
+        zeros: How many of those are zero.
+    """
+
+    layers: Mapping[str, LayerCheck]
+    parameters: int
+    zeros: int
+
+    @property
+    def zeros_prunable(self) -> float:
+        """Fraction of the prunable weights that is zero."""
+        return sum(c.zeros for c in self.layers.values()) / sum(
+            c.size for c in self.layers.values()
+        )
+
+    @property
+    def zeros_total(self) -> float:
+        """Fraction of all parameters that is zero."""
+        return self.zeros / self.parameters
+
+    @property
+    def ok(self) -> bool:
+        """Whether every pruned weight is zero."""
+        return not any(check.broken for check in self.layers.values())
+
+    def raise_for_mismatch(self) -> None:
+        """Raise RuntimeError unless every pruned weight is zero; the message names where not."""
+        broken = {name: check for name, check in self.layers.items() if check.broken}
+        if broken:
+            name, worst = max(broken.items(), key=lambda item: item[1].broken)
+            raise RuntimeError(
+                f"the model disagrees with its masks in {len(broken)} of {len(self.layers)} "
+                f"weights: {worst.broken} of {worst.masked} pruned places of {name} are not zero; "
+                "call pruner.apply() on the model after whatever has changed it"
+            )
+
+
+@torch.no_grad()
+def check_zeros(
+    model: nn.Module, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+) -> Check:
+    """Count the zeros of a model, and of those the masks' own.
+
+    Args:
+        model: Whose parameters are counted.
+        weights: Parameter name -> the model's prunable weight.
+        masks: The same names -> bool tensors of the same shapes, True = kept.
+    """
+    layers = {}
+    for name, weight in weights.items():
+        pruned = ~masks[name].to(weight.device)
+        layers[name] = LayerCheck(
+            size=weight.numel(),
+            masked=int(pruned.sum()),
+            zeros=_zeros(weight),
+            broken=int(torch.count_nonzero((weight != 0) & pruned)),
+        )
+    parameters = list(model.parameters())
+    return Check(layers, sum(p.numel() for p in parameters), sum(map(_zeros, parameters)))
+
+
+def _zeros(tensor: Tensor) -> int:
+    return tensor.numel() - int(torch.count_nonzero(tensor.detach()))
+
+
+def counterparts(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Parameter]:
+    """The weights of a copy of a model that stand for the layers of the original.
+
+    They are found by name, behind whatever one wrapper or several put before it, such as the
+    ``module.`` of ``torch.optim.swa_utils.AveragedModel``.
+
+    Args:
+        model: The copy, or a wrapper of it.
+        layers: Of the original.
+
+    Returns:
+        Parameter name in the original -> the copy's parameter.
+
+    Raises:
+        ValueError: Weights are missing or of another shape, or there are several copies in it.
+    """
+    named = {
+        name.replace("_orig_mod.", ""): parameter
+        for name, parameter in unwrap(model).named_parameters(remove_duplicate=False)
+    }
+    wanted = [layer.name for layer in layers]
+    prefixes = [name.removesuffix(wanted[0]) for name in named if _ends(name, wanted[0])]
+    fitting = [prefix for prefix in prefixes if all(prefix + name in named for name in wanted)]
+    if "" in fitting:
+        fitting = [""]
+    if len(fitting) > 1:
+        raise ValueError(
+            f"the model holds several copies, '{fitting[0].rstrip('.')}' and "
+            f"'{fitting[1].rstrip('.')}': give one of them"
+        )
+    prefix = fitting[0] if fitting else ""
+    missing = [name for name in wanted if prefix + name not in named]
+    if missing:
+        raise ValueError(
+            f"the model has no {', '.join(missing[:3])}{' ...' if missing[3:] else ''}: give a "
+            "copy of the model that the pruner was created for"
+        )
+    found = {name: named[prefix + name] for name in wanted}
+    for layer in layers:
+        theirs, own = found[layer.name].shape, layer.weight.shape
+        if theirs != own:
+            raise ValueError(
+                f"{layer.name} is of shape {tuple(theirs)} in this model, and of {tuple(own)} in "
+                "the pruner's: give a copy of the model that the pruner was created for"
+            )
+    return found
+
+
+def _ends(name: str, ending: str) -> bool:
+    return name == ending or name.endswith("." + ending)

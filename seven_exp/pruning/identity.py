@@ -1,0 +1,98 @@
+"""Whether the weights that a pruner prunes are still those of its model."""
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from seven_exp.pruning.layers import Layer, unwrap
+
+Link = tuple[dict[str, nn.Module | None], str, nn.Module]
+"""A parent's modules, a name in it, and the module that it must lead to."""
+
+
+class Anchors:
+    """The ways from a model to its layers, by name, as they were at first.
+
+    A module that stays in its place is followed: ``.to()``, ``.half()`` and
+    ``load_state_dict(assign=True)`` change its parameters, and these are looked up anew.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
+        self._model, self._layers = model, list(layers)
+        self._kinds = [(layer.weight.shape, type(layer.weight)) for layer in layers]
+        self._links = self._walk()
+
+    def check(self) -> None:
+        """Raise RuntimeError if a weight is not the model's any more; the message names it.
+
+        It compares objects and shapes alone, about a microsecond a layer.
+        """
+        if any(modules.get(name) is not child for modules, name, child in self._links):
+            self._links = self._walk()
+        for layer, (shape, kind) in zip(self._layers, self._kinds, strict=True):
+            weight = layer.module._parameters.get(layer.attribute)
+            if weight is None or weight.shape != shape or type(weight) is not kind:
+                raise RuntimeError(_fault(layer, shape, kind))
+
+    def _walk(self) -> list[Link]:
+        """Each link once, though many layers lie behind the same one."""
+        links = {}
+        for layer in self._layers:
+            for link in self._way(layer):
+                links[id(link[0]), link[1]] = link
+        return list(links.values())
+
+    def _way(self, layer: Layer) -> Iterator[Link]:
+        """The links from the model to a layer's module; compiled parts count as what they wrap."""
+        module, path = self._model, layer.name.removesuffix(layer.attribute).rstrip(".")
+        for name in path.split(".") if path else ():
+            child = module._modules.get(name)
+            if child is None:
+                break
+            yield module._modules, name, child
+            module = unwrap(child)
+        if module is not layer.module:
+            raise RuntimeError(
+                f"{layer.name} is not the model's any more, '{path}' is another module now or "
+                "none: create the pruner after the last change of the model's modules"
+            )
+
+
+class Pulse:
+    """Whether anybody trains some weights, by their gradients and what PyTorch counts of changes.
+
+    A copy of a model can't be seen from the model; that nothing happens to the model can.
+    """
+
+    def __init__(self) -> None:
+        self._changes: list[int] | None = None
+
+    def missing(self, weights: Sequence[nn.Parameter]) -> bool:
+        """Whether since `note` no weight has changed, and none of them has a gradient."""
+        return (
+            self._changes == [weight._version for weight in weights]
+            and any(weight.requires_grad for weight in weights)
+            and all(weight.grad is None for weight in weights)
+        )
+
+    def note(self, weights: Sequence[nn.Parameter]) -> None:
+        """Changes from here on count."""
+        self._changes = [weight._version for weight in weights]
+
+
+def _fault(layer: Layer, shape: Sequence[int], kind: type) -> str:
+    weight = layer.module._parameters.get(layer.attribute)
+    if weight is None:
+        return (
+            f"{layer.name} is no parameter of its module any more, so it can't be pruned: take "
+            "the parametrization off, or create the pruner after the change"
+        )
+    if weight.shape != shape:
+        return (
+            f"{layer.name} is of shape {tuple(weight.shape)} now, and was of {tuple(shape)}: "
+            "create the pruner after the change"
+        )
+    return (
+        f"{layer.name} is a {type(weight).__name__} now, and was a {kind.__name__}: "
+        "create the pruner after the change"
+    )

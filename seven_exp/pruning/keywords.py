@@ -1,0 +1,139 @@
+"""The keywords of `create_pruner`: which of them a pruner reads, and what their numbers mean."""
+
+from collections.abc import Iterable, Mapping
+from numbers import Rational, Real
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from seven_exp.pruning.layers import Layer
+from seven_exp.pruning.registry import PRUNERS, When
+from seven_exp.pruning.schedules import course
+
+_TIMING = {
+    "before": ("rounds", "end_step"),
+    "during": ("begin_step", "end_step", "interval", "levels"),
+    "after": ("rounds",),
+}
+_OF_MODEL = ("sparsity", "include", "exclude")
+_OF_CHOICE = ("when", "schedule", "scope", "sparsities", "pattern", "min_density")
+
+
+def read_by(name: str, when: When | None = None, schedule: str | None = None) -> tuple[str, ...]:
+    """The keywords that a pruner reads, its hyper-parameters aside.
+
+    Args:
+        name: A registered name.
+        when: The time at which it prunes; None: what the name stands for.
+        schedule: The name of its curve; None: what the name stands for.
+
+    Raises:
+        ValueError: The name or the schedule is unknown.
+    """
+    spec = PRUNERS[name]
+    if not spec.prunes:
+        return _OF_MODEL
+    timing = _TIMING[when or spec.when]
+    if len(set(course(schedule or spec.schedule))) == 1:
+        # A curve without a slope has no stairs.
+        timing = tuple(keyword for keyword in timing if keyword != "levels")
+    optimizer = ("optimizer",) if spec.criterion.revival == "zero" else ()
+    return (*_OF_MODEL, *_OF_CHOICE, *timing, *optimizer)
+
+
+def refuse_unread(
+    name: str, when: When, schedule: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
+    """Raise ValueError if a keyword is given that the pruner does not read; it names all of them.
+
+    Args:
+        name: A registered name.
+        when: The time at which it prunes.
+        schedule: The name of its curve.
+        given: Keyword -> value.
+        defaults: Keyword -> the value that means that it was not given.
+    """
+    read = read_by(name, when, schedule)
+    unread = [k for k, v in given.items() if k not in read and v != defaults[k] and v is not None]
+    if not unread:
+        return
+    time = "keeps every weight" if "when" not in read else f"prunes {when} training"
+    if unread == ["levels"]:
+        time = f"has the schedule '{schedule}', which has no stairs,"
+    timing = [keyword for keyword in _TIMING[when] if keyword in read]
+    instead = f" (it reads {', '.join(timing)})" if timing else ""
+    them = "it" if len(unread) == 1 else "them"
+    raise ValueError(
+        f"{name} {time} and does not read {', '.join(unread)}: leave {them} out{instead}"
+    )
+
+
+def check_optimizer(name: str, optimizer: Any, layers: Iterable[Layer]) -> None:
+    """Raise ValueError unless the optimizer is one that trains the layers' weights.
+
+    A pruner that lets weights start anew at zero clears their moments. Frozen weights have none.
+    """
+    if optimizer is None:
+        raise ValueError(
+            f"{name} needs the optimizer: weights that grow start at zero, and without "
+            "optimizer=... the optimizer's old moments would move them"
+        )
+    if not isinstance(optimizer, Optimizer):
+        kind = type(optimizer).__name__
+        raise ValueError(f"optimizer is a {kind}: give the torch.optim.Optimizer of the training")
+    trained: set[nn.Parameter] = {p for group in optimizer.param_groups for p in group["params"]}
+    for layer in layers:
+        if layer.weight.requires_grad and layer.weight not in trained:
+            raise ValueError(
+                f"{layer.name} is not a parameter of the optimizer: give the optimizer that "
+                f"trains it, or exclude it"
+            )
+
+
+def fraction(keyword: str, value: Any) -> float:
+    """A fraction in [0, 1) as Python's float; the decimals of a narrower number are kept.
+
+    A float32 of 0.9 is 0.899999976: it means 0.9.
+
+    Raises:
+        ValueError: It is none; the message names a near valid one.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        number, near = None, 0.9
+    else:
+        number = float(value) if isinstance(value, float | Rational) else float(str(value))
+        near = _nearest_fraction(number)
+    if number is None or not 0 <= number < 1:
+        meaning = "a fraction of zeros" if keyword == "sparsity" else "a fraction"
+        raise ValueError(
+            f"{keyword} is {value}: choose {meaning} from 0 up to, not including, 1, "
+            f"such as {near:g}"
+        )
+    return number
+
+
+def _nearest_fraction(number: float) -> float:
+    """A valid fraction near a number; one from 2 to 99 is taken for a percentage."""
+    if number < 0:
+        return 0.0
+    if 2 <= number < 100:
+        return round(number / 100, 6)
+    return 0.9 if number != number else 0.99
+
+
+def count(keyword: str, value: Any) -> int:
+    """A whole number as Python's int, such as 23, 23.0 or NumPy's.
+
+    Raises:
+        ValueError: It is none; the message names the nearest whole numbers.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"{keyword} is {value!r}: choose a whole number, such as 100")
+    number = float(value)
+    if number.is_integer():
+        return int(number)
+    if number - number != 0:
+        raise ValueError(f"{keyword} is {value}: choose a whole number, such as 100")
+    below = int(number // 1)
+    raise ValueError(f"{keyword} is {value}: choose a whole number, {below} or {below + 1}")
