@@ -38,7 +38,8 @@ def read_by(name: str, when: When | None = None, schedule: str | None = None) ->
     if len(set(course(schedule or spec.schedule))) == 1:
         # A curve without a slope has no stairs.
         timing = tuple(keyword for keyword in timing if keyword != "levels")
-    optimizer = ("optimizer",) if spec.criterion.revival == "zero" else ()
+    returns = spec.criterion.revival in ("zero", "remembered", "trained")
+    optimizer = ("optimizer",) if returns and (when or spec.when) == "during" else ()
     return (*_OF_MODEL, *_OF_CHOICE, *timing, *optimizer)
 
 
@@ -69,19 +70,21 @@ def refuse_unread(
     )
 
 
-def check_optimizer(name: str, optimizer: Any, layers: Iterable[Layer]) -> None:
-    """Raise ValueError unless the optimizer is one that trains the layers' weights.
+def check_optimizer(name: str, optimizer: Any, layers: Iterable[Layer], *, needed: bool) -> None:
+    """Raise ValueError unless the optimizer is one, and trains the layers' weights where needed.
 
-    A pruner that lets weights start anew at zero clears their moments. Frozen weights have none.
+    A pruner that lets weights start anew at zero needs it. Frozen weights have no moments.
     """
-    if optimizer is None:
+    if optimizer is None and needed:
         raise ValueError(
             f"{name} needs the optimizer: weights that grow start at zero, and without "
             "optimizer=... the optimizer's old moments would move them"
         )
-    if not isinstance(optimizer, Optimizer):
+    if not isinstance(optimizer, Optimizer | None):
         kind = type(optimizer).__name__
         raise ValueError(f"optimizer is a {kind}: give the torch.optim.Optimizer of the training")
+    if optimizer is None or not needed:
+        return
     trained: set[nn.Parameter] = {p for group in optimizer.param_groups for p in group["params"]}
     for layer in layers:
         if layer.weight.requires_grad and layer.weight not in trained:

@@ -64,7 +64,7 @@ def _bytes_per_weight(name: str, dtype: torch.dtype, settings: dict[str, Any]) -
 
 def held_bytes(pruner: Pruner) -> int:
     """Bytes of the tensors that a pruner holds now: masks, evidence and remembered weights."""
-    tensors: list[Tensor] = [*pruner._masks.bits, *(pruner._memory or ())]
+    tensors: list[Tensor] = [*pruner._masks.bits, *(pruner._regrowth.memory or ())]
     for column in pruner.criterion.state.values():
         tensors += column
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}

@@ -21,6 +21,7 @@ from seven_exp.pruning.layers import Layer, matches, prunable_layers, transposed
 from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
 from seven_exp.pruning.patterns import NOfM, parse_pattern
 from seven_exp.pruning.registry import PRUNERS, PrunerSpec, When, check_when
+from seven_exp.pruning.regrowth import regrowth_of
 from seven_exp.pruning.replicas import average, group_of
 from seven_exp.pruning.schedules import SCHEDULES, Schedule, course
 from seven_exp.registry import nearest
@@ -62,7 +63,7 @@ class Pruner:
         self.target = sparsity
         self.curve, self.window, self.rounds = schedule, window, rounds
         self._min_density = min_density
-        self._model, self._optimizer = model, optimizer
+        self._model = model
         self._units = criterion.pattern.units(self.layers)
         self._groups = _groups(self.layers, sparsity, sparsities)
         self._anchors, self._pulse = Anchors(model, self.layers), Pulse()
@@ -70,12 +71,15 @@ class Pruner:
         self._warned_of_waiting = False
         self._masks = Masks(self._weights())
         self._sizes = [weight.numel() for weight in self._weights()]
-        self._revival = criterion.revival
-        if when != "during" and self._revival == "moved":
-            # Nothing moves weights outside training.
-            self._revival = "remembered"
-        # Values that pruned weights may come back with.
-        self._memory: list[Tensor] | None = None
+        self._regrowth = regrowth_of(
+            criterion.revival,
+            self.layers,
+            self._masks,
+            optimizer,
+            training=when == "during",
+            watching=criterion.uses_gradients,
+        )
+        self._await_step()
         self._started = False
 
     @property
@@ -89,8 +93,8 @@ class Pruner:
     @property
     def scores(self) -> dict[str, Tensor]:
         """The criterion's scores now, by parameter name; 0 where a weight is gone for good."""
-        scores = self.criterion.scores(self._values())
-        if self._revival == "never":
+        scores = self.criterion.scores(self._regrowth.dense())
+        if self.criterion.revival == "never":
             masks = self._masks.unpacked()
             scores = [score * mask for score, mask in zip(scores, masks, strict=True)]
         return self._named(scores)
@@ -147,6 +151,7 @@ class Pruner:
             )
         before = self._masks.kept
         self._act()
+        self._await_step()
         self._pulse.note(self._weights())
         self._warn_of_lost_layers(before, stacklevel=4)
 
@@ -258,7 +263,7 @@ class Pruner:
             "masks": {name: pack_bits(mask) for name, mask in self.masks.items()},
             "state": {name: self._named(tensors) for name, tensors in self.criterion.state.items()},
             "numbers": dict(self.criterion.numbers),
-            "memory": None if self._memory is None else self._named(self._values()),
+            "memory": self._named(self._regrowth.dense()) if self._regrowth.keeps else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -296,10 +301,11 @@ class Pruner:
         }
         self.criterion.numbers = dict(state["numbers"])
         memory = state["memory"]
-        self._memory = memory and [
-            memory[layer.name].to(layer.weight.device).clone() for layer in self.layers
-        ]
+        if memory is not None:
+            devices = {layer.name: layer.weight.device for layer in self.layers}
+            self._regrowth.load([memory[n].to(device).clone() for n, device in devices.items()])
         self._zero()
+        self._await_step()
 
     def _act(self) -> None:
         """What `step` does to the masks and the weights."""
@@ -322,6 +328,10 @@ class Pruner:
             self._warn_of_waiting(str(error), stacklevel=5)
             self._move_on()
 
+    def _await_step(self) -> None:
+        """Tell the regrowth whether the step to come lies in the window."""
+        self._regrowth.begin(self.window is not None and self.window.covers(self._t))
+
     def _look(self) -> None:
         """See whether the weights are still the model's, and follow them to another device."""
         self._anchors.check()
@@ -341,8 +351,9 @@ class Pruner:
                     f"{layer.name} has moved from the {bits.device.type} to the {device.type} "
                     "device: create the pruner once the model holds its weights"
                 )
-        self._masks = self._masks.beside(self._weights())
-        columns = [*self.criterion.state.values(), *([self._memory] if self._memory else [])]
+        self._masks.bits = self._masks.beside(self._weights()).bits
+        memory = self._regrowth.memory
+        columns = [*self.criterion.state.values(), *([memory] if memory else [])]
         for column in columns:
             column[:] = [tensor.to(device) for tensor, device in zip(column, devices, strict=True)]
 
@@ -352,8 +363,6 @@ class Pruner:
         if self._started:
             return
         self._started = True
-        if self._revival in ("remembered", "trained"):
-            self._memory = [weight.detach().clone() for weight in self._weights()]
         if self.criterion.starts_sparse:
             draw = self.criterion.scores(self._weights())
             average(draw, self.criterion.group)
@@ -363,6 +372,7 @@ class Pruner:
 
     def _zero(self) -> None:
         """Set every pruned weight of the model to exactly zero."""
+        self._regrowth.reclaim()
         if sum(self._masks.kept) < sum(self._sizes):
             self._masks.apply(self._weights())
 
@@ -383,7 +393,7 @@ class Pruner:
         simple = (
             self.criterion.at_once
             and self.window.updates(self._t)
-            and self._revival == "never"
+            and self.criterion.revival == "never"
             and self.pattern == "unstructured"
             and self._min_density == 0
             and self.criterion.group is None
@@ -395,7 +405,7 @@ class Pruner:
 
     def _observe(self) -> bool:
         """Let the criterion take in a step; whether it has pruned as well."""
-        values, grads = self._values(), [weight.grad for weight in self._weights()]
+        values, grads = self._regrowth.forward(), [weight.grad for weight in self._weights()]
         if all(grad is None for grad in grads):
             raise RuntimeError(
                 f"{self.name} finds no gradient: call step() after backward() and before "
@@ -419,8 +429,8 @@ class Pruner:
         assert self.window is not None
         if self.window.updates(self._t):
             self._update(self._pools(self._wanted))
-        elif self._revival == "trained" and self.window.covers(self._t):
-            self._memory = self._values()
+        elif self.window.covers(self._t):
+            self._regrowth.settle()
         self._move_on()
 
     def _move_on(self) -> None:
@@ -455,7 +465,7 @@ class Pruner:
         self, batches: Sequence[Any], loss_fn: LossFunction, members: Sequence[int]
     ) -> None:
         """Let the criterion look at the model with some of its layers; frozen ones are no bar."""
-        weights, values = self._weights(), self._values()
+        weights, values = self._weights(), self._regrowth.dense()
         frozen = [weight for weight in weights if not weight.requires_grad]
         for weight in frozen:
             weight.requires_grad_(True)
@@ -475,7 +485,7 @@ class Pruner:
         """New masks for the layers of some pools, and values where these change them."""
         assert self.window is not None
         members = sorted(i for pool in pools for i in pool.layers)
-        everything = self._values()
+        everything = self._regrowth.dense()
         values = [everything[i] for i in members]
         masks = self._masks.unpacked()
         before = [masks[i] for i in members]
@@ -492,49 +502,13 @@ class Pruner:
         masks = self._choose(pools, dict(zip(members, ranks, strict=True)), masks)
         after = [masks[i] for i in members]
         weights = [self.layers[i].weight for i in members]
-        self._revive(weights, before, after, values)
+        own = dict(zip(members, values, strict=True))
+        self._regrowth.revive(before, after, own)
         compensated = self.criterion.compensate(values, before, after)
         if compensated is not None:
             for weight, value in zip(weights, compensated, strict=True):
                 weight.data.copy_(value)
-        if self._memory is not None:
-            for i, value in zip(members, values, strict=True):
-                self._memory[i] = value.detach()
-
-    def _values(self) -> list[Tensor]:
-        """The weights, pruned ones as they would come back."""
-        weights: list[Tensor] = [weight.detach() for weight in self._weights()]
-        if self._memory is None:
-            return weights
-        # What a pruned weight holds now, the optimizer has added to zero.
-        added = weights if self._revival == "trained" else [None] * len(weights)
-        return [
-            torch.where(mask, weight, remembered if move is None else remembered + move)
-            for mask, weight, remembered, move in zip(
-                self._masks.unpacked(), weights, self._memory, added, strict=True
-            )
-        ]
-
-    def _revive(
-        self,
-        weights: Sequence[nn.Parameter],
-        before: Sequence[Tensor],
-        after: Sequence[Tensor],
-        values: Sequence[Tensor],
-    ) -> None:
-        """Give weights that are back the value they come back with."""
-        if self._revival in ("never", "moved"):
-            return
-        for weight, old, new, value in zip(weights, before, after, values, strict=True):
-            returned = new & ~old
-            if self._revival != "zero":
-                torch.where(returned, value.to(weight.dtype), weight, out=weight.data)
-                continue
-            weight.data.masked_fill_(returned, 0.0)
-            state = self._optimizer.state.get(weight, {}) if self._optimizer else {}
-            for moment in state.values():
-                if isinstance(moment, Tensor) and moment.shape == weight.shape:
-                    moment.masked_fill_(returned, 0.0)
+        self._regrowth.settle(own)
 
     def _wanted(self, target: float) -> float:
         """Sparsity wanted now of layers with a target."""
@@ -560,7 +534,7 @@ class Pruner:
         masks = list(masks)
         for pool in pools:
             candidates, counts = [masks[i] for i in pool.layers], self._masks.kept
-            if self._revival != "never":
+            if self.criterion.revival != "never":
                 candidates, counts = [torch.ones_like(mask) for mask in candidates], self._sizes
             scores, available = [ranks[i] for i in pool.layers], sum(counts[i] for i in pool.layers)
             if undecidable(scores, candidates, pool, available):
@@ -660,8 +634,9 @@ def create_pruner(
             for scopes in which layers compete, "global" and "lamp".
         include: Name patterns; see `prunable_layers`.
         exclude: Name patterns; see `prunable_layers`.
-        optimizer: Whose state of weights that start anew at zero is cleared. SET and RigL need it;
-            no other pruner reads it.
+        optimizer: The one that trains the weights, not a wrapper of it. Methods whose weights may
+            return treat its moments as their papers do: SET, RigL and AC/DC, which need it, clear
+            them; movement and straight-through magnitude let it step on the dense weights.
         **hyperparameters: The criterion's own, such as ``alpha_1``.
 
     Raises:
@@ -737,8 +712,8 @@ def create_pruner(
                     f"{layer.name} is frozen and {name} needs its gradient: "
                     "exclude it, or let it require gradients"
                 )
-    if criterion.revival == "zero":
-        check_optimizer(name, optimizer, layers)
+    if when == "during":
+        check_optimizer(name, optimizer, layers, needed=criterion.revival == "zero")
     if spec.prunes:
         _warn_of_curve(name, criterion, curve)
     return Pruner(

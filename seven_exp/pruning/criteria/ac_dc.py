@@ -12,10 +12,11 @@ from seven_exp.pruning.registry import register
 class AcDc(Magnitude):
     """|w| at the start of each sparse phase; dense phases let all weights return from zero.
 
-    (Peste et al., "AC/DC: alternating compressed/decompressed training", arXiv 2106.12379.)
+    (Peste et al., "AC/DC: alternating compressed/decompressed training", arXiv 2106.12379.) The
+    moments of returning weights are cleared; those of the others go on.
     """
 
-    revival = "moved"
+    revival = "zero"
 
     def rank(
         self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float

@@ -12,9 +12,10 @@ from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.replicas import Group, average
 
 Revival = Literal["never", "moved", "zero", "remembered", "trained"]
-"""A pruned weight stays gone; or may return with the value that the optimizer has moved it to, with
-zero and its moments in the optimizer cleared, with the value it had, or with the value it had and
-all that the optimizer has added since."""
+"""A pruned weight stays gone; or may return with the value to which the last optimizer step has
+moved it from zero; from zero, with cleared moments; with its own value, which has had no gradient
+while it was pruned; or with its own value, trained meanwhile by the gradient at the pruned model.
+Outside training nothing moves weights, and all that may return keep their value."""
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """``loss_fn(model, batch)``: a scalar to be minimised."""

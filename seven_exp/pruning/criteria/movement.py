@@ -13,9 +13,10 @@ from seven_exp.pruning.registry import register
 class Movement(Criterion):
     """S descends along dL/dS = (dL/dW') * w, straight through the mask in W' = w * mask(S).
 
-    (Sanh et al., "Movement pruning", arXiv 2005.07683, eqs. 1 and 2.) Scores learn as parameters
-    do, by Adam with a rate of their own and no decay. A weight's value is remembered while it is
-    pruned, and it may return.
+    (Sanh et al., "Movement pruning", arXiv 2005.07683, eqs. 1 and 2.) w is the weight of the
+    forward pass, before the optimizer moves it. Scores learn as parameters do, by Adam with a rate
+    of their own and no decay. A weight's value is remembered while it is pruned, and it may return;
+    the loss has no gradient for it meanwhile.
 
     Args:
         lr: Of the scores.
@@ -45,7 +46,7 @@ class Movement(Criterion):
         torch._foreach_addcdiv_(score, mean, root, -self.lr / (1 - self.betas[0] ** t))
 
     def slope(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:
-        """dL/dS."""
+        """dL/dS; the weights are those of the forward pass."""
         return list(torch._foreach_mul(list(grads), [weight.detach() for weight in weights]))
 
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:

@@ -10,8 +10,7 @@ class StraightThrough(Magnitude):
 
     The forward and backward pass use w * mask, the update goes to w, whatever its mask (Lin et al.,
     "Dynamic model pruning with feedback", arXiv 2006.07253, eq. 6); so a wrongly pruned weight
-    grows until it returns. What the optimizer adds at pruned places is summed up beside the
-    model; weight decay does not reach it there.
+    grows until it returns. The dense weights are kept beside the model.
     """
 
     revival = "trained"

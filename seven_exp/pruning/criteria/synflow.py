@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from seven_exp.pruning.criteria.base import Criterion, LossFunction
 from seven_exp.pruning.inputs import evaluating
-from seven_exp.pruning.outputs import logits_of
+from seven_exp.pruning.outputs import logits_in
 from seven_exp.pruning.registry import register
 
 
@@ -48,7 +48,10 @@ class Synflow(Criterion):
         places = {id(p): name for name, p in model.named_parameters()}
         chosen = [absolute[places[id(weight)]].requires_grad_() for weight in weights]
         with evaluating(model):
-            flow = logits_of(functional_call(model, absolute, (ones,))).sum()
+            logits = logits_in(functional_call(model, absolute, (ones,)))
+        if not logits:
+            raise ValueError("synflow finds no logits in what the model returns")
+        flow = torch.stack([one.sum() for one in logits.values()]).sum()
         grads = torch.autograd.grad(flow, chosen, allow_unused=True)
         self.state["score"] = [
             torch.zeros_like(w) if g is None else (g * w).detach()
