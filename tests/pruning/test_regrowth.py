@@ -104,7 +104,7 @@ def by_the_paper(name, make, *, interval=1):
         yield masks, [w.detach() for w in dense]
 
 
-def pruner_of(name, model, optimizer, **settings):
+def pruner_of(name, model, optimizer=None, **settings):
     settings = {"begin_step": BEGIN, "end_step": END, "sparsity": SPARSITY, **settings}
     if name == "soft_movement":
         settings["sparsity"] = 0.98
