@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml  # type: ignore[import-untyped]
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep, Transformer
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from seven_exp.command import explain
 from seven_exp.config import ConfigError, RunConfig, faults_of_the_user, load_plugins, parse
+from seven_exp.locks import held
 from seven_exp.training.interruption import InterruptedRun
 
 if TYPE_CHECKING:
@@ -74,7 +78,7 @@ class OptunaSweeper(Sweeper):
         """Go on with the study until it has its trials; ``optimization_results.yaml`` has the best.
 
         Raises:
-            ConfigError: Nothing to search, or the study is another process's.
+            ConfigError: Nothing to search, the study is another process's, or no trial is valid.
         """
         try:
             import optuna
@@ -98,20 +102,17 @@ class OptunaSweeper(Sweeper):
         with faults_of_the_user():
             name = self.study or _hash_of(run, space)
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.folder / f"{name}.lock", timeout=0):
-                optuna.logging.set_verbosity(optuna.logging.WARNING)
-                study = optuna.create_study(
-                    study_name=name,
-                    storage=_journal(self.folder / f"{name}.journal"),
-                    direction=self.direction or _direction(run),
-                    load_if_exists=True,
-                )
-                self._optimize(study, space, fixed)
-        except Timeout as error:
-            raise ConfigError(
-                f"hydra.sweeper.study: another process is at work on '{name}'"
-            ) from error
+        with held(FileLock(self.folder / f"{name}.lock"), wait=0) as mine:
+            if not mine:
+                raise ConfigError(f"hydra.sweeper.study: another process is at work on '{name}'")
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            study = optuna.create_study(
+                study_name=name,
+                storage=_journal(self.folder / f"{name}.journal"),
+                direction=self.direction or _direction(run),
+                load_if_exists=True,
+            )
+            self._optimize(study, space, fixed)
 
     def _optimize(
         self, study: "optuna.Study", space: Mapping[str, Any], fixed: Sequence[str]
@@ -127,23 +128,44 @@ class OptunaSweeper(Sweeper):
             study.enqueue_trial(left.params)
         done = len(study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED]))
         log.info("study %s: %d of %d trials are done", study.study_name, done, self.trials)
-        started = 0
+        started, faults = 0, []
         while done < self.trials:
             batch = [study.ask(dict(space)) for _ in range(min(self.jobs, self.trials - done))]
-            jobs = [[*fixed, *assignments(trial.params)] for trial in batch]
-            for job in jobs:
-                self.validate_batch_is_legal([job])
-            assert self.launcher is not None
-            returns = self.launcher.launch(jobs, initial_job_idx=started)
-            for trial, returned in zip(batch, returns, strict=True):
-                value = _value_of(returned)
-                if math.isfinite(value):
-                    study.tell(trial, value)
+            for trial, outcome in zip(batch, self._launched(batch, fixed, started), strict=True):
+                if isinstance(outcome, ConfigError):
+                    # Not counted as done: what is wrong may be mended before the next start.
+                    study.tell(trial, state=TrialState.FAIL)
+                    log.warning("trial %d is not valid: %s", trial.number, outcome)
+                    faults.append(outcome)
+                elif math.isfinite(outcome):
+                    study.tell(trial, outcome)
                 else:  # "pruned": worse than all others, so that nothing near it is tried again
                     study.tell(trial, state=TrialState.PRUNED)
             started += len(batch)
             done += len(batch)
+        if faults and len(faults) == started:
+            raise faults[-1]
         self._conclude(study)
+
+    def _launched(
+        self, batch: Sequence["optuna.Trial"], fixed: Sequence[str], started: int
+    ) -> list[float | ConfigError]:
+        """What each trial came to: its value, NaN if it diverged, or why it is not valid."""
+        outcomes: dict[int, float | ConfigError] = {}
+        jobs: dict[int, list[str]] = {}
+        for i, trial in enumerate(batch):
+            job = [*fixed, *assignments(trial.params)]
+            try:
+                self.validate_batch_is_legal([job])
+            except (HydraException, OmegaConfBaseException) as error:
+                outcomes[i] = ConfigError(explain(error))
+            else:
+                jobs[i] = job
+        if jobs:
+            assert self.launcher is not None
+            returns = self.launcher.launch(list(jobs.values()), initial_job_idx=started)
+            outcomes |= {i: _value_of(job) for i, job in zip(jobs, returns, strict=True)}
+        return [outcomes[i] for i in range(len(batch))]
 
     def _conclude(self, study: "optuna.Study") -> None:
         from optuna.trial import TrialState
@@ -225,8 +247,8 @@ def _journal(path: Path) -> "optuna.storages.BaseStorage":
     return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
 
 
-def _value_of(job: JobReturn) -> float:
-    """What a job returned; NaN if its loss diverged.
+def _value_of(job: JobReturn) -> float | ConfigError:
+    """What a job returned; NaN if its loss diverged, an error if its values are not valid.
 
     Raises:
         InterruptedRun: Another process is at the trial's run.
@@ -234,6 +256,8 @@ def _value_of(job: JobReturn) -> float:
     """
     try:
         value = job.return_value
+    except ConfigError as error:
+        return error
     except Exception as error:
         training = sys.modules.get("seven_exp.training.loop")
         if training is not None and isinstance(error, training.DivergedError):

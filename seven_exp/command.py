@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 the user's mistake (one line on stderr), 75 stopped or lef
 """
 
 import atexit
+import errno
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seven_exp.compare.callback import compare_begun
+from seven_exp.compare.callback import compare_begun, left_elsewhere
 from seven_exp.config import ConfigError, RunConfig, check, parse
 from seven_exp.ledger import Ledger, record_of
 from seven_exp.registry import nearest
@@ -39,6 +40,12 @@ OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expand
 
 DEAD = {"TerminatedWorkerError", "UncompletedJobError", "RayError"}
 """What joblib, submitit and Ray raise where a job's process is gone."""
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What the system says of a disk on which nothing can be written any more."""
+
+MENDED = "once that is mended, the same command goes on from the last checkpoint"
 
 
 def main(config_dir: Path) -> None:
@@ -72,15 +79,21 @@ def main(config_dir: Path) -> None:
     _prefer_own_presets(config_dir)
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(task)()
+        left = left_elsewhere()
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on from the last checkpoint", 1)
     except Exception as error:
         compare_begun()
+        if (left := left_elsewhere()) is not None:
+            print(left, file=sys.stderr)
         if not wants_trace:
             _stop_if_explained(error)
             if isinstance(error, OSError) and not started:
                 _stop(f"output_root: can't write the run's folder: {error}", 2)
         raise
+    if left is not None:
+        print(left, file=sys.stderr)
+        sys.exit(75)
 
 
 def _prefer_own_presets(config_dir: Path) -> None:
@@ -159,6 +172,7 @@ def run(values: DictConfig) -> float | None:
             log.warning("%s (run.wait=SECONDS waits for it)", line)
             world.told(None)
             if multirun:
+                ledger.leave(identity, job)
                 return None
             raise InterruptedRun(line)
         found = None if config.run.force else ledger.finished(identity)
@@ -204,6 +218,11 @@ def explain(error: BaseException) -> str:
 
 def _stop_if_explained(error: Exception) -> None:
     """Exit with one line if the error needs no traceback."""
+    for cause in (error, error.__cause__):
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            known = isinstance(error, ConfigError)
+            where = str(error) if known else f"output_root: can't write there: {cause.strerror}"
+            _stop(f"{where}; {MENDED}", 1)
     if isinstance(error, HydraException | OmegaConfBaseException | ConfigError):
         _stop(explain(error), 2)
     for plugin, extra in EXTRAS.items():
@@ -223,7 +242,7 @@ def _stop_if_explained(error: Exception) -> None:
         _stop(str(error), 1)
     tracking = sys.modules.get("seven_exp.tracking")
     if tracking is not None and isinstance(error, tracking.RecordError):
-        _stop(f"{error}; once that is mended, the same command goes on from the last checkpoint", 1)
+        _stop(f"{error}; {MENDED}", 1)
 
 
 def _remove_if_bare(job: Path) -> None:

@@ -23,10 +23,11 @@ from seven_exp.datasets import Batch, Data
 from seven_exp.pruning import NoEvidenceError, Pruner, create_pruner, read_by
 from seven_exp.pruning.layers import matches, prunable_layers
 from seven_exp.pruning.replicas import group_of
+from seven_exp.reads import Method, unread
 from seven_exp.tasks import Classification, Task
 from seven_exp.tracking import RunInfo, Tracker, Trackers, Value, write_json, writing
 from seven_exp.training import loop
-from seven_exp.training.checkpoints import Checkpoints
+from seven_exp.training.checkpoints import Checkpoints, digest_of
 from seven_exp.training.distillation import Distillation
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.freed_memory import keep_freed_memory
@@ -91,6 +92,7 @@ def run_experiment(
         except loop.DivergedError as error:
             # The run that asked for it has a record too.
             diverged = error
+        start = digest_of(sorted(model.state_dict().items()))
         _freeze(model, config.model.freeze)
         distillation = _distillation(config, model, data.task)
         optimizer = _optimizer(config, model, config.optimizer.lr)
@@ -100,7 +102,9 @@ def run_experiment(
     _announce(pruner)
     facts = _facts(config, pruner, model, device)
     checkpoints = Checkpoints(folder / "checkpoints", facts["run_hash"], config.run.keep)
-    saved = checkpoints.latest() or {"step": 0, "id": uuid.uuid4().hex[:8], "state": None}
+    saved: dict[str, Any] = {"step": 0, "id": uuid.uuid4().hex[:8], "started": runs.now()}
+    saved |= checkpoints.latest() or {"state": None}
+    facts |= {"started": saved["started"], "sha256": {"start": start}}
     if saved["step"]:
         log.info("going on after step %d of %d in %s", saved["step"], plan.steps, folder)
     tracker = tracker if world.main else Trackers([])
@@ -148,6 +152,7 @@ def run_experiment(
                         write_json(folder / "analysis.json", probe.report())
                     if config.trainer.save_model:
                         runs.save_model(folder / "checkpoints" / "final.safetensors", model)
+                    facts["sha256"] |= runs.checksums(folder)
         except BaseException as error:
             reason = str(error) or type(error).__name__
             status = "failed" if isinstance(error, Exception) else "interrupted"
@@ -230,10 +235,10 @@ def _train(
         if not (stop or _checkpoint_due(config, plan, done)):
             return
         state.outcome.seconds = time.perf_counter() - started
-        everything = state.saved()
+        everything, kept = state.saved(), {key: saved[key] for key in ("id", "started")}
         if world.main:
             with _dispensable(f"the checkpoint after step {done}"):
-                checkpoints.save(done, {"id": saved["id"], "state": everything})
+                checkpoints.save(done, {**kept, "state": everything})
         if stop:
             log.warning(
                 "%s: stopping after step %d of %d; the same command goes on from there",
@@ -448,6 +453,8 @@ def _pruner(
         if schedule == "one_shot":
             # The first level would leave the others nothing to do.
             schedule = "exponential"
+    if "schedule.name" in unread(Method.of(config)):
+        schedule = "one_shot"  # as all curves are that have one place
     keywords = {
         "sparsity": config.sparsity,
         "begin_step": plan.begin,
@@ -522,11 +529,11 @@ def _facts(
         "flops_sparse": None,
         "zeros_total": None,
         "params_zero": None,
-        "versions": runs.versions(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "git": runs.git_state(Path(__file__).parent),
-        "directory": str(Path.cwd()),
+        **runs.provenance(
+            torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        ),
         "config": config.model_dump(),
+        "unread": unread(Method.of(config)),
     }
 
 
@@ -540,4 +547,5 @@ def _record(facts: Mapping[str, Any], pruner: Pruner, outcome: Outcome) -> dict[
         ],
         "params_nonzero": sum(kept for _, kept in counts.values()),
         **vars(outcome),
+        "ended": runs.now(),
     }

@@ -76,7 +76,8 @@ def from_source(auto: Any, key: str, name: str, **arguments: Any) -> Any:
         # Five retries of five lines each say no more than the error below.
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
-        return auto.from_pretrained(place, **arguments)
+        # transformers would otherwise ask at a terminal whether to run a repository's code.
+        return auto.from_pretrained(place, trust_remote_code=False, **arguments)
     except Exception as error:
         reason = " ".join(str(error).split())
         if not Path(place).is_dir() and isinstance(error, OSError) and "connect" in reason:

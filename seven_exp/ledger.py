@@ -9,18 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from seven_exp.atomic import clear_partial, replacing
 from seven_exp.config import ConfigError
+from seven_exp.locks import acquired
+from seven_exp.plugins import hash_of
+from seven_exp.runs import MASKS
 
 log = logging.getLogger(__name__)
 
-RECORD = ("results.json", "metrics.jsonl", "masks.safetensors")
+RECORD = ("results.json", "metrics.jsonl", MASKS)
 """What a comparison may read of a run; the first says that the rest is whole."""
 
 _OWNER = ".run_hash"
 """File in a run's folder: whose it is."""
+
+_LEFT = ".left"
+"""File in a job's folder: the hash of its run, which another process was at."""
 
 
 class Ledger:
@@ -52,10 +58,10 @@ class Ledger:
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._folder / f"{run_hash}.lock")
-            mine = _acquired(lock, 0)
+            mine = acquired(lock, 0)
             if not mine and wait:
                 log.info("%s is being done by another process: waiting", self.where(run_hash))
-                mine = _acquired(lock, wait)
+                mine = acquired(lock, wait)
         try:
             yield mine
         finally:
@@ -67,8 +73,37 @@ class Ledger:
         return str(folders[0]) if folders else f"run {run_hash}"
 
     def finished(self, run_hash: str) -> Path | None:
-        """A folder that holds the run's record, if it is done."""
+        """A folder that holds the run's record, if it is done and the record whole."""
         return next((f for f in self._folders(run_hash) if record_of(f, run_hash)), None)
+
+    def leave(self, run_hash: str, job: Path) -> None:
+        """Note in the job's folder that its run is being done by another process.
+
+        Raises:
+            ConfigError: It can't be written.
+        """
+        with self._writing():
+            job.mkdir(parents=True, exist_ok=True)
+            (job / _LEFT).write_text(run_hash, "utf-8")
+
+    def gather(self, sweep: Path) -> int:
+        """Let a sweep's folder hold the records of runs that were left, and are done by now.
+
+        Returns:
+            How many are not.
+
+        Raises:
+            ConfigError: It can't be written.
+        """
+        left = 0
+        for note in sorted(sweep.rglob(_LEFT)):
+            run_hash = note.read_text("utf-8")
+            home = self.finished(run_hash)
+            if home is None:
+                left += 1
+            else:
+                self.share(run_hash, home, note.parent)
+        return left
 
     def home(self, run_hash: str, job: Path, *, afresh: bool) -> Path:
         """The folder to do the run in: where it was interrupted, else the job's.
@@ -88,6 +123,7 @@ class Ledger:
                 if _owner(folder) == run_hash and any(folder.glob("checkpoints/step-*")):
                     return folder
         with self._writing():
+            (job / _LEFT).unlink(missing_ok=True)
             home = _own(job, run_hash)
             clear_partial(home)
             if afresh:
@@ -107,6 +143,7 @@ class Ledger:
             ConfigError: It can't be written.
         """
         with self._writing():
+            (job / _LEFT).unlink(missing_ok=True)
             for leftover in home.glob("checkpoints/step-*"):
                 leftover.unlink(missing_ok=True)
             if job.resolve() == home.resolve() or (folder := _own(job, run_hash)) == home:
@@ -131,11 +168,19 @@ class Ledger:
 
     def _folders(self, run_hash: str) -> list[Path]:
         """Newest first."""
+        return [self._root / line for line in reversed(self._lines(run_hash))]
+
+    def _lines(self, run_hash: str) -> list[str]:
+        """What is noted of a run; nothing, with a warning, where that can't be read."""
+        path = self._folder / f"{run_hash}.txt"
         try:
-            lines = (self._folder / f"{run_hash}.txt").read_text("utf-8").splitlines()
+            return path.read_text("utf-8").splitlines()
         except FileNotFoundError:
             return []
-        return [self._root / line for line in reversed(lines)]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            log.warning("%s can't be read (%s): taken as empty", path, reason)
+            return []
 
     def _note(self, run_hash: str, folder: Path) -> None:
         """Remember a folder; relative to the root, so that both can be moved together."""
@@ -143,30 +188,46 @@ class Ledger:
         place = folder.resolve()
         line = str(place.relative_to(root) if place.is_relative_to(root) else place)
         path = self._folder / f"{run_hash}.txt"
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        if path.is_dir():
+            log.warning("%s is a folder: the run is not noted, and will not be found again", path)
+            return
+        lines = self._lines(run_hash)
         with replacing(path) as partial:
             kept = [other for other in lines if other != line and (self._root / other).is_dir()]
             partial.write_text("\n".join([*kept, line]) + "\n", "utf-8")
 
 
 def record_of(folder: Path, run_hash: str) -> dict[str, Any] | None:
-    """The record of a finished run of this hash; None where there is none."""
+    """The record of a finished run of this hash; None where there is none, or its masks are broken.
+
+    Masks without a checksum, of an older record, are whole if the file has its length.
+    """
     try:
         record = json.loads((folder / RECORD[0]).read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(record, dict):
         return None
-    whole = record.get("status") == "finished" and record.get("run_hash") == run_hash
-    return record if whole else None
+    if record.get("status") != "finished" or record.get("run_hash") != run_hash:
+        return None
+    sha256 = record.get("sha256")
+    masks = folder / MASKS
+    if _whole(masks, sha256.get(MASKS) if isinstance(sha256, dict) else None):
+        return record
+    log.warning("%s is missing or broken: its run does not count as done", masks)
+    return None
 
 
-def _acquired(lock: FileLock, wait: float) -> bool:
+def _whole(masks: Path, sha256: str | None) -> bool:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        lock.acquire(timeout=wait)
-    except Timeout:
+        if sha256 is not None:
+            return hash_of(masks) == sha256
+        with safe_open(masks, framework="np"):
+            return True
+    except (OSError, SafetensorError):
         return False
-    return True
 
 
 def _own(folder: Path, run_hash: str) -> Path:
@@ -184,5 +245,5 @@ def _own(folder: Path, run_hash: str) -> Path:
 def _owner(folder: Path) -> str | None:
     try:
         return (folder / _OWNER).read_text("utf-8")
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None

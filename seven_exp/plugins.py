@@ -6,7 +6,8 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from seven_exp.registry import ADDED_BY, adding
@@ -49,7 +50,37 @@ def content_of(plugin: str) -> str:
     if plugin.endswith(".py"):
         return hash_of(_path(plugin))
     spec = importlib.util.find_spec(plugin)
-    if spec is not None and spec.submodule_search_locations is not None:
+    return plugin if spec is None else _content(spec) or plugin
+
+
+def described(plugin: str, directory: str | None) -> str:
+    """Where a plugin is and what its content is known by, found out without running any of it.
+
+    Args:
+        plugin: As for `import_plugin`.
+        directory: Where modules are looked for last.
+    """
+    try:
+        if plugin.endswith(".py"):
+            return f"{_path(plugin)} (SHA-256 {hash_of(_path(plugin))})"
+        places: Sequence[str] | None = [*sys.path, *([] if directory is None else [directory])]
+        spec, name = None, ""
+        for part in plugin.split("."):
+            # Unlike `importlib.util.find_spec`, which imports the packages around a module.
+            name = f"{name}.{part}" if name else part
+            spec = PathFinder.find_spec(name, places)
+            if spec is None:
+                return f"{plugin} (not found)"
+            places = spec.submodule_search_locations
+        assert spec is not None
+        return f"{spec.origin or plugin} (SHA-256 {_content(spec) or 'unknown'})"
+    except OSError as error:
+        return f"{plugin} ({error.strerror})"
+
+
+def _content(spec: ModuleSpec) -> str | None:
+    """SHA-256 of a module's source; None where it has none."""
+    if spec.submodule_search_locations is not None:
         folders = [Path(folder) for folder in spec.submodule_search_locations]
         files = {
             path.relative_to(folder).as_posix(): hash_of(path)
@@ -57,8 +88,8 @@ def content_of(plugin: str) -> str:
             for path in folder.rglob("*.py")
         }
         return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return plugin
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return None
     return hash_of(Path(spec.origin))
 
 

@@ -1,9 +1,11 @@
 """A finished run, taken up again from its folder."""
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,10 @@ from seven_exp.config import (
 )
 from seven_exp.datasets import Data
 from seven_exp.models.registry import load_state, read_state
+from seven_exp.plugins import described
 from seven_exp.pruning.masks import Masks
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,24 +51,29 @@ class Restored:
     dense_bytes: int
 
 
-def restore(folder: Path) -> Restored:
+def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
     """Read a run's record, build its data and model, and load what it saved.
 
     Args:
         folder: Of a finished run.
+        trust_plugins: Run the plugins that its record names.
 
     Raises:
-        ConfigError: It is no such folder, its model was not saved, or its data can't be had.
+        ConfigError: It is no such folder, its model was not saved or is not what was saved, its
+            data can't be had, or it names plugins that are not trusted.
     """
     with faults_of_the_user():
         record = read_record(folder)
-        checkpoint = folder / "checkpoints" / "final.safetensors"
+        checkpoint = folder / runs.FINAL
         if not checkpoint.is_file():
             raise ValueError(
                 f"'{folder}' has no checkpoints/final.safetensors: the run was made with "
                 "trainer.save_model=false; run it again with true"
             )
-        config, data, model = architecture(record["config"], record.get("directory"))
+        _verify(folder, record.get("sha256"))
+        config, data, model = architecture(
+            record["config"], record.get("directory"), trust_plugins=trust_plugins
+        )
         state, own = read_state(checkpoint), model.state_dict()
         for name, tensor in state.items():
             # A head for other classes would be left fresh.
@@ -73,14 +83,42 @@ def restore(folder: Path) -> Restored:
                     f"{tuple(tensor.shape)}, and the model's of {tuple(own[name].shape)}"
                 )
         load_state(model, state, f"'{checkpoint}'")
-        masks = runs.load_masks(folder / "masks.safetensors")
+        masks = runs.load_masks(folder / runs.MASKS)
+        for name, mask in masks.items():
+            if name not in own or own[name].shape != mask.shape:
+                raise ValueError(
+                    f"'{folder / runs.MASKS}' is of another model: {name} does not fit"
+                )
         weights = [model.get_parameter(name) for name in masks]
         Masks(weights, list(masks.values())).apply(weights)
         return Restored(record, config, data, model, masks, checkpoint.stat().st_size)
 
 
+def _verify(folder: Path, recorded: Any) -> None:
+    """Compare a run's files with the checksums in its record.
+
+    Raises:
+        ValueError: One is not the file that the run wrote.
+    """
+    if not isinstance(recorded, dict):
+        _warn_unverified(folder)
+        return
+    for name, sha256 in runs.checksums(folder).items():
+        if recorded.get(name) != sha256:
+            raise ValueError(
+                f"'{folder / name}' is not the file that the run wrote: its SHA-256 is {sha256}, "
+                f"in the record it is {recorded.get(name)}; copy or do the run again"
+            )
+
+
+@cache
+def _warn_unverified(folder: Path) -> None:
+    """Once, however often a folder is read."""
+    log.warning("'%s': the record is an older one without checksums: nothing is verified", folder)
+
+
 def architecture(
-    values: Mapping[str, Any], directory: str | None
+    values: Mapping[str, Any], directory: str | None, *, trust_plugins: bool
 ) -> tuple[RunConfig, Data, nn.Module]:
     """The config of a record, its data, and its model with weights yet to come.
 
@@ -88,9 +126,10 @@ def architecture(
         values: The config.
         directory: Where the run was started, if that is known: plugins and a relative ``data_dir``
             that are not found from here are looked for from there.
+        trust_plugins: Run the plugins that the config names.
 
     Raises:
-        ConfigError: A plugin can't be imported.
+        ConfigError: A plugin can't be imported, or is not trusted.
         OSError, ValueError: Data or model can't be had.
     """
     lost: list[str] = []  # relative and found nowhere
@@ -104,6 +143,12 @@ def architecture(
         return path
 
     plugins = [found(p) if p.endswith(".py") else p for p in values["plugins"]]
+    if plugins and not trust_plugins:
+        named = ", ".join(described(plugin, directory) for plugin in plugins)
+        raise ConfigError(
+            f"plugins: the record names code, which is not run unasked: {named}; read it, then "
+            "give --plugins (in Python, trust_plugins=True)"
+        )
     dataset = dict(values["dataset"])
     if isinstance(dataset.get("data_dir"), str):
         dataset["data_dir"] = found(dataset["data_dir"])
@@ -143,7 +188,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     if not path.is_file():
         raise ValueError(f"'{folder}' is no run's folder: it has no results.json")
-    record: dict[str, Any] = json.loads(path.read_text())
+    try:
+        record: Any = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"'{path}' is broken: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"'{path}' is no run's record")
     if record.get("status") != "finished":
         raise ValueError(f"'{folder}' holds a run that is {record.get('status')}, not finished")
+    if not isinstance(record.get("config"), dict):
+        raise ValueError(f"'{path}' does not hold the run's config")
     return record

@@ -4,10 +4,15 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import reduce
 from importlib import metadata
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +20,7 @@ from seven_exp import __version__
 from seven_exp.atomic import disk_errors, replacing
 from seven_exp.config import RunConfig, load_plugins
 from seven_exp.plugins import content_of, hash_of, matters
+from seven_exp.reads import Method, unread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,8 +28,19 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of results.json's layout."""
 
+RESULTS = 1
+"""Raised when the same config comes to other results than before; every run is then done again."""
+
 START = ("model", "dataset", "optimizer")
 """Kinds of registered things that decide what dense training ends in."""
+
+MASKS, FINAL = "masks.safetensors", "checkpoints/final.safetensors"
+"""Files of a run whose SHA-256 its record holds."""
+
+_SECRET = re.compile(
+    r"((?:key|token|secret|password|credentials?)=).+|(\w+://[^/@:]*:)[^/@]+(?=@)", re.IGNORECASE
+)
+"""A key with its secret, and the password in an address."""
 
 PLACES = {"data_dir", "cache_dir", "download", "workers"}
 """Keys of a data set that say where it lies or how it is read, not what it is."""
@@ -38,8 +55,9 @@ def run_identity(config: RunConfig, *, prunes: bool | None = None) -> dict[str, 
     """All that decides a run's result.
 
     That is the config less where things lie, where figures go, what is looked at on the way, on
-    what device and whether at all; the content of files of the user's own that it names; and the
-    package's version. For the dense reference, less everything that only pruning reads.
+    what device, whether at all, and what the run never reads (`seven_exp.reads`); the content of
+    files of the user's own that it names; and `RESULTS`. For the dense reference, less everything
+    that only pruning reads.
 
     Args:
         config: Checked already.
@@ -49,9 +67,8 @@ def run_identity(config: RunConfig, *, prunes: bool | None = None) -> dict[str, 
         ConfigError: A plugin can't be imported.
         OSError: A file that the config names can't be read.
     """
-    from seven_exp.pruning import PRUNERS
-
     load_plugins(config.plugins)
+    method = Method.of(config, prunes=prunes)
     identity = config.model_dump(
         exclude={
             **dict.fromkeys(
@@ -64,15 +81,18 @@ def run_identity(config: RunConfig, *, prunes: bool | None = None) -> dict[str, 
             "trainer": {"log_interval", "save_model"},
         }
     )
-    identity["version"] = [__version__, SCHEMA]
+    identity["version"] = [RESULTS, SCHEMA]
     identity["model"], identity["dataset"] = model_identity(config), data_identity(config)
-    if prunes is None:
-        asked = config.sparsity > 0 or bool(config.pruner.sparsities)
-        prunes = PRUNERS[config.pruner.name].prunes and asked
-    of_pruning = ("schedule", "scope") if prunes else ()
-    identity["plugins"] = plugins_identity(config, *START, "pruner", *of_pruning)
-    if not prunes:
-        identity.update(sparsity=0.0, schedule=None, pruner=config.pruner.name)
+    identity["pruner"] |= method.chosen
+    identity["sparsity"] = config.sparsity if method.prunes else 0.0
+    ignored = unread(method)
+    for key in ignored:
+        *path, last = key.split(".")
+        reduce(getitem, path, identity).pop(last, None)
+    of_pruning = ["pruner"]
+    if method.prunes:
+        of_pruning += ["scope"] if "schedule.name" in ignored else ["scope", "schedule"]
+    identity["plugins"] = plugins_identity(config, *START, *of_pruning)
     return identity
 
 
@@ -162,6 +182,42 @@ def versions() -> dict[str, str]:
     }
 
 
+def provenance(device: str) -> dict[str, Any]:
+    """Who made a run: host, processor, device, code, libraries, and the command.
+
+    Args:
+        device: Name of what computes.
+    """
+    return {
+        "versions": versions(),
+        "device": device,
+        "host": platform.node(),
+        "processor": processor(),
+        "git": git_state(Path(__file__).parent),
+        "directory": str(Path.cwd()),
+        "command": command(sys.argv),
+    }
+
+
+def now() -> str:
+    """The date and time, UTC, to the second, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def command(arguments: Sequence[str]) -> str:
+    """A command line as a shell takes it, with stars in place of what looks like a secret."""
+    return shlex.join(_SECRET.sub(r"\1\2***", argument) for argument in arguments)
+
+
+def processor() -> str:
+    """What this machine's CPU is called."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def git_state(folder: Path) -> str | None:
     """Commit of the source tree, "+dirty" where files differ from it; None outside a checkout."""
     try:
@@ -194,17 +250,24 @@ def save_masks(path: Path, masks: Mapping[str, "Tensor"]) -> None:
 
 
 def load_masks(path: Path) -> "dict[str, Tensor]":
-    """Read what `save_masks` wrote: parameter name -> bool tensor on the CPU."""
-    from safetensors import safe_open
+    """Read what `save_masks` wrote: parameter name -> bool tensor on the CPU.
+
+    Raises:
+        ValueError: The file is missing or broken.
+    """
+    from safetensors import SafetensorError, safe_open
 
     from seven_exp.pruning import unpack_bits
 
-    with safe_open(path, framework="pt") as file:
-        shapes = file.metadata() or {}
-        return {
-            name: unpack_bits(file.get_tensor(name), json.loads(shape))
-            for name, shape in shapes.items()
-        }
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = file.metadata() or {}
+            return {
+                name: unpack_bits(file.get_tensor(name), json.loads(shape))
+                for name, shape in shapes.items()
+            }
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"'{path}' can't be read: {' '.join(str(error).split())}") from error
 
 
 def save_model(path: Path, model: "nn.Module") -> None:
@@ -217,3 +280,12 @@ def save_model(path: Path, model: "nn.Module") -> None:
 
     with replacing(path) as partial, disk_errors():
         save(model, str(partial))
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of the masks and the final model in a run's folder, where they were saved.
+
+    Raises:
+        OSError: One can't be read.
+    """
+    return {name: hash_of(folder / name) for name in (MASKS, FINAL) if (folder / name).is_file()}

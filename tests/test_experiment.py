@@ -1,11 +1,13 @@
 """Whole runs in this process: identity, determinism, starts, times of pruning."""
 
+import hashlib
 import itertools
 import json
 import multiprocessing
 import platform
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -621,3 +623,42 @@ def test_hidden_distillation_in_a_run_of_a_transformer(tmp_path):
     ]
     assert records[0]["metrics"]["loss"] != records[1]["metrics"]["loss"]
     assert records[0]["run_hash"] != records[1]["run_hash"]
+
+
+def test_a_record_says_who_made_it_and_when(tmp_path, monkeypatch):
+    command = ["train.py", "sparsity=0.5", "model.widths=[8]", "+wandb.api_key=abc123"]
+    monkeypatch.setattr(sys, "argv", command)
+    before = datetime.now(UTC).replace(microsecond=0)
+    record = run(tmp_path, "a", "trainer.max_steps=4")
+    after = datetime.now(UTC)
+    started, ended = (datetime.fromisoformat(record[key]) for key in ("started", "ended"))
+    assert before <= started <= ended <= after
+    assert started.utcoffset() == timedelta(0)
+    assert record["host"] == platform.node()
+    assert record["processor"]
+    assert record["command"] == "train.py sparsity=0.5 'model.widths=[8]' '+wandb.api_key=***'"
+    for name in ("masks.safetensors", "checkpoints/final.safetensors"):
+        content = (tmp_path / "a" / name).read_bytes()
+        assert record["sha256"][name] == hashlib.sha256(content).hexdigest()
+
+
+def test_runs_that_start_alike_say_so(tmp_path):
+    starts = [
+        run(tmp_path, str(i), "trainer.max_steps=4", *overrides)["sha256"]["start"]
+        for i, overrides in enumerate((["sparsity=0.5"], ["pruner=magnitude"], ["seed=1"]))
+    ]
+    assert starts[0] == starts[1] != starts[2]
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("dataset.tokenizer=bert_base", "dataset.tokenizer=bert_base"),
+        ("HF_TOKEN=hf_abc", "'HF_TOKEN=***'"),
+        ("--password=a@b=c", "'--password=***'"),
+        ("model.checkpoint=https://me:hidden@host/x", "'model.checkpoint=https://me:***@host/x'"),
+        ("url=http://host:8080/x@y", "url=http://host:8080/x@y"),
+    ],
+)
+def test_a_command_is_recorded_without_secrets(argument, shown):
+    assert runs.command([argument]) == shown

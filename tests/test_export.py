@@ -1,13 +1,15 @@
 """Exports: what is read again is what was written; mistakes cost one line."""
 
+import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_conf import composed
 
 from seven_exp import runs
@@ -19,6 +21,7 @@ from seven_exp.export.exporting import export, load
 from seven_exp.export.formats import ExportError, check_format
 from seven_exp.export.semi_structured import accelerate, two_of_four
 from seven_exp.export.sparse import compress, decompress
+from seven_exp.measure.__main__ import main as measure
 from seven_exp.restore import restore
 from seven_exp.tracking import LocalRecord
 
@@ -244,6 +247,122 @@ def test_folders_that_are_no_finished_run(finished_run, tmp_path, capsys):
         assert words in out.err
 
 
+def without_checksums(folder: Path, **changes) -> None:
+    """Make a run's record one of an older version."""
+    record = json.loads((folder / "results.json").read_text())
+    del record["sha256"]
+    (folder / "results.json").write_text(json.dumps({**record, **changes}))
+
+
+@pytest.fixture
+def copied_run(finished_run, tmp_path):
+    source, without = finished_run("unstructured"), shutil.ignore_patterns("exports")
+    return Path(shutil.copytree(source, tmp_path / "run", ignore=without))
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["masks.safetensors", "checkpoints/final.safetensors"])
+@pytest.mark.parametrize("another", [True, False], ids=["another run's", "a bit flipped"])
+def test_files_that_the_run_did_not_write_are_refused(
+    copied_run, finished_run, capsys, name, another
+):
+    if another:
+        shutil.copy(finished_run("rows") / name, copied_run / name)
+    else:
+        flip_a_bit(copied_run / name)
+    code, out = said(capsys, copied_run, "--format", "dense")
+    assert (code, out.err.count("\n")) == (2, 1)
+    assert f"'{copied_run / name}' is not the file that the run wrote: its SHA-256 is" in out.err
+    assert not (copied_run / "exports").exists()
+
+
+def test_an_older_record_is_taken_without_checksums_which_is_said_once(copied_run, caplog):
+    without_checksums(copied_run)
+    for _ in range(2):
+        restore(copied_run)
+    assert caplog.text.count("without checksums: nothing is verified") == 1
+
+
+def test_a_model_that_is_not_as_good_as_its_record_is_not_exported(copied_run, tmp_path):
+    """Weights of another run, or other data: what no checksum of an older record shows."""
+    without_checksums(copied_run)
+    path = copied_run / "checkpoints/final.safetensors"
+    state = {name: torch.zeros_like(tensor) for name, tensor in load_file(path).items()}
+    save_file(state, path)
+    with pytest.raises(ExportError, match="the run's record says accuracy 0"):
+        export(copied_run, "dense", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_that_are_cut_off_cost_one_line(copied_run, capsys):
+    without_checksums(copied_run)
+    masks = copied_run / "masks.safetensors"
+    masks.write_bytes(masks.read_bytes()[:-3])
+    code, out = said(capsys, copied_run, "--format", "dense")
+    assert (code, out.err.count("\n")) == (2, 1)
+    assert f"'{masks}' can't be read: " in out.err
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"status": "finished"}'])
+def test_records_that_are_broken_cost_one_line(copied_run, capsys, record):
+    (copied_run / "results.json").write_text(record)
+    code, out = said(capsys, copied_run, "--format", "dense")
+    assert (code, out.err.count("\n")) == (2, 1)
+    assert f"{copied_run / 'results.json'}'" in out.err
+
+
+@pytest.mark.parametrize("kind", ["file", "module", "module of a package"])
+@pytest.mark.parametrize("command", ["export", "measure", "measure an export"])
+def test_code_that_a_record_names_is_run_only_when_asked_for(
+    copied_run, tmp_path, capsys, command, kind
+):
+    started = tmp_path / "started"
+    (started / "own_package").mkdir(parents=True)
+    text = f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+    plugin, file = {
+        "file": ("own.py", started / "own.py"),
+        "module": (f"own_{command[0]}_module", started / f"own_{command[0]}_module.py"),
+        "module of a package": ("own_package.inner", started / "own_package/inner.py"),
+    }[kind]
+    (started / "own_package/__init__.py").write_text(text)
+    file.write_text(text)
+    folder, name = copied_run, "results.json"
+    if command == "measure an export":
+        folder, name = export(copied_run, "dense", output=tmp_path / "out")[1], "export.json"
+    record = json.loads((folder / name).read_text())
+    record["config"]["plugins"], record["directory"] = [plugin], str(started)
+    (folder / name).write_text(json.dumps(record))
+    if command == "export":
+        code = main([str(folder), "--format", "dense"])
+    else:
+        code = measure([str(folder), "--repeats", "2"])
+    # The first import of torch's profiler has a line of its own to say.
+    *_, errors = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert errors.startswith("error: plugins: the record names code, which is not run unasked: ")
+    assert f"{file} (SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()})" in errors
+    assert "--plugins" in errors
+    assert not (tmp_path / "ran").exists()
+    assert str(started) not in sys.path
+
+
+def test_code_that_is_trusted_is_run(copied_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    own = tmp_path / "own.py"
+    own.write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    path = copied_run / "results.json"
+    record = json.loads(path.read_text())
+    record["config"]["plugins"] = [str(own)]
+    path.write_text(json.dumps(record))
+    restore(copied_run, trust_plugins=True)
+    assert (tmp_path / "ran").exists()
+
+
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ExportError, match="uv sync --extra onnx"):
@@ -253,11 +372,10 @@ def test_a_missing_extra_is_named(monkeypatch):
 
 def test_other_classes_than_the_checkpoint_s_are_refused(finished_run, tmp_path):
     folder = Path(shutil.copytree(finished_run("unstructured"), tmp_path / "run"))
+    without_checksums(folder)
     state = load_file(folder / "checkpoints/final.safetensors")
     state["heads.head.weight"] = state["heads.head.weight"][:7].clone()
     state["heads.head.bias"] = state["heads.head.bias"][:7].clone()
-    from safetensors.torch import save_file
-
     save_file(state, folder / "checkpoints/final.safetensors")
     with pytest.raises(ConfigError, match="does not fit the data"):
         restore(folder)

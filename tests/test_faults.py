@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from test_cli import train
 from test_conf import composed
 from test_resume import CASES, SMALL, left_by
 
@@ -251,7 +252,7 @@ def test_an_epoch_can_be_begun_anywhere(tmp_path):
 
 
 def test_a_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch):
-    """Records have durations, by a clock that only runs forward, and no dates."""
+    """Durations are by a clock that only runs forward; dates are for people."""
     config = config_of(tmp_path)
     run_experiment(config, tmp_path / "whole", LocalRecord())
     now = iter(range(10**9, 0, -3600))
@@ -262,12 +263,20 @@ def test_a_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch):
     assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
 
 
-def test_a_corrupt_start_is_trained_anew_and_gives_the_same_result(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda good: good[: len(good) // 2],
+        lambda good: good[:-3] + bytes([good[-3] ^ 1]) + good[-2:],
+    ],
+    ids=["truncated", "a bit flipped"],
+)
+def test_a_corrupt_start_is_trained_anew_and_gives_the_same_result(tmp_path, caplog, damaged):
     config = config_of(tmp_path, "model.pretrain.epochs=1")
     run_experiment(config, tmp_path / "whole", LocalRecord())
     (start,) = (tmp_path / "cache/pretrained").glob("*.safetensors")
     good = start.read_bytes()
-    start.write_bytes(good[: len(good) // 2])
+    start.write_bytes(damaged(good))
     run_experiment(config, tmp_path / "run", LocalRecord())
     assert "is broken" in caplog.text
     assert "training it anew" in caplog.text
@@ -315,3 +324,23 @@ def test_a_start_is_read_from_a_cache_that_can_not_be_written(tmp_path, monkeypa
     assert torch.equal(found["w"], state["w"])
     with pytest.raises(OSError, match=r"^cache_dir: can't write to .*: Permission denied$"):
         pretrain.cached_start(tmp_path, "other", lambda: state, {})
+
+
+def test_a_start_of_an_older_version_is_taken_as_it_is(tmp_path, caplog):
+    pretrain.save_file({"w": torch.ones(3)}, tmp_path / "key.safetensors", {"identity": "{}"})
+    found = pretrain.cached_start(tmp_path, "key", lambda: {"w": torch.zeros(3)}, {})
+    assert torch.equal(found["w"], torch.ones(3))
+    assert "has no checksum" in caplog.text
+
+
+def test_a_sweep_on_a_full_disk_ends_in_a_line(tmp_path):
+    with disk(tmp_path / "disk", "size=16k"):
+        done = train(
+            tmp_path, "-m", f"output_root={tmp_path}/disk/outputs", "model=mlp", "seed=0,1",
+            "trainer.max_steps=2", "pruner=magnitude", "tracker.mode=disabled",
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "No space left on device; once that is mended, the same command goes on" in last

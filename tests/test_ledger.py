@@ -1,5 +1,7 @@
 """Whose run is whose: found by hash, done once, by one process at a time."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -7,9 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from test_conf import composed
 
-from seven_exp import runs
+from seven_exp import locks, runs
 from seven_exp.config import ConfigError, parse
 from seven_exp.datasets import DATASETS
 from seven_exp.datasets.registry import dataset
@@ -18,10 +21,12 @@ from seven_exp.ledger import RECORD, Ledger, record_of
 HASH, OTHER = "0123456789ab", "ba9876543210"
 
 
-def finish(folder: Path, run_hash: str = HASH, status: str = "finished") -> None:
+def finish(folder: Path, run_hash: str = HASH, status: str = "finished", **facts) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in RECORD:
-        (folder / name).write_text(json.dumps({"run_hash": run_hash, "status": status}))
+    runs.save_masks(folder / "masks.safetensors", {"w": torch.ones(40, dtype=torch.bool)})
+    (folder / "metrics.jsonl").write_text("")
+    record = {"run_hash": run_hash, "status": status, **facts}
+    (folder / "results.json").write_text(json.dumps(record))
 
 
 def interrupt(folder: Path) -> None:
@@ -59,7 +64,7 @@ def test_where_links_are_impossible_the_record_is_copied(tmp_path, monkeypatch):
     finish(tmp_path / "first")
     Ledger(tmp_path / "root").share(HASH, tmp_path / "first", tmp_path / "second")
     for name in RECORD:
-        assert (tmp_path / "second" / name).read_text() == (tmp_path / "first" / name).read_text()
+        assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,86 @@ def test_half_a_record_or_another_s_is_none(tmp_path, record):
     Ledger(tmp_path).home(HASH, tmp_path / "a", afresh=False)
     (tmp_path / "a/results.json").write_text(record)
     assert Ledger(tmp_path).finished(HASH) is None
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-2]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+    ],
+    ids=["truncated", "empty", "missing", "bit flipped"],
+)
+def test_a_run_whose_masks_are_broken_is_not_done(tmp_path, caplog, damage, checksums, request):
+    if "bit flipped" in request.node.name and not checksums:
+        pytest.skip("a file of the right length can't be told from a whole one")
+    ledger, folder = Ledger(tmp_path), tmp_path / "a"
+    ledger.home(HASH, folder, afresh=False)
+    finish(folder)
+    if checksums:
+        finish(folder, sha256=runs.checksums(folder))
+    assert ledger.finished(HASH) == folder
+    damage(folder / "masks.safetensors")
+    assert ledger.finished(HASH) is None
+    (line,) = [r.message for r in caplog.records]
+    assert (
+        line == f"{folder}/masks.safetensors is missing or broken: its run does not count as done"
+    )
+
+
+def test_an_unreadable_file_of_the_ledger_costs_itself_only(tmp_path, caplog):
+    ledger = Ledger(tmp_path)
+    for run_hash in (HASH, OTHER):
+        ledger.home(run_hash, tmp_path / run_hash, afresh=False)
+        finish(tmp_path / run_hash, run_hash)
+    (tmp_path / ".runs" / f"{HASH}.txt").write_bytes(b"\xff\xfe\x80")
+    assert ledger.finished(HASH) is None
+    assert f"{HASH}.txt can't be read (it is no text): taken as empty" in caplog.text
+    assert ledger.finished(OTHER) == tmp_path / OTHER
+    # Done once more, it is known again.
+    assert ledger.home(HASH, tmp_path / HASH, afresh=False) == tmp_path / HASH
+    assert ledger.finished(HASH) == tmp_path / HASH
+
+
+def test_a_folder_in_the_place_of_a_ledger_s_file_costs_itself_only(tmp_path, caplog):
+    ledger = Ledger(tmp_path)
+    (tmp_path / ".runs" / f"{HASH}.txt").mkdir(parents=True)
+    assert ledger.home(HASH, tmp_path / "a", afresh=False) == tmp_path / "a"
+    finish(tmp_path / "a")
+    ledger.share(HASH, tmp_path / "a", tmp_path / "b")
+    assert record_of(tmp_path / "b", HASH) is not None
+    assert ledger.finished(HASH) is None
+    assert "is a folder: the run is not noted" in caplog.text
+
+
+def test_what_was_left_to_others_is_fetched_once_it_is_done(tmp_path):
+    ledger, sweep = Ledger(tmp_path), tmp_path / "sweep"
+    for job, run_hash in enumerate((HASH, OTHER)):
+        ledger.leave(run_hash, sweep / str(job))
+    assert ledger.gather(sweep) == 2
+    ledger.home(HASH, tmp_path / "elsewhere", afresh=False)
+    finish(tmp_path / "elsewhere")
+    assert ledger.gather(sweep) == 1
+    assert record_of(sweep / "0", HASH) is not None
+    # The same command in the same folder does the run itself.
+    ledger.home(OTHER, sweep / "1", afresh=False)
+    assert ledger.gather(sweep) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_runs_are_done_without(tmp_path, monkeypatch, caplog, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    locks._warn.cache_clear()
+    for run_hash in (HASH, OTHER):
+        with Ledger(tmp_path).claimed(run_hash, 0) as mine:
+            assert mine
+    assert caplog.text.count(f"has no locks ({os.strerror(number)}): going on without") == 1
 
 
 def test_an_interrupted_run_goes_on_where_it_lies(tmp_path):
@@ -262,9 +347,11 @@ def test_a_data_set_of_ones_own_may_say_that_its_place_is_nothing(
     assert (identity(tmp_path / "here") == identity(tmp_path / "there")) is same
 
 
-def test_another_version_is_another_run(monkeypatch):
+def test_a_run_is_done_again_when_results_change_not_when_the_package_does(monkeypatch):
     before = runs.run_hash(composed())
     monkeypatch.setattr(runs, "__version__", "99.0")
+    assert runs.run_hash(composed()) == before
+    monkeypatch.setattr(runs, "RESULTS", runs.RESULTS + 1)
     assert runs.run_hash(composed()) != before
 
 

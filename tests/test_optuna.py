@@ -39,7 +39,7 @@ class Jobs(Launcher):
             job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
             try:
                 job.return_value = self.answer(values)
-            except DivergedError as error:
+            except (DivergedError, ConfigError) as error:
                 job.status, job.return_value = JobStatus.FAILED, error
             returns.append(job)
         return returns
@@ -132,6 +132,41 @@ def test_a_diverged_trial_is_the_worst_and_nothing_else_is_forgiven(tmp_path):
 
     with pytest.raises(BrokenError):
         sweep(tmp_path, breaks, ALPHA, "seed=9")
+
+
+def test_a_trial_that_is_not_valid_costs_itself_only(tmp_path, caplog):
+    def refused_above(values):
+        if alpha(values) > 0.7:
+            raise ConfigError("pruner.alpha_1 is too large")
+        return alpha(values)
+
+    seen, best = sweep(tmp_path, refused_above, ALPHA, trials=8)
+    refused = sum(alpha(v) > 0.7 for v in seen)
+    assert (len(seen), refused > 0) == (8, True)
+    assert caplog.text.count("is not valid: pruner.alpha_1 is too large") == refused
+    assert best["best_value"] == max(alpha(v) for v in seen if alpha(v) <= 0.7)
+    # The same command makes up for them: with others, since the study does not begin with them.
+    again, _ = sweep(tmp_path, alpha, ALPHA, trials=8)
+    assert len(again) == refused
+
+
+def test_a_trial_that_does_not_compose_costs_itself_only(tmp_path, caplog):
+    def by_name(values):
+        return {"seven_dyn": 1.0, "magnitude": 0.0}[values["pruner"]]
+
+    searched = "pruner=choice(seven_dym,seven_dyn,magnitude)"
+    seen, best = sweep(tmp_path, by_name, searched, trials=12)
+    assert "unknown pruner 'seven_dym'" in caplog.text
+    assert 0 < len(seen) < 12
+    assert best["best_value"] == 1.0
+
+
+def test_a_study_without_a_valid_trial_ends_with_what_is_wrong(tmp_path):
+    def refused(values):
+        raise ConfigError("trainer.max_steps is 0")
+
+    with pytest.raises(ConfigError, match="max_steps is 0"):
+        sweep(tmp_path, refused, ALPHA, trials=2)
 
 
 def test_a_trial_that_another_process_does_is_left_for_later(tmp_path):

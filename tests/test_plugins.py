@@ -226,7 +226,7 @@ def run_with_relative_paths(tmp_path, monkeypatch):
 
 
 def exported(run: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seven_exp.export", str(run), "--format", "dense"]
+    command = [sys.executable, "-m", "seven_exp.export", str(run), "--format", "dense", "--plugins"]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )

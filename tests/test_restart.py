@@ -10,6 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 from test_cli import ROOT
+from test_conf import composed
+
+from seven_exp import runs
+from seven_exp.ledger import Ledger
 
 COMMAND = [
     *("pruner=seven_dyn", "tracker.mode=disabled", "model.depth=1", "trainer.log_interval=5"),
@@ -108,3 +112,26 @@ def test_one_process_works_a_second_one_leaves_it_to_the_first_which_a_signal_st
     assert "SIGTERM: stopping after step" in errors.splitlines()[-1]
     assert "the same command goes on from there" in errors.splitlines()[-1]
     assert json.loads((folder / "results.json").read_text())["status"] == "interrupted"
+
+
+def test_a_sweep_says_which_runs_are_elsewhere_and_the_same_command_finishes_it(tmp_path):
+    sweep = ["-m", *COMMAND, "trainer.max_steps=10", "seed=0,1", "hydra.sweep.dir=outputs/sweep"]
+    config = composed(*COMMAND, "trainer.max_steps=10", "seed=1")
+    with Ledger(tmp_path / "outputs").claimed(runs.run_hash(config), 0) as mine:
+        assert mine
+        _, errors = (process := start(tmp_path, *sweep)).communicate()
+    assert process.returncode == 75, errors
+    assert errors.splitlines()[-1] == (
+        "1 of 2 runs is being done by another process: the same command finishes the table"
+    )
+    assert [r["seed"] for r in records(tmp_path / "outputs/sweep")] == [0]
+    _, errors = (process := start(tmp_path, *sweep)).communicate()
+    assert process.returncode == 0, errors
+    assert [r["seed"] for r in records(tmp_path / "outputs/sweep")] == [0, 1]
+
+
+def records(folder: Path) -> list[dict]:
+    return sorted(
+        (json.loads(path.read_text()) for path in folder.rglob("results.json")),
+        key=lambda record: record["seed"],
+    )

@@ -64,8 +64,10 @@ def in_a_child(config: RunConfig, folder: Path, seconds: float | None = None) ->
 def left_by(folder: Path) -> dict[str, object]:
     """All that a run leaves, but for times; weights and figures to the byte."""
     record = json.loads((folder / "results.json").read_text())
-    del record["seconds"], record["seconds_pruning"]
+    for key in ("seconds", "seconds_pruning", "started", "ended"):
+        del record[key]
     # The order of a header's entries is chance: those of masks, not those of models.
+    del record["sha256"]["masks.safetensors"]
     masks = {k: m.tolist() for k, m in runs.load_masks(folder / "masks.safetensors").items()}
     names = ["metrics.jsonl", "checkpoints/best.safetensors", "checkpoints/final.safetensors"]
     return {"record": record, "masks": masks, **{n: (folder / n).read_bytes() for n in names}}
@@ -142,6 +144,21 @@ def test_a_signal_is_obeyed_after_a_checkpoint(tmp_path, name, caplog):
     assert "going on after step 8 of 24" in caplog.text
     assert left_by(tmp_path / "run")["record"]["run_hash"] == runs.run_hash(config)
     assert same_but_config(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_that_is_continued_keeps_the_date_of_its_start(tmp_path, monkeypatch):
+    days = iter(f"2026-01-{day:02}T00:00:00+00:00" for day in range(1, 31))
+    monkeypatch.setattr(runs, "now", lambda: next(days))
+    with pytest.raises(InterruptedRun):
+        after_step_8("during", tmp_path, signal.SIGTERM)
+    dates = []
+    for _ in range(2):
+        record = json.loads((tmp_path / "run/results.json").read_text())
+        dates.append((record["started"], record["ended"]))
+        config = composed(*CASES["during"], f"cache_dir={tmp_path / 'cache'}")
+        run_experiment(config, tmp_path / "run", LocalRecord())
+    (started, stopped), (same, ended) = dates
+    assert started == same < stopped < ended
 
 
 def same_but_config(one: Path, other: Path) -> bool:

@@ -135,7 +135,8 @@ def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
     What belongs to pruning is compared among the runs of one pruner, since pruners differ there by
     nature; all the rest (optimizer, steps, ...) among all runs on one model and data set. Files of
     the user's own are told apart by what they hold, and called by where they lie. A setting that
-    only some records know tells none apart unless these differ in it.
+    only some records know tells none apart unless these differ in it, and one that a run never
+    reads says nothing of it.
 
     Returns:
         Dotted key -> value as Hydra's command line spells it, in the order of ``records``.
@@ -149,7 +150,11 @@ def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
     own = {kind: _differing(group, of_pruning=True) for kind, group in pruners.items()}
     places = {task: _places(group) for task, group in tasks.items()}
     return [
-        {key: r.settings.get(key, _UNSET) for key in own[r.task, r.pruner] + shared[r.task]}
+        {
+            key: r.settings.get(key, _UNSET)
+            for key in own[r.task, r.pruner] + shared[r.task]
+            if key not in _unread(r.values)
+        }
         | places[r.task].get(r.data_files, {})
         for r in records
     ]
@@ -234,7 +239,7 @@ def _is_finite(value: object) -> bool:
 
 def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, Any]]:
     """Dotted keys of the config and of the record that tell two methods apart."""
-    hidden = set(_ELSEWHERE)
+    hidden = {*_ELSEWHERE, *_unread(values)}
     if values.get("steps") is not None:
         yield "steps", values["steps"]
         hidden.update(_LENGTH)
@@ -243,6 +248,11 @@ def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, An
     for key, value in _flatten(config or {key: values.get(key) for key in _AXES}):
         if key not in hidden and not key.startswith(below):
             yield key, value
+
+
+def _unread(values: Mapping[str, Any]) -> Sequence[str]:
+    """Keys of its config that a run never read, as its record says; older records say nothing."""
+    return values.get("unread") or ()
 
 
 def _hydra_config(folder: Path) -> Mapping[str, Any] | None:
@@ -300,7 +310,13 @@ def _differing(records: Sequence[Record], *, of_pruning: bool) -> list[str]:
     return sorted(
         key
         for key in keys
-        if len({r.settings.get(key, _UNSET) for r in records if key in r.settings or _tells(key)})
+        if len(
+            {
+                r.settings.get(key, _UNSET)
+                for r in records
+                if key in r.settings or (_tells(key) and key not in _unread(r.values))
+            }
+        )
         > 1
         and not (key.endswith(".seed") and all(r.settings.get(key) == str(r.seed) for r in records))
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from seven_exp.atomic import replacing
+from seven_exp.locks import held
 
 
 def ensure(data_dir: str, files: Sequence[str], fetch: Callable[[Path], None]) -> list[Path]:
@@ -33,7 +34,7 @@ def ensure(data_dir: str, files: Sequence[str], fetch: Callable[[Path], None]) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The runs of a sweep start together: one downloads, the others find its files.
-        with FileLock(folder / ".download.lock"):
+        with held(FileLock(folder / ".download.lock")):
             if not all(path.is_file() for path in paths):
                 fetch(folder)
     except (OSError, zipfile.BadZipFile) as error:

@@ -8,6 +8,7 @@ from filelock import FileLock
 
 from seven_exp.datasets.batches import Data, InMemory, shift_and_mirror
 from seven_exp.datasets.registry import dataset
+from seven_exp.locks import held
 
 
 def _torchvision(
@@ -55,7 +56,7 @@ def _torchvision(
                     raise
             root.mkdir(parents=True, exist_ok=True)
             # The runs of a sweep start together: one downloads, the others find its files.
-            with FileLock(root / f".{name}.lock"):
+            with held(FileLock(root / f".{name}.lock")):
                 return make(root, train, download=True)
         except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())

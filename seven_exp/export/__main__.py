@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of the weights (float32)",
     )
     parser.add_argument("--batches", type=int, help="batches of the test split to compare on (all)")
+    parser.add_argument(
+        "--plugins", action="store_true", help="run the code that the run's record names"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.output is not None and len(options.format) > 1:
@@ -49,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 dtype=options.dtype,
                 output=options.output,
                 batches=options.batches,
+                trust_plugins=options.plugins,
             )
             for name in options.format
         ]

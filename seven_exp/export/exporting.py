@@ -16,7 +16,7 @@ from seven_exp.atomic import replacing_folder
 from seven_exp.build import blank_model
 from seven_exp.config import RunConfig, faults_of_the_user
 from seven_exp.datasets import Data
-from seven_exp.export.comparison import compare
+from seven_exp.export.comparison import Comparison, compare
 from seven_exp.export.formats import ExportError, check_format, files_of
 from seven_exp.export.tensors import state_of
 from seven_exp.restore import Restored, architecture, restore
@@ -60,6 +60,7 @@ def export(
     dtype: str = "float32",
     output: Path | None = None,
     batches: int | None = None,
+    trust_plugins: bool = False,
 ) -> tuple[dict[str, Any], Path]:
     """Write a finished run's model in a format, read it again and compare it on the test split.
 
@@ -69,13 +70,15 @@ def export(
         dtype: Of floating-point weights; one of `DTYPES`. What is compared is rounded before.
         output: The export's folder; None: ``exports/FORMAT`` in ``folder``.
         batches: Of the split, to compare on; None: all.
+        trust_plugins: Run the plugins that the run's record names.
 
     Returns:
         What ``export.json`` holds, and the export's folder.
 
     Raises:
         ConfigError: The run can't be taken up.
-        ExportError: The format does not fit it, or what was read again is not what was written.
+        ExportError: The format does not fit it, what was read again is not what was written, or
+            the run's model is not as good as its record says.
     """
     check_format(format)
     files = files_of(format)
@@ -85,9 +88,9 @@ def export(
     if is_export(folder):
         if not files.TAKES_EXPORTS:
             raise ExportError(f"'{folder}' is an export: format {format} is made from a run")
-        source = _as_source(load(folder))
+        source = _as_source(load(folder, trust_plugins=trust_plugins))
     else:
-        source = restore(folder)
+        source = restore(folder, trust_plugins=trust_plugins)
     _round(source.model, DTYPES[dtype])
     with faults_of_the_user(), replacing_folder(output) as partial:
         facts = _facts(source, folder, format, dtype) | files.write(source, partial, DTYPES[dtype])
@@ -104,22 +107,31 @@ def export(
                 f"format {format}: read again, logits differ by up to {found.difference:.3g} and "
                 f"{found.metric} is {found.other:.6g}, not {found.value:.6g}; nothing is exported"
             )
-        facts["comparison"] = vars(found)
+        recorded = source.record["metrics"].get(found.metric)
+        if dtype == "float32" and batches is None and recorded is not None:
+            _check_recorded(found, recorded, source.config.trainer.precision == "fp32")
+        facts["comparison"] = {**vars(found), "recorded": recorded}
         (partial / NAME).write_text(json.dumps(facts, indent=1) + "\n")
     return facts, output
 
 
-def load(folder: Path) -> Exported:
+def load(folder: Path, *, trust_plugins: bool = False) -> Exported:
     """An export's model with its data.
 
+    Args:
+        folder: Of an export.
+        trust_plugins: Run the plugins that it names.
+
     Raises:
-        ConfigError: It is broken, or its data can't be had.
+        ConfigError: It is broken, its data can't be had, or it names plugins that are not trusted.
         ExportError: What its format needs is not installed.
     """
     with faults_of_the_user():
         facts = json.loads((folder / NAME).read_text())
         check_format(facts["format"])
-        config, data, blank = architecture(facts["config"], facts.get("directory"))
+        config, data, blank = architecture(
+            facts["config"], facts.get("directory"), trust_plugins=trust_plugins
+        )
         model = files_of(facts["format"]).read(folder, facts, lambda: blank)
         return Exported(facts, config, data, model)
 
@@ -164,6 +176,21 @@ def _round(model: nn.Module, dtype: torch.dtype) -> None:
             tensor.copy_(tensor.to(dtype))
             if not math.isfinite(tensor.abs().max().item() if tensor.numel() else 0.0):
                 raise ExportError(f"weights are too large for {dtype}: choose bfloat16")
+
+
+def _check_recorded(found: Comparison, recorded: float, precise: bool) -> None:
+    """Compare the run's model with its record, but for the last bits that another machine has.
+
+    Raises:
+        ExportError: It is another model, or its data are others.
+    """
+    slack = max(1e-3 if precise else 1e-2, 2 / found.examples)
+    if not math.isclose(found.value, recorded, rel_tol=slack, abs_tol=slack):
+        raise ExportError(
+            f"the run's record says {found.metric} {recorded:.6g}, and its model has "
+            f"{found.value:.6g} on the test split: weights or data have changed; nothing is "
+            "exported"
+        )
 
 
 def _check_bits(model: nn.Module, again: nn.Module) -> None:

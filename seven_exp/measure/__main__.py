@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--repeats", type=int, default=20, help="rounds (20)")
     parser.add_argument("--threads", type=int, help="of the CPU (torch's)")
+    parser.add_argument(
+        "--plugins", action="store_true", help="run the code that the run's record names"
+    )
     options = parser.parse_args(arguments)
     # The profiler that counts bytes says on stderr that it starts and stops.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -44,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dtype=options.dtype,
             repeats=options.repeats,
             threads=options.threads,
+            trust_plugins=options.plugins,
         )
     except (ConfigError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

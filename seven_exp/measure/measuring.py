@@ -1,7 +1,6 @@
 """Measuring one run or export on this machine, and what to make of it."""
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -28,7 +27,14 @@ _SPREAD = 0.02
 
 
 def measure(
-    folder: Path, *, batch: int, device: str, dtype: str, repeats: int, threads: int | None
+    folder: Path,
+    *,
+    batch: int,
+    device: str,
+    dtype: str,
+    repeats: int,
+    threads: int | None,
+    trust_plugins: bool = False,
 ) -> tuple[dict[str, Any], Path]:
     """Time and memory of every variant, in ``measure.json``.
 
@@ -39,6 +45,7 @@ def measure(
         dtype: "float32", "float16" or "bfloat16".
         repeats: Rounds in which every variant has its turn.
         threads: Of the CPU; None: torch's.
+        trust_plugins: Run the plugins that the folder's record names.
 
     Returns:
         What the file holds, and its path.
@@ -51,7 +58,7 @@ def measure(
     threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     with faults_of_the_user():
-        subject = subject_of(folder, place, kind)
+        subject = subject_of(folder, place, kind, trust_plugins=trust_plugins)
     inputs = {n: _inputs(subject.data.test, n, place, kind) for n in {1, batch}}
     times = {}
     for n, given in inputs.items():
@@ -77,7 +84,7 @@ def measure(
     facts = {
         "schema": SCHEMA,
         "source": str(folder),
-        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else processor(),
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else runs.processor(),
         "threads": threads,
         "dtype": dtype,
         "batch_size": batch,
@@ -136,12 +143,3 @@ def _compared(times: Mapping[str, float]) -> str:
     if times["ratio_high"] < 1 - _SPREAD:
         return f"slower ({ratio})"
     return f"no difference beyond the spread ({ratio})"
-
-
-def processor() -> str:
-    """What this machine's CPU is called."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -53,17 +53,27 @@ class Subject:
     data: Data
 
 
-def subject_of(folder: Path, device: torch.device, dtype: torch.dtype) -> Subject:
+def subject_of(
+    folder: Path, device: torch.device, dtype: torch.dtype, *, trust_plugins: bool = False
+) -> Subject:
     """The variants of a run, or an export and the dense model of its run.
+
+    Args:
+        folder: Of a run or an export.
+        device: Where they are to run.
+        dtype: Of their weights.
+        trust_plugins: Run the plugins that the folder's record names.
 
     Raises:
         ConfigError: Neither is in the folder, or its data can't be had.
     """
     if is_export(folder):
-        exported = load(folder)
+        exported = load(folder, trust_plugins=trust_plugins)
         record = exported.facts["record"]
         facts = exported.facts
-        _, _, blank = architecture(facts["config"], facts.get("directory"))
+        _, _, blank = architecture(
+            facts["config"], facts.get("directory"), trust_plugins=trust_plugins
+        )
         sparse = record["flops_sparse"]
         if exported.facts["format"] == "small":
             sparse = _counted(exported.model, exported.data)
@@ -75,7 +85,7 @@ def subject_of(folder: Path, device: torch.device, dtype: torch.dtype) -> Subjec
             ),
         ]
         return Subject([_on(v, device, dtype) for v in variants], exported.config, exported.data)
-    source = restore(folder)
+    source = restore(folder, trust_plugins=trust_plugins)
     flops = source.record["flops_sparse"]
     dense = copy.deepcopy(source.model)
     fill(dense, source.masks)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"format": FORMAT, "state": _packed(state, tensors, {})})
-    metadata = {"state": text, "sha256": _digest(text, iter(tensors.items()))}
+    metadata = {"state": text, "sha256": digest_of(tensors.items(), text)}
     with replacing(path) as partial, disk_errors():
         save_file(tensors, partial, metadata)
 
@@ -103,8 +103,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         text = metadata["state"]
-        names = sorted(tensors, key=int)
-        if metadata["sha256"] != _digest(text, ((name, tensors[name]) for name in names)):
+        written = ((name, tensors[name]) for name in sorted(tensors, key=int))
+        if metadata["sha256"] != digest_of(written, text):
             raise BrokenCheckpointError("its contents are not those that were written")
         content = json.loads(text)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -155,10 +155,11 @@ def _alone(tensor: Tensor) -> Tensor:
     return own if whole else own.clone()
 
 
-def _digest(text: str, tensors: Iterator[tuple[str, Tensor]]) -> str:
+def digest_of(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
+    """SHA-256 of a text and of tensors' names, types, shapes and bytes, in their order."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         # As bytes, which NumPy has no bfloat16 for.
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

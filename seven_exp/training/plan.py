@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seven_exp.config import ConfigError, RunConfig
-from seven_exp.pruning import PRUNERS, Schedule
+from seven_exp.pruning import Schedule
+from seven_exp.reads import Method
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Plan:
         end: End of the window, "during" only.
         interval: Steps between choices of masks, "during" only.
         prune_at: Moments of `Pruner.prune`, rising; none for "during".
+        settled: First moment at which the masks are final.
         retrain: Steps of training after each of them, "after" only.
         rewind: What goes back before each retraining: nothing, the learning rate, or the weights
             too.
@@ -33,6 +35,7 @@ class Plan:
     end: int
     interval: int
     prune_at: tuple[int, ...]
+    settled: int
     retrain: int
     rewind: Literal["none", "lr", "weights"]
     warmup: int
@@ -57,7 +60,8 @@ class Plan:
             steps = steps_of(trainer.epochs, batches_per_epoch, trainer.accumulate)
         else:
             raise ConfigError("trainer.epochs is None: give trainer.epochs or trainer.max_steps")
-        when = config.pruner.when or PRUNERS[config.pruner.name].when
+        method = Method.of(config)
+        when = method.when
         begin, end = (
             _moment(value, steps)
             for value in (config.schedule.begin_step, config.schedule.end_step)
@@ -83,6 +87,9 @@ class Plan:
                 f"pruner.rounds is {config.pruner.rounds}: {config.pruner.name} prunes during "
                 "training, where schedule.interval counts; choose null"
             )
+        if when == "after" and not method.after_training:
+            prune_at = ()
+        settled = prune_at[-1] if prune_at else end
         return cls(
             steps=steps,
             when=when,
@@ -90,6 +97,7 @@ class Plan:
             end=end,
             interval=interval,
             prune_at=prune_at,
+            settled=settled if method.prunes else 0,
             retrain=retrain,
             rewind=config.pruner.rewind,
             warmup=cls.warmup_steps(config, steps),
@@ -97,11 +105,6 @@ class Plan:
             eval_interval=trainer.eval_interval or steps_per_epoch,
             analysis_interval=config.analysis.every,
         )
-
-    @property
-    def settled(self) -> int:
-        """First moment at which the masks are final."""
-        return self.prune_at[-1] if self.prune_at else self.end
 
     @property
     def rewind_to(self) -> int | None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from seven_exp.atomic import disk_errors, replacing
+from seven_exp.locks import held
+from seven_exp.training.checkpoints import digest_of
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def cached_start(
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(folder / f"{key}.lock"))
+            stack.enter_context(held(FileLock(folder / f"{key}.lock")))
         except OSError as error:
             # What others have put there can be read all the same.
             if (state := _read(path)) is not None:
@@ -49,7 +51,10 @@ def cached_start(
         if (state := _read(path)) is not None:
             return state
         state = {name: tensor.detach().cpu().clone() for name, tensor in build().items()}
-        metadata = {"identity": json.dumps(identity, sort_keys=True)}
+        metadata = {
+            "identity": json.dumps(identity, sort_keys=True),
+            "sha256": digest_of(sorted(state.items())),
+        }
         try:
             with replacing(path) as partial, disk_errors():
                 save_file(state, partial, metadata=metadata)
@@ -65,11 +70,19 @@ def cached_start(
 
 def _read(path: Path) -> State | None:
     """The tensors of a cache file; None where there is none or it is broken."""
-    try:
-        state: State = load(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.is_file():
         return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            state: State = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            sha256 = (file.metadata() or {}).get("sha256")
     except SafetensorError as error:
         log.warning("the cached start %s is broken (%s): training it anew", path, error)
+        return None
+    if sha256 is None:
+        log.warning("the cached start %s is of an older version and has no checksum", path)
+    elif sha256 != digest_of(sorted(state.items())):
+        reason = "its contents are not those that were written"
+        log.warning("the cached start %s is broken (%s): training it anew", path, reason)
         return None
     return state

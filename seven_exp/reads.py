@@ -1,0 +1,112 @@
+"""Which keys of a config a run reads: one that it never reads tells no two runs apart."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from seven_exp.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """What of a config decides which of its keys are read.
+
+    Attributes:
+        config: As checked.
+        prunes: Whether anything is pruned.
+        when: When the pruner acts.
+        scope: How it shares the sparsity among layers.
+        needs_batches: Whether it looks at batches outside training.
+        rounds: Mask updates of a "before" or "after" pruner, at each of its levels.
+    """
+
+    config: RunConfig
+    prunes: bool
+    when: Literal["before", "during", "after"]
+    scope: str
+    needs_batches: bool
+    rounds: int
+
+    @classmethod
+    def of(cls, config: RunConfig, *, prunes: bool | None = None) -> "Method":
+        """The method of a config whose plugins are loaded.
+
+        Args:
+            config: Checked already.
+            prunes: None: as the config says.
+        """
+        from seven_exp.pruning import PRUNERS
+
+        pruner, spec = config.pruner, PRUNERS[config.pruner.name]
+        if prunes is None:
+            prunes = spec.prunes and (config.sparsity > 0 or bool(pruner.sparsities))
+        return cls(
+            config=config,
+            prunes=prunes,
+            when=pruner.when or spec.when,
+            scope=pruner.scope or spec.scope,
+            needs_batches=spec.criterion.uses_gradients,
+            rounds=pruner.rounds or (1 if pruner.levels > 1 else spec.rounds),
+        )
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Keys of ``pruner`` that may be null, and what they stand for."""
+        batches = self.config.pruner.batches_per_round or 1
+        return {
+            "when": self.when,
+            "scope": self.scope,
+            "rounds": self.rounds,
+            "batches_per_round": batches,
+        }
+
+    @property
+    def updates(self) -> int:
+        """Mask updates outside training, in all."""
+        return self.rounds * (self.config.pruner.levels if self.when == "after" else 1)
+
+    @property
+    def in_training(self) -> bool:
+        """Whether masks are chosen step by step, in a window."""
+        return self.prunes and self.when == "during"
+
+    @property
+    def outside_training(self) -> bool:
+        """Whether masks are chosen in rounds, before or after training."""
+        return self.prunes and self.when != "during"
+
+    @property
+    def after_training(self) -> bool:
+        """Whether the last part of the training is of its own kind, as rewound training is."""
+        return self.when == "after" and (self.prunes or self.config.pruner.rewind != "none")
+
+
+READ_BY: Mapping[str, Callable[[Method], bool]] = {
+    "schedule.name": lambda m: m.in_training or (m.outside_training and m.updates > 1),
+    "schedule.begin_step": lambda m: m.in_training,
+    "schedule.end_step": lambda m: m.in_training,
+    "schedule.interval": lambda m: m.in_training,
+    "schedule.levels": lambda m: m.in_training,
+    "pruner.name": lambda m: True,
+    "pruner.rounds": lambda m: m.outside_training,
+    "pruner.batches_per_round": lambda m: m.outside_training and m.needs_batches,
+    "pruner.finetune_steps": lambda m: m.after_training,
+    "pruner.levels": lambda m: m.after_training,
+    "pruner.rewind": lambda m: m.when == "after",
+    "trainer.epochs": lambda m: m.config.trainer.max_steps is None,
+    "trainer.distill_temperature": lambda m: m.config.trainer.distill > 0,
+    "model.pretrain.lr": lambda m: m.config.model.pretrain.epochs > 0,
+    "model.pretrain.seed": lambda m: m.config.model.pretrain.epochs > 0,
+}
+"""Key -> whether a method reads it. Of keys that are not here, a method that prunes reads all, and
+the dense reference all but those of ``pruner`` and ``schedule``."""
+
+
+def unread(method: Method) -> list[str]:
+    """Dotted keys of the config that the run never reads, sorted."""
+    config = method.config
+    keys = {key for key, reads in READ_BY.items() if not reads(method)}
+    if not method.prunes:
+        pruning = {f"pruner.{key}" for key in config.pruner.model_dump()}
+        keys |= {key for key in pruning if key not in READ_BY}
+    return sorted(keys)
