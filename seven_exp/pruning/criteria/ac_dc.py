@@ -22,7 +22,7 @@ class AcDc(Magnitude):
         self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
     ) -> list[Tensor]:
         """Within a sparse phase those alive stay, whatever the optimizer moves the others to."""
-        return [
-            score.masked_fill(~mask, -1.0)
-            for score, mask in zip(self.scores(weights), masks, strict=True)
-        ]
+        scores = self.scores(weights)
+        if not any(mask.any() for mask in masks):
+            return scores
+        return [score.masked_fill(~mask, -1.0) for score, mask in zip(scores, masks, strict=True)]
