@@ -45,14 +45,14 @@ class _DropAndGrow(Criterion):
         """
         fraction = self.drop * (1 + math.cos(math.pi * progress)) / 2
         self.numbers["updates"] = self.numbers.get("updates", 0) + 1
+        sizes, growths = magnitudes(weights), self._growth(weights)
+        stay = [_stay(fraction, *layer) for layer in zip(sizes, masks, growths, strict=True)]
+        if density * sum(mask.numel() for mask in masks) < sum(stay) - 0.5:
+            # A rising schedule leaves no room for growth, nor for all that would stay.
+            return [size.masked_fill(~mask, -1.0) for size, mask in zip(sizes, masks, strict=True)]
         ranked = []
-        for magnitude, mask, growth in zip(
-            magnitudes(weights), masks, self._growth(weights), strict=True
-        ):
-            alive = int(mask.sum())
-            alike = constant(magnitude, mask) or constant(growth, ~mask)
-            dropped = 0 if alike else int(fraction * alive)
-            (survivors,) = top_k_masks([magnitude], alive - dropped, [mask])
+        for size, mask, growth, count in zip(sizes, masks, growths, stay, strict=True):
+            (survivors,) = top_k_masks([size], count, [mask])
             ranked.append((growth / growth.max().clamp(min=1e-38)).masked_fill(survivors, 2.0))
         return ranked
 
@@ -65,6 +65,13 @@ class _DropAndGrow(Criterion):
             torch.rand(w.shape, generator=generator, dtype=precision(w), device="cpu").to(w.device)
             for w in weights
         ]
+
+
+def _stay(fraction: float, size: Tensor, mask: Tensor, growth: Tensor) -> int:
+    """How many of a layer's weights are not dropped: all, where nothing tells which or for what."""
+    alive = int(mask.sum())
+    alike = constant(size, mask) or (alive < mask.numel() and constant(growth, ~mask))
+    return alive if alike else alive - int(fraction * alive)
 
 
 @register("set", when="during", schedule="constant", scope="erk")
