@@ -100,7 +100,7 @@ def run_experiment(
         probe = _probe(config, data, replicas, world)
         pruner = _pruner(config, plan, replicas, optimizer)
     _announce(pruner)
-    facts = _facts(config, pruner, model, device)
+    facts = _facts(config, pruner, model, device) | {"test_examples": data.test_examples}
     checkpoints = Checkpoints(folder / "checkpoints", facts["run_hash"], config.run.keep)
     saved: dict[str, Any] = {"step": 0, "id": uuid.uuid4().hex[:8], "started": runs.now()}
     saved |= checkpoints.latest() or {"state": None}

@@ -13,16 +13,24 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from seven_exp import runs
 from seven_exp.compare.__main__ import compare, main
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import read_history
+from seven_exp.compare.metrics import bounds, is_share, resolution
 from seven_exp.compare.plot import draw, styles
-from seven_exp.compare.records import read_records, runs_frame
-from seven_exp.compare.statistics import estimate, holm, paired_difference
-from seven_exp.compare.summary import summarize
+from seven_exp.compare.records import read_records, read_runs, runs_frame
+from seven_exp.compare.statistics import (
+    estimate,
+    holm,
+    paired_difference,
+    unpaired_difference,
+)
+from seven_exp.compare.summary import spans, summarize, undecided
+from seven_exp.runs import save_masks
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,7 +69,7 @@ def sweep(tmp_path):
 
 
 def rows_of(folder, **settings):
-    records, _ = read_records([folder])
+    records, _ = read_runs([folder])
     arguments = {"metric": "accuracy", "baseline": "magnitude", **settings}
     rows, _ = summarize(records, **arguments)
     return {(row.method, row.sparsity): row for row in rows}
@@ -149,6 +157,36 @@ def test_without_a_spread_there_is_no_test():
     shifted = paired_difference({0: 1e9 + 0.1, 1: 3e9 + 0.1}, {0: 1e9, 1: 3e9})
     assert shifted.p is None
     assert paired_difference({0: 3e-9, 1: 5e-9}, {0: 1e-9, 1: 1e-9}).p is not None
+
+
+def test_welch_is_scipys():
+    from scipy.stats import ttest_ind
+
+    ours, baseline = [0.61, 0.82, 0.73, 0.7], [0.5, 0.52, 0.47]
+    expected = ttest_ind(ours, baseline, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    found = unpaired_difference(dict(enumerate(ours)), dict(enumerate(baseline, 10)))
+    assert found.test == "unpaired"
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.estimate.ends() == pytest.approx(tuple(interval))
+    assert unpaired_difference({0: 0.5}, {1: 0.25}).estimate.half is None
+    assert unpaired_difference({0: 0.5, 1: 0.5}, {2: 0.5, 3: 0.5}).p == 1.0
+    assert unpaired_difference({0: 0.5, 1: 0.5}, {2: 0.6, 3: 0.6}).p is None
+
+
+@pytest.mark.parametrize("differ", [paired_difference, unpaired_difference])
+def test_an_interval_and_its_test_agree(differ):
+    # differences of 0, 1, 1, 1 and 1 images of 360: without a floor p < 0.05, and one image more or
+    # less is what the interval must allow
+    baseline = dict.fromkeys(range(5), 0.9)
+    ours = {seed: 0.9 + min(seed, 1) / 360 for seed in range(5)}
+    sharp, floored = differ(ours, baseline), differ(ours, baseline, 1 / 360)
+    assert sharp.p < 0.05
+    assert floored.estimate.half == pytest.approx(1 / 360)
+    assert floored.estimate.ends()[0] < 0
+    assert floored.p > 0.05
+    # a floor below the spread changes nothing
+    assert differ(ours, baseline, 1e-9) == sharp
 
 
 def test_holm_by_hand():
@@ -387,6 +425,338 @@ def test_dense_is_a_baseline_for_every_sparsity(tmp_path):
     assert rows["magnitude", 0.5].difference.estimate.mean == pytest.approx(-0.05)
     assert rows["magnitude", 0.9].difference.estimate.mean == pytest.approx(-0.25)
     assert rows["dense", 0.0].difference is None
+
+
+def diverging(folder, status="failed"):
+    """Four of five seeds of one method end without a result, the fifth is lucky."""
+    for seed in range(5):
+        write(folder, "magnitude", 0.9, seed, 0.80 + seed / 100)
+        write(folder, "seven_dyn", 0.9, seed, 0.85 + seed / 200)
+        lucky = {"status": "finished" if seed == 2 else status, "steps": 10 if seed == 2 else 3}
+        write(folder, "platon", 0.9, seed, 0.99, **lucky)
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
+def test_seeds_without_a_result_are_counted_and_bar_a_row_from_being_best(tmp_path, capsys, status):
+    diverging(tmp_path, status)
+    rows = rows_of(tmp_path)
+    assert {method: row.lost for (method, _), row in rows.items()} == {
+        "magnitude": {}, "seven_dyn": {}, "platon": {status: 4},
+    }  # fmt: skip
+    # what a failed run had measured on its way is no result
+    assert rows["platon", 0.9].by_seed == {2: 0.99}
+    assert [method for (method, _), row in rows.items() if row.best] == ["seven_dyn"]
+    assert rows["seven_dyn", 0.9].starred
+    compare([tmp_path])
+    printed = capsys.readouterr().out
+    assert re.search(rf"platon\s+99\.00 ± n/a\s+1 \(4 of 5 {status}\)†", printed)
+    assert "† neither best nor starred" in printed
+    with (tmp_path / "comparison.csv").open(encoding="utf-8") as file:
+        sheet = {row["method"]: row for row in csv.DictReader(file)}
+    assert [sheet["platon"][key] for key in ("seeds", "without_result", "best", "barred")] == [
+        *("1", "4", "0", f"4 of 5 {status}"),
+    ]
+    assert sheet["seven_dyn"]["best"] == sheet["seven_dyn"]["starred"] == "1"
+    data = embedded(tmp_path / "comparison.html")["shared"]
+    place = data["rows"]["method"].index([m["name"] for m in data["methods"]].index("platon"))
+    assert data["estimates"]["accuracy"]["best"][place] is False
+    assert data["marks"]["accuracy"]["seeds"][place] == f"1 (4 of 5 {status})†"
+    assert data["marks"]["accuracy"]["barred"][place] is True
+
+
+def test_a_seed_without_the_metric_is_lost_too(tmp_path):
+    for seed in range(3):
+        write(tmp_path, "magnitude", 0.9, seed, 0.4 + seed / 10)
+        write(tmp_path, "snip", 0.9, seed, 0.9 if seed == 0 else float("nan"))
+    rows = rows_of(tmp_path)
+    assert rows["snip", 0.9].lost == {"without accuracy": 2}
+    assert [method for (method, _), row in rows.items() if row.best] == ["magnitude"]
+
+
+def test_neither_best_nor_starred_on_fewer_seeds_than_a_rival(tmp_path):
+    for seed in range(5):
+        write(tmp_path, "magnitude", 0.9, seed, 0.80 + seed / 100)
+        write(tmp_path, "seven_dyn", 0.9, seed, 0.85 + seed / 90)
+        if seed < 3:
+            write(tmp_path, "snip", 0.9, seed, 0.95 + seed / 90)
+    rows = rows_of(tmp_path)
+    # ahead in all three pairs, by far and alike
+    assert rows["snip", 0.9].p < 0.05
+    assert (rows["snip", 0.9].best, rows["snip", 0.9].starred) == (False, False)
+    assert rows["snip", 0.9].barred == "a rival has 5 seeds"
+    assert (rows["seven_dyn", 0.9].best, rows["seven_dyn", 0.9].starred) == (True, True)
+
+
+def test_no_star_against_a_baseline_whose_seeds_failed(tmp_path):
+    for seed in range(5):
+        write(tmp_path, "magnitude", 0.9, seed, 0.80 + seed / 100)
+        write(tmp_path, "snip", 0.9, seed, 0.90 + seed / 90)
+    assert rows_of(tmp_path)["snip", 0.9].starred
+    write(tmp_path, "magnitude", 0.9, 5, 0.1, status="failed")
+    row = rows_of(tmp_path)["snip", 0.9]
+    assert row.p < 0.05
+    assert not row.starred
+
+
+def test_a_seed_that_failed_first_and_finished_later_is_not_lost(tmp_path):
+    write(tmp_path, "magnitude", 0.9, 0, 0.4, status="failed")
+    write(tmp_path, "magnitude", 0.9, 0, 0.4)
+    write(tmp_path, "magnitude", 0.9, 1, 0.4, status="failed", run_hash="of an older version")
+    write(tmp_path, "magnitude", 0.9, 1, 0.5)
+    row = rows_of(tmp_path)["magnitude", 0.9]
+    assert (row.by_seed, row.lost) == ({0: 0.4, 1: 0.5}, {})
+
+
+def test_a_failed_run_belongs_to_the_row_of_its_settings(tmp_path):
+    for seed, lr in itertools.product((0, 1), (0.001, 0.01)):
+        status = "failed" if (seed, lr) == (1, 0.01) else "finished"
+        write(
+            tmp_path, "magnitude", 0.9, seed, 0.4, status=status,
+            steps=3 if status == "failed" else 10, config={"optimizer": {"lr": lr}},
+        )  # fmt: skip
+    rows = rows_of(tmp_path)
+    assert rows["magnitude optimizer.lr=0.001", 0.9].lost == {}
+    assert rows["magnitude optimizer.lr=0.01", 0.9].lost == {"failed": 1}
+
+
+def test_a_failed_run_belongs_to_the_row_of_its_planned_length(tmp_path):
+    for seed, epochs in itertools.product((0, 1), (1, 2)):
+        failed = (seed, epochs) == (1, 2)
+        write(
+            tmp_path, "magnitude", 0.9, seed, 0.4, status="failed" if failed else "finished",
+            steps=3 if failed else 10 * epochs, config={"trainer": {"epochs": epochs}},
+        )  # fmt: skip
+    rows = rows_of(tmp_path)
+    assert rows["magnitude steps=10", 0.9].lost == {}
+    assert rows["magnitude steps=20", 0.9].lost == {"failed": 1}
+
+
+def test_a_method_of_which_no_seed_finished_is_named(tmp_path, capsys):
+    write(tmp_path, "magnitude", 0.9, 0, 0.4)
+    for seed in range(3):
+        write(tmp_path, "snip", 0.9, seed, 0.4, status="failed")
+    compare([tmp_path])
+    assert capsys.readouterr().err == "left out: 3 failed, snip at 90% (3 failed, none finished)\n"
+
+
+def test_no_ranking_inside_overlapping_intervals(tmp_path, capsys):
+    for seed, noise in enumerate((-0.03, 0.0, 0.03)):
+        write(tmp_path, "magnitude", 0.9, seed, 0.50 + noise)
+        write(tmp_path, "snip", 0.9, seed, 0.90 + noise)
+        write(tmp_path, "seven_dyn", 0.9, seed, 0.91 + noise)
+        write(tmp_path, "snip", 0.5, seed, 0.5 + noise)
+        write(tmp_path, "seven_dyn", 0.5, seed, 0.9 + noise)
+    rows = list(rows_of(tmp_path).values())
+    # s = 0.03: half the interval is 4.302653 * 0.03 / sqrt 3 = 0.0745
+    assert undecided(rows) == {0.9: 1}
+    compare([tmp_path])
+    assert "overlaps those of other methods (1 at 90%)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [((3, 1, 2, 0), "0-3"), ((4,), "4"), ((0, 1, 5, 7, 8), "0-1, 5, 7-8")]
+)
+def test_seeds_in_few_words(seeds, words):
+    assert spans(seeds) == words
+
+
+def test_methods_on_different_seeds_are_said_so_and_compared_unpaired_if_asked(tmp_path, capsys):
+    for seed, value in enumerate((0.60, 0.70, 0.65, 0.62, 0.68)):
+        write(tmp_path, "magnitude", 0.9, seed, value)
+        write(tmp_path, "snip", 0.9, seed + 5, value + 0.2)
+    assert rows_of(tmp_path)["snip", 0.9].difference is None
+    compare([tmp_path])
+    printed = capsys.readouterr()
+    assert re.search(r"snip\s+85\.00 ± 5\.12\s+5\s+seeds differ", printed.out)
+    assert printed.err == (
+        "left out: differences: 1 (seeds differ: snip 5-9, magnitude 0-4; --unpaired compares "
+        "them)\n"
+    )
+    shared = embedded(tmp_path / "comparison.html")["shared"]
+    assert sum(map(bool, shared["differences"]["accuracy"]["magnitude"]["apart"])) == 1
+
+    assert main([str(tmp_path), "--unpaired"]) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"\+20\.00 ± \d\.\d\d\s+<0\.001\*", printed.out)
+    assert "not paired by seed (Welch's t test)" in printed.out
+    assert printed.err == ""
+    with (tmp_path / "comparison.csv").open(encoding="utf-8") as file:
+        sheet = {row["method"]: row for row in csv.DictReader(file)}
+    assert (sheet["snip"]["test"], sheet["snip"]["pairs"]) == ("unpaired", "")
+    shared = embedded(tmp_path / "comparison.html")["shared"]
+    assert shared["paired"] is False
+    assert 0.2 in shared["differences"]["accuracy"]["magnitude"]["mean"]
+
+
+def test_an_interval_is_never_narrower_than_one_test_example(tmp_path, capsys):
+    for seed in range(5):
+        write(tmp_path, "magnitude", 0.9, seed, 340 / 360, test_examples=360)
+        write(tmp_path, "snip", 0.9, seed, (300 + 10 * seed) / 360, test_examples=360)
+    rows = rows_of(tmp_path)
+    assert rows["magnitude", 0.9].result.half == pytest.approx(1 / 360)
+    wide = estimate([(300 + 10 * seed) / 360 for seed in range(5)])
+    assert rows["snip", 0.9].result == wide
+    compare([tmp_path])
+    printed = capsys.readouterr().out
+    assert "94.44 ± 0.28" in printed
+    assert "the test set's size" not in printed
+    with (tmp_path / "comparison.csv").open(encoding="utf-8") as file:
+        sheet = {row["method"]: row for row in csv.DictReader(file)}
+    assert float(sheet["magnitude"]["half_interval_95"]) == pytest.approx(1 / 360)
+    # a loss has no smallest step
+    assert rows_of(tmp_path, metric="loss")["magnitude", 0.9].result.half < 1e-12
+
+
+def test_an_unknown_size_of_the_test_set_is_said(tmp_path, capsys):
+    for seed in (0, 1):
+        write(tmp_path, "magnitude", 0.9, seed, 340 / 360)
+    compare([tmp_path])
+    assert "the test set's size is not in some records" in capsys.readouterr().out
+    compare([tmp_path], metric="loss")
+    assert "the test set's size" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("metric", "ends", "step"),
+    [
+        *(("accuracy", (0, 1), 1 / 50), ("exact_match", (0, 1), 1 / 50), ("f1", (0, 1), 0.0)),
+        *(("matthews", (-1, 1), 0.0), ("pearson", (-1, 1), 0.0)),
+        ("accuracy_mismatched", (0, 1), None),
+        *((name, (-math.inf, math.inf), 0.0) for name in ("loss", "perplexity", "loss_mismatched")),
+    ],
+)
+def test_what_a_metrics_name_says(metric, ends, step):
+    assert bounds(metric) == ends
+    assert resolution(metric, 50) == step
+    assert resolution(metric, None) == (None if is_share(metric) else 0.0)
+
+
+def test_accuracy_is_never_drawn_above_all(tmp_path):
+    for seed, accuracy in enumerate((0.80, 1.0, 0.99)):
+        write(tmp_path, "magnitude", 0.9, seed, accuracy, test_examples=100)
+    (row,) = rows_of(tmp_path).values()
+    assert row.result.mean + row.result.half > 1
+    (panel,) = draw([row], "accuracy").axes
+    assert panel.get_ylim()[1] <= 100
+    drawn = {artist.get_gid(): artist for artist in panel.get_children() if artist.get_gid()}
+    (bar,) = (artist for name, artist in drawn.items() if "-bar" in name)
+    low = 100 * (row.result.mean - row.result.half)
+    assert bar.get_segments()[0][:, 1] == pytest.approx([low, 100])
+    # the loss, between 0 and 0.2, has no such end
+    (row,) = rows_of(tmp_path, metric="loss").values()
+    assert draw([row], "loss").axes[0].get_ylim()[0] < 0
+    compare([tmp_path])
+    shared = embedded(tmp_path / "comparison.html")["shared"]
+    assert shared["metrics"]["accuracy"]["bounds"] == [0, 1]
+    assert shared["metrics"]["loss"]["bounds"] == [None, None]
+    assert shared["estimates"]["accuracy"]["half"] == [
+        pytest.approx(4.302653 * 0.1127 / 3**0.5, 1e-3)
+    ]
+
+
+def test_a_runs_own_date_decides_which_record_is_the_newest(tmp_path):
+    dates = {"older": "2026-11-26T09:30:00+00:00", "newer": "2026-11-26T11:00:00+01:00"}
+    folders = {
+        name: write(tmp_path, "magnitude", 0.9, 0, accuracy, run_hash="one", ended=dates[name])
+        for name, accuracy in (("newer", 0.6), ("older", 0.4))
+    }
+    # touched, copied, unpacked: the file of the older run is the younger one
+    os.utime(folders["newer"] / "results.json", (1, 1))
+    assert rows_of(tmp_path)["magnitude", 0.9].by_seed == {0: 0.6}
+    records, notes = read_records([tmp_path])
+    assert [record.folder for record in records] == [folders["newer"]]
+    assert notes == ["1 done twice (the newest is kept)"]
+
+
+@pytest.mark.parametrize("ended", [None, "yesterday", 5, "2026-11-26T09:30:00"])
+def test_records_without_a_date_are_dated_by_their_file(tmp_path, ended):
+    folder = write(tmp_path, "magnitude", 0.9, 0, 0.4, ended=ended)
+    os.utime(folder / "results.json", (1000, 1000))
+    (record,), _ = read_records([tmp_path])
+    # 2026-11-26, 09:30 UTC, in seconds since 1970
+    assert record.written == (1795685400 if ended == "2026-11-26T09:30:00" else 1000)
+
+
+def test_zeros_of_all_parameters_are_shown(tmp_path, capsys):
+    sizes = {"params_total": 2000, "params_prunable": 1000, "params_nonzero": 100}
+    write(tmp_path, "magnitude", 0.9, 0, 0.4, zeros_total=0.47, **sizes)
+    # an older record counts those of its masks: 900 of 2000
+    write(tmp_path, "snip", 0.9, 0, 0.5, **sizes)
+    write(tmp_path, "random", 0.9, 0, 0.3)
+    zeros = {method: row.zeros for (method, _), row in rows_of(tmp_path).items()}
+    assert zeros == {"magnitude": 0.47, "snip": 0.45, "random": None}
+    compare([tmp_path])
+    printed = capsys.readouterr().out
+    assert "zeros of all parameters" in printed
+    assert re.search(r"magnitude.* 47%", printed)
+    with (tmp_path / "comparison.csv").open(encoding="utf-8") as file:
+        sheet = {row["method"]: row["zeros_total"] for row in csv.DictReader(file)}
+    assert sheet == {"magnitude": "0.47", "snip": "0.45", "random": ""}
+    shared = embedded(tmp_path / "comparison.html")["shared"]
+    assert sorted(shared["rows"]["zeros"], key=str) == [0.45, 0.47, None]
+    frame = runs_frame(read_records([tmp_path])[0]).set_index("pruner")
+    assert frame["zeros_total"]["snip"] == 0.45
+
+
+def test_a_run_that_kept_everything_lies_at_zero(tmp_path):
+    path = write(tmp_path, "dense", 0.9, 0, 0.4) / "results.json"
+    path.write_text(path.read_text().replace('"sparsity": 0.9', '"sparsity": 0.0'))
+    assert list(rows_of(tmp_path, baseline=None)) == [("dense", 0.0)]
+
+
+BROKEN = {
+    "metrics.jsonl": [
+        *(b'{"step": 1e999}\n{"step": 2}\n', b"[" * 100_000 + b'\n{"step": 2}\n'),
+        *(b'\xff\xfe\x00\n{"step": 2}\n', b'{"stop": 1}\n{"step": 2}\n', None),
+    ],
+    "masks.safetensors": [b"", b"\x10\0\0\0\0\0\0\0{}", None, "truncated"],
+    "analysis.json": [b"{", b"[]", b"[" * 100_000, None],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, content) for name, all_ in BROKEN.items() for content in all_]
+)
+def test_a_broken_side_file_costs_itself_alone(tmp_path, capsys, name, content):
+    masks = {"a.weight": np.arange(64).reshape(8, 8) % 3 == 0}
+    for pruner, seed in itertools.product(("magnitude", "snip"), (0, 1)):
+        folder = write(tmp_path, pruner, 0.9, seed, 0.4 + seed / 10)
+        (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+        save_masks(folder / "masks.safetensors", {k: torch.tensor(v) for k, v in masks.items()})
+    path = tmp_path / "1" / name
+    whole = path.read_bytes() if path.exists() else b""
+    path.unlink(missing_ok=True)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(whole[:-3] if content == "truncated" else content)
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f"left out: {path} (")
+    assert said.count("\n") == 1
+    page = embedded(tmp_path / "comparison.html")
+    curves = page["sections"]["training"]["curves"]["loss"]
+    assert sum(curve is not None for curve in curves) == (3 if name == "metrics.jsonl" else 4)
+    # the masks of the other three runs are compared all the same
+    (matrix,) = page["sections"]["overlap"]
+    assert matrix["seeds"] == 2
+    assert matrix["jaccard"][0][1] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["1e999", "1" + "0" * 400, "null", '"x"', "[[1]]", "{}", "true", "-1", "[" * 3000]
+)
+def test_no_broken_record_harms_the_others(tmp_path, capsys, text):
+    whole = write(tmp_path, "magnitude", 0.9, 0, 0.4, layers=[], data_files=None, test_examples=9)
+    values = json.loads((whole / "results.json").read_text())
+    for key in [*values, "zeros_total", "params_total", "flops_sparse", "ended", "best", "metric"]:
+        folder = tmp_path / f"broken {key}"
+        folder.mkdir()
+        rest = json.dumps({k: v for k, v in values.items() if k != key} | {"run_hash": key})
+        (folder / "results.json").write_text(f'{rest[:-1]}, "{key}": {text}}}')
+    assert main([str(tmp_path), "--metric", "accuracy"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+    assert whole in {record.folder for record in read_records([tmp_path])[0]}
 
 
 def test_what_is_left_out_is_counted(tmp_path):

@@ -129,7 +129,8 @@ def test_panels_use_the_keys_that_the_tracker_logs(board):
     assert filters(rest) == {**expected, "sparsity": 0.9}
     scatter, flops, comparer = panels(runs)
     assert scatter["viewType"] == "Scatter Plot"
-    assert scatter["config"]["xAxis"] == "config:sparsity.value"
+    # what was reached: a dense run keeps all, whatever sparsity its config asks for
+    assert scatter["config"]["xAxis"] == "summary:final/sparsity"
     assert scatter["config"]["yAxis"] == "summary:final/accuracy"
     assert flops["config"]["xAxis"] == "summary:final/flops_sparse"
     assert comparer["config"] == {"diffOnly": True}
@@ -147,17 +148,31 @@ def test_panels_use_the_keys_that_the_tracker_logs(board):
     assert "config:pruner.value" in table["runFeed"]["columnOrder"]
 
 
-def test_the_workspace_has_a_section_for_each_part(board):
-    view = board.workspace._to_model()
-    assert (view.entity, view.project, view.display_name) == ("team", "project", boards.TITLE)
-    sections = sent(view)["section"]["panelBankConfig"]["sections"]
-    assert [s["name"] for s in sections[3:]] == [
-        "vit_tiny on digits: accuracy over sparsity",
-        "vit_tiny on digits: layers",
-        "vit_tiny on digits: training",
+def test_a_workspace_shows_the_runs_of_its_own_model_and_data_set(board):
+    views = [workspace._to_model() for workspace in board.workspaces]
+    assert [(view.entity, view.project, view.display_name) for view in views] == [
+        ("team", "project", f"{boards.TITLE}: {model} on digits") for model in ("mlp", "vit_tiny")
     ]
-    assert [len(s["panels"]) for s in sections] == [4, 2, 3] * 2
+    sections = sent(views[1])["section"]["panelBankConfig"]["sections"]
+    assert [s["name"] for s in sections] == ["accuracy over sparsity", "layers", "training"]
+    assert [len(s["panels"]) for s in sections] == [4, 2, 3]
     assert all(s["isOpen"] for s in sections)
+    shown = [view.spec.section.run_sets[0].filters for view in views]
+    for model, filters in zip(("mlp", "vit_tiny"), shown, strict=True):
+        leaves = [(f["key"]["name"], f["op"], f["value"]) for f in leaves_of(filters)]
+        assert leaves == [
+            ("jobType", "=", "comparison"),
+            *(("jobType", "=", "train"), ("model", "=", model), ("dataset", "=", "digits")),
+        ]
+
+
+def leaves_of(filters):
+    """The conditions of a tree of filters."""
+    for one in filters["filters"]:
+        if one.get("filters"):
+            yield from leaves_of(one)
+        else:
+            yield one
 
 
 class Server:
@@ -226,7 +241,8 @@ def test_publishing_twice_updates_what_is_there(board, monkeypatch):
     assert server.settings["job_type"] == "comparison"
     assert {key: table.data for key, table in server.logged.items()} == board.tables
     contents = {key: json.loads(view["spec"]) for key, view in server.views.items()}
-    board.workspace.sections.pop()
+    for workspace in board.workspaces:
+        workspace.sections.pop()
     board.report.blocks.pop()
     assert publish(board) == first
     assert set(server.views) == set(contents)
@@ -271,6 +287,32 @@ def test_a_real_client_sends_the_means(sweep, tmp_path):
     assert not (tmp_path / "wandb").exists()
 
 
+REFUSED = """
+import sys
+from seven_exp.compare import dashboard
+from seven_exp.compare.__main__ import main
+dashboard._send_tables = lambda board: None
+sys.exit(main([sys.argv[1], "--wandb", sys.argv[2]]))
+"""
+
+
+def test_a_real_client_that_is_refused_costs_one_line(sweep):
+    # the server knows no call for charts, reports or workspaces, and refuses them
+    with WandbServer() as server:
+        done = subprocess.run(
+            [sys.executable, "-c", REFUSED, str(sweep), f"{ENTITY}/{PROJECT}"],
+            env={**os.environ, **server.environment, "PYTHONPATH": str(ROOT)},
+            cwd=sweep, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert server.unknown
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("wandb: ")]
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("error: W&B: ")
+    assert (sweep / "comparison.html").exists()
+
+
 def test_the_command_prints_where_it_went(sweep, monkeypatch, capsys):
     Server(monkeypatch)
     monkeypatch.setattr("seven_exp.tracking.weights_and_biases.logged_in", lambda: True)
@@ -301,6 +343,19 @@ def test_without_the_extra_it_says_what_to_install(sweep, monkeypatch, capsys):
     )
     # nothing is done before
     assert not (sweep / "comparison.csv").exists()
+
+
+def test_intervals_on_the_chart_end_at_the_metrics_bounds(tmp_path):
+    for seed, accuracy in enumerate((0.80, 1.0, 0.99)):
+        write(tmp_path, "magnitude", 0.9, seed, accuracy)
+    rows, _ = summarize(read_records([tmp_path])[0], "accuracy", None)
+    board = build_dashboard(rows, "accuracy", None, "team", "project")
+    (((cells,),),) = [board.tables.values()]
+    row = dict(zip(COLUMNS, cells, strict=True))
+    assert row["high"] == 1.0
+    assert row["low"] == pytest.approx(rows[0].result.mean - rows[0].result.half)
+    (spec,) = board.charts.values()
+    assert {layer["encoding"]["y"]["scale"]["nice"] for layer in spec["layer"]} == {False}
 
 
 @pytest.mark.parametrize("place", ["project", "/project", "team/", "a/b/c"])

@@ -140,6 +140,8 @@ def test_shapes_counts_and_ranges(name, small):
     tested = list(data.test.epoch(0))
     assert len(tested) == len(data.test)
     assert sum(len(y) for _, y in tested) == test
+    # one of two processes sees half of them, and knows of all
+    assert data.test_examples == data.shared(1, 2).test_examples == test
     assert all(torch.equal(a[0], b[0]) for a, b in zip(tested, data.test.epoch(1), strict=True))
 
 

@@ -300,7 +300,7 @@ def test_differences_follow_the_chosen_baseline(shown, sweep):
     rows = [r for r in table(shown, "#table") if r[1] == "magnitude"]
     assert all(r[4] for r in rows)
     shown.choose("baseline", "")
-    assert len(row()) == 7
+    assert len(row()) == 8
 
 
 def test_cells_of_the_heat_map_are_the_records(shown, sweep):

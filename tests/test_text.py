@@ -284,6 +284,8 @@ def test_squads_targets_point_at_the_answer_in_each_window(folders, tmp_path):
                 answers.add(task.contexts[owner][places[start][0] : places[end][1]])
     assert answers == {"the hills", "the sea", "Ada Moss"}
     assert len(task.windows) > len(task.contexts) == 3
+    # a metric is a mean over questions, not over windows
+    assert data.test_examples == 3
 
 
 def test_perfect_logits_answer_every_question(folders, tmp_path):

@@ -10,8 +10,9 @@ from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.page import write_html
 from seven_exp.compare.plot import write_png
 from seven_exp.compare.published import print_published
-from seven_exp.compare.records import Record, read_records
+from seven_exp.compare.records import FINISHED, Record, read_runs
 from seven_exp.compare.sections import comparison_page, relative_to
+from seven_exp.compare.statistics import Differ, paired_difference, unpaired_difference
 from seven_exp.compare.summary import Row, headline, summarize
 from seven_exp.compare.table import print_table, write_csv
 
@@ -31,6 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--baseline", help=f"method to subtract ({DEFAULT_BASELINE}, where it took part)"
     )
     parser.add_argument(
+        "--unpaired",
+        action="store_const",
+        const=unpaired_difference,
+        default=paired_difference,
+        help="compare means by Welch's t test, for runs on different seeds",
+    )
+    parser.add_argument(
         "--published", action="store_true", help="also print the figures of SEVEN's authors beside"
     )
     parser.add_argument("--output", type=Path, help="where files go (the first FOLDER)")
@@ -46,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.port is not None and not options.serve:
             raise ValueError("--port is there for --serve")
         if options.serve:
-            serve(options.folders, options.metric, options.baseline, options.port)
+            serve(options.folders, options.metric, options.baseline, options.port, options.unpaired)
             return 0
         compare(
             options.folders,
@@ -55,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output,
             published=options.published,
             wandb=options.wandb,
+            differ=options.unpaired,
         )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -73,6 +82,7 @@ def compare(
     *,
     published: bool = False,
     wandb: str | None = None,
+    differ: Differ = paired_difference,
 ) -> None:
     """Write the files, print the table, and say on stderr what was left out.
 
@@ -86,13 +96,14 @@ def compare(
 
         entity, project = parse_place(wandb)
         require_login()
-    found = read(folders, metric, baseline)
+    cache = FileCache()
+    found = read(folders, metric, baseline, cache, differ)
     rows, metric, baseline = found.rows, found.metric, found.baseline
     output = output or folders[0]
     try:
         write_csv(output / "comparison.csv", rows, metric)
         write_png(output / "comparison.png", rows, metric)
-        page = found.page(relative_to(output))
+        page = found.page(relative_to(output), cache)
         write_html(output / "comparison.html", page)
     except OSError as error:
         raise ValueError(f"--output is '{output}': can't write there: {error.strerror}") from error
@@ -100,8 +111,8 @@ def compare(
     print_table(rows, metric, baseline)
     if published:
         print_published(rows, metric)
-    if found.left_out:
-        print(f"left out: {', '.join(found.left_out)}", file=sys.stderr)
+    if left_out := [*found.left_out, *cache.broken_files()]:
+        print(f"left out: {', '.join(left_out)}", file=sys.stderr)
     print(f"written: {output / 'comparison'}.csv, .png, .html")
     if wandb is not None:
         addresses = publish(build_dashboard(rows, metric, baseline, entity, project))
@@ -113,6 +124,7 @@ def serve(
     metric: str | None = None,
     baseline: str | None = None,
     port: int | None = None,
+    differ: Differ = paired_difference,
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -125,10 +137,10 @@ def serve(
     cache = FileCache()
 
     def render() -> str:
-        return read(folders, metric, baseline, cache).page(server.link, cache)
+        return read(folders, metric, baseline, cache, differ).page(server.link, cache)
 
     port = DEFAULT_PORT if port is None else port
-    read(folders, metric, baseline, cache)
+    read(folders, metric, baseline, cache, differ)
     try:
         server = Server(folders, render, port)
     except (OSError, OverflowError) as error:
@@ -144,17 +156,20 @@ def serve(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Records, and what the arguments make of them."""
+    """Records, those of runs without a result among them, and what the arguments make of them."""
 
     records: list[Record]
     rows: list[Row]
     metric: str
     baseline: str | None
     left_out: list[str]
+    differ: Differ
 
     def page(self, link: Callable[[Path], str], cache: FileCache | None = None) -> str:
         """The page, its links made by ``link``."""
-        return comparison_page(self.records, self.metric, self.baseline, self.left_out, link, cache)
+        return comparison_page(
+            *(self.records, self.metric, self.baseline, self.left_out, link, cache, self.differ)
+        )
 
 
 def read(
@@ -162,6 +177,7 @@ def read(
     metric: str | None,
     baseline: str | None,
     cache: FileCache | None = None,
+    differ: Differ = paired_difference,
 ) -> Comparison:
     """Read the records and choose what wasn't given.
 
@@ -171,16 +187,16 @@ def read(
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"no folder '{folder}'")
-    records, left_out = read_records(folders, cache)
-    if not records:
+    records, left_out = read_runs(folders, cache)
+    if not any(record.status == FINISHED for record in records):
         reasons = f" (left out: {', '.join(left_out)})" if left_out else ""
         raise ValueError(f"no finished run below {', '.join(map(str, folders))}{reasons}")
     metric = metric or headline(records)
     if baseline is None:
         took_part = any(r.pruner == DEFAULT_BASELINE and metric in r.metrics for r in records)
         baseline = DEFAULT_BASELINE if took_part else None
-    rows, notes = summarize(records, metric, baseline)
-    return Comparison(records, rows, metric, baseline, [*left_out, *notes])
+    rows, notes = summarize(records, metric, baseline, differ=differ)
+    return Comparison(records, rows, metric, baseline, [*left_out, *notes], differ)
 
 
 if __name__ == "__main__":

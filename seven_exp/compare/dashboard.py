@@ -1,4 +1,4 @@
-"""A comparison on Weights & Biases: a workspace, and a report with the figures as they stand.
+"""A comparison on Weights & Biases: workspaces, and a report with the figures as they stand.
 
 What W&B draws by itself comes from the runs that our tracker has logged. It knows no t intervals,
 so a run of its own, of the job type "comparison", holds the means with theirs; a chart draws them.
@@ -6,27 +6,32 @@ so a run of its own, of the job type "comparison", holds the means with theirs; 
 
 import hashlib
 import json
+import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from seven_exp.compare.metrics import bounds, in_percent
 from seven_exp.compare.plot import styles
 from seven_exp.compare.summary import Row
-from seven_exp.compare.table import cells, headings, in_percent
+from seven_exp.compare.table import captions, cells, headings
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
 TITLE = "Comparison of pruning methods"
-VIEW = "nw-sevenexpcomparison-v"
-"""The workspace's name in its address; the same at each call, so that it is found again."""
+VIEW = "sevenexp"
+"""A workspace's name in its address begins so; the same at each call, so that it is found again."""
 
 RUN = "seven-exp-comparison"
 """Id of the run that holds the tables."""
 
-COLUMNS = ("method", "sparsity", "mean", "low", "high", "seeds", "difference", "p_holm")
+COLUMNS = (
+    *("method", "sparsity", "mean", "low", "high", "seeds", "difference", "p_holm"),
+    *("without_result", "zeros_total"),
+)
 
 MOST_LAYERS = 60
 """Bars of a chart."""
@@ -37,13 +42,14 @@ class Dashboard:
     """What is sent.
 
     Attributes:
-        workspace: Panels over the project's runs.
+        workspaces: One a model and data set: a workspace has one filter, and all of its panels show
+            the same runs.
         report: The same panels with the figures beside.
         charts: Name -> Vega-Lite of the charts that aren't W&B's own.
         tables: Key -> rows of `COLUMNS`.
     """
 
-    workspace: "ws.Workspace"
+    workspaces: list["ws.Workspace"]
     report: "wr.Report"
     charts: dict[str, dict[str, Any]]
     tables: dict[str, list[list[Any]]]
@@ -92,7 +98,6 @@ def build_dashboard(
         project: Whose runs are shown.
     """
     import wandb_workspaces.reports.v2 as wr
-    import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
     spec = _interval_chart(rows, metric)
@@ -102,7 +107,7 @@ def build_dashboard(
     tasks = list(dict.fromkeys(row.task for row in rows))
     tables = {f"comparison/{metric}/{'-'.join(task).replace('/', '-')}": task for task in tasks}
     blocks: list[Any] = [wr.P(_explained(metric, baseline)), wr.TableOfContents()]
-    sections = []
+    workspaces = []
     means = expr.And(expr.Metric("JobType") == "comparison")
     for key, task in tables.items():
         own = [row for row in rows if row.task == task]
@@ -118,6 +123,7 @@ def build_dashboard(
         blocks += [
             wr.H1(title),
             wr.MarkdownBlock(_markdown(own, metric, baseline)),
+            *map(wr.P, captions(own, metric)),
             wr.H2(f"{metric} over sparsity"),
             wr.PanelGrid(
                 runsets=[wr.Runset(name="means", filters=means)],
@@ -133,21 +139,15 @@ def build_dashboard(
                 panels=[*panels["layers"], *panels["training"]],
             ),
         ]
-        sections += [
-            ws.Section(f"{title}: {metric} over sparsity", [*panels["intervals"], *panels["runs"]]),
-            ws.Section(f"{title}: layers", panels["layers"]),
-            ws.Section(f"{title}: training", panels["training"]),
-        ]
-    for section in sections:
-        section.is_open = True
-    workspace = ws.Workspace(
-        entity=entity,
-        project=project,
-        name=TITLE,
-        sections=sections,
-        settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
-        runset_settings=ws.RunsetSettings(pinned_columns=["run:displayName", *_columns(metric)]),
-    )
+        workspaces.append(
+            _workspace(
+                *(entity, project, title),
+                {f"{metric} over sparsity": [*panels["intervals"], *panels["runs"]]}
+                | {name: panels[name] for name in ("layers", "training")},
+                expr.Or(means, expr.And(*runs)),
+                metric,
+            )
+        )
     report = wr.Report(
         project=project,
         entity=entity,
@@ -157,27 +157,30 @@ def build_dashboard(
         width="fluid",
     )
     by_table = {
-        key: [_cells(row) for row in rows if row.task == task] for key, task in tables.items()
+        key: [_cells(row, metric) for row in rows if row.task == task]
+        for key, task in tables.items()
     }
-    return Dashboard(workspace, report, {chart: spec}, by_table)
+    return Dashboard(workspaces, report, {chart: spec}, by_table)
 
 
 def publish(dashboard: Dashboard) -> list[str]:
     """Send it; what an earlier call has made is updated in its place.
 
     Returns:
-        The addresses of the report and the workspace.
+        The addresses of the report and the workspaces.
 
     Raises:
         ConnectionError: W&B refuses or can't be reached.
     """
-    import wandb
-
     try:
         _send_tables(dashboard)
         _register_charts(dashboard)
-        return [_save_report(dashboard.report), _save_workspace(dashboard.workspace)]
-    except (wandb.Error, OSError) as error:
+        return [
+            _save_report(dashboard.report),
+            *map(_save_workspace, dashboard.workspaces),
+        ]
+    except Exception as error:
+        # The client's exceptions share no base: a refused call raises one that is no wandb.Error.
         raise ConnectionError(f"W&B: {' '.join(str(error).split())}") from error
 
 
@@ -213,8 +216,8 @@ def _register_charts(dashboard: Dashboard) -> None:
                 access="private",
                 spec=spec,
             )
-        except wandb.Error as error:
-            # W&B has no call that asks whether a chart is there.
+        except Exception as error:
+            # W&B has no call that asks whether a chart is there; for its exceptions see `publish`.
             wandb.termwarn(f"the chart {name} was not registered; is it there already? ({error})")
 
 
@@ -232,16 +235,41 @@ def _save_report(report: "wr.Report") -> str:
     return str(report.save().url)
 
 
+def _workspace(
+    entity: str,
+    project: str,
+    title: str,
+    panels: Mapping[str, list[Any]],
+    filters: Any,
+    metric: str,
+) -> "ws.Workspace":
+    """Panels over the runs of one model and data set."""
+    import wandb_workspaces.workspaces as ws
+
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=f"{TITLE}: {title}",
+        sections=[ws.Section(name, own, is_open=True) for name, own in panels.items()],
+        settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
+        runset_settings=ws.RunsetSettings(
+            filters=filters, pinned_columns=["run:displayName", *_columns(metric)]
+        ),
+    )
+
+
 def _save_workspace(workspace: "ws.Workspace") -> str:
     import wandb_workspaces.workspaces as ws
 
-    address = f"https://wandb.ai/{workspace.entity}/{workspace.project}?nw={VIEW[3:-2]}"
+    view = VIEW + hashlib.sha256(workspace.name.encode()).hexdigest()[:8]
+    address = f"https://wandb.ai/{workspace.entity}/{workspace.project}?nw={view}"
     try:
         before = ws.Workspace.from_url(address)
     except ValueError:
-        workspace._internal_name = VIEW
+        workspace._internal_name = f"nw-{view}-v"
     else:
         before.sections = workspace.sections
+        before.runset_settings = workspace.runset_settings
         workspace = before
     return str(workspace.save().url)
 
@@ -266,7 +294,8 @@ def _panels(rows: Sequence[Row], metric: str, table: str, chart: str) -> dict[st
         "runs": [
             wr.ScatterPlot(
                 title=f"{metric} over sparsity, every run",
-                x=wr.Config("sparsity"),
+                # Reached, not asked for: a dense run keeps all, whatever its config says.
+                x=wr.SummaryMetric("final/sparsity"),
                 y=wr.SummaryMetric(f"final/{metric}"),
                 layout=wr.Layout(w=12, h=9),
             ),
@@ -309,7 +338,7 @@ def _panels(rows: Sequence[Row], metric: str, table: str, chart: str) -> dict[st
 
 
 def _layers(values: Any) -> list[dict[str, Any]]:
-    return [layer for layer in values.get("layers") or [] if "name" in layer]
+    return [layer for layer in values.get("layers") or [] if isinstance(layer.get("name"), str)]
 
 
 def _columns(metric: str) -> list[str]:
@@ -340,12 +369,12 @@ def _table_of_runs(filters: Any, metric: str) -> "wr.Runset":
     )
 
 
-def _cells(row: Row) -> list[Any]:
-    half = row.result.half or 0.0
+def _cells(row: Row, metric: str) -> list[Any]:
+    low, high = row.result.ends(*bounds(metric)) or (row.result.mean,) * 2
     difference = row.difference.estimate.mean if row.difference else None
     return [
-        *(row.method, row.sparsity, row.result.mean, row.result.mean - half),
-        *(row.result.mean + half, row.result.n, difference, row.p),
+        *(row.method, row.sparsity, row.result.mean, low, high, row.result.n, difference, row.p),
+        *(sum(row.lost.values()), row.zeros),
     ]
 
 
@@ -353,7 +382,7 @@ def _explained(metric: str, baseline: str | None) -> str:
     words = f"{metric}: mean over seeds ± half the 95% Student t interval."
     if baseline is None:
         return words
-    return f"{words} Differences to {baseline} are paired by seed; p is Holm's, * below 0.05."
+    return f"{words} Differences are to {baseline}; p is Holm's, * below 0.05."
 
 
 def _markdown(rows: Sequence[Row], metric: str, baseline: str | None) -> str:
@@ -377,7 +406,8 @@ def _interval_chart(rows: Sequence[Row], metric: str) -> dict[str, Any]:
     y = {
         "type": "quantitative",
         "title": metric,
-        "scale": {"zero": False},
+        # Rounded ends would show an accuracy above 100%.
+        "scale": {"zero": False, "nice": not math.isfinite(bounds(metric)[1])},
         "axis": {"format": "%" if in_percent(metric) else "g"},
     }
     return {

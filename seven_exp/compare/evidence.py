@@ -75,7 +75,7 @@ def read_evidence(path: Path) -> Evidence:
             empty_rows=sum(last["empty_rows"])
             / sum(layer["shape"][0] for layer in values["layers"]),
         )
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no analysis: {error!r}") from error
 
 

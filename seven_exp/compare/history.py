@@ -21,27 +21,37 @@ MOST_POINTS = 200
 def read_history(path: Path) -> History:
     """All curves of a run but those of single layers, each thinned to `MOST_POINTS`.
 
-    Lines that are no JSON objects with a step are passed over: the last one may be half written.
+    The last line may be half written, and is then passed over.
 
     Raises:
         OSError: The file can't be read.
+        ValueError: Another line is no JSON object with a step.
     """
     found: History = defaultdict(list)
+    broken = 0
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
+            if broken:
+                raise ValueError(f"line {broken} is broken")
             try:
                 values = json.loads(line)
                 step = int(values["step"])
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+                broken = number
                 continue
             for name, value in values.items():
                 if name == "step" or name.startswith(_OF_LAYERS):
                     continue
-                if value is None:
-                    found[name].append((step, None))
-                elif type(value) in (int, float):
-                    found[name].append((step, value if math.isfinite(value) else None))
+                if value is None or type(value) in (int, float):
+                    found[name].append((step, _finite(value)))
     return {name: thinned(curve, MOST_POINTS) for name, curve in found.items()}
+
+
+def _finite(value: float | None) -> float | None:
+    try:
+        return value if value is not None and math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def thinned(items: Sequence[T], most: int) -> list[T]:

@@ -68,13 +68,35 @@ def mask_overlap(paths: Sequence[Path]) -> Overlap:
 
 def mask_shapes(path: Path) -> dict[str, str] | None:
     """Layer -> shape of a file of masks, as JSON; None if it is missing or broken."""
+    try:
+        return read_shapes(path)
+    except (OSError, ValueError):
+        return None
+
+
+def read_shapes(path: Path) -> dict[str, str]:
+    """Layer -> shape of a file of masks, as JSON.
+
+    Raises:
+        OSError: The file can't be read.
+        ValueError: It is truncated, or holds something else.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            return file.metadata() or None
-    except (OSError, SafetensorError):
-        return None
+            names, metadata = file.keys(), file.metadata() or {}
+            shapes = {name: str(metadata[name]) for name in names}
+            for name, shape in shapes.items():
+                packed = file.get_slice(name)
+                needed = -(-math.prod(json.loads(shape)) // 8)
+                if packed.get_dtype() != "U8" or list(packed.get_shape()) != [needed]:
+                    raise ValueError(f"{name} is no mask of the shape {shape}")
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if not shapes:
+        raise ValueError("no masks")
+    return shapes
 
 
 def _shared(packed: "NDArray[np.uint8]") -> "NDArray[np.float64]":

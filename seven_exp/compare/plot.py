@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seven_exp.atomic import replacing
+from seven_exp.compare.metrics import bounds, in_percent
 from seven_exp.compare.summary import Row
-from seven_exp.compare.table import in_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,16 +131,18 @@ def _panel(
         gid = f"method{style.index}"
         axes.plot(places, means, color=style.colour, lw=1.4, gid=f"{gid}-line{own[0][1]}")
         for x, mean, (_, i, row) in zip(places, means, own, strict=True):
-            if row.result.half is not None:
-                half = scale * row.result.half
-                bar = axes.vlines(x, mean - half, mean + half, color=style.colour, lw=1.2)
+            if (ends := row.result.ends(*bounds(metric))) is not None:
+                bar = axes.vlines(x, scale * ends[0], scale * ends[1], color=style.colour, lw=1.2)
                 bar.set_gid(f"{gid}-bar{i}")
             seeds = [scale * value for value in row.by_seed.values()]
             (points,) = axes.plot([x] * len(seeds), seeds, style.marker, color=style.colour)
             points.set(alpha=0.3, markersize=3.5, markeredgewidth=0, gid=f"{gid}-seeds{i}")
             (point,) = axes.plot(x, mean, style.marker, color=style.colour, zorder=3)
-            point.set(markersize=6.5, markeredgecolor="white", markeredgewidth=0.4)
+            point.set(markersize=6.5, markeredgecolor="white", markeredgewidth=0.4, clip_on=False)
             point.set_gid(f"{gid}-row{i}")
+    # The margin that matplotlib adds would show an accuracy above 100%.
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, scale * bounds(metric)[0]), min(high, scale * bounds(metric)[1]))
     axes.set_xticks([_place(s) for s in targets], [f"{100 * s:.4g}" for s in targets])
     axes.set_xlabel("sparsity, % (spaced by the logarithm of density)")
     axes.set_ylabel(f"{metric}, %" if scale == 100 else metric)

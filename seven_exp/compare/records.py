@@ -5,6 +5,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ _ELSEWHERE = (
 )
 """Keys of a run's config that say nothing of its method, or are told apart by other means."""
 
-_LENGTH = ("trainer.epochs", "trainer.max_steps")
+LENGTH = ("trainer.epochs", "trainer.max_steps")
 """Two ways to say how long to train; a finished run's number of steps says it for both."""
 
 _AXES = ("criterion", "when", "schedule", "scope", "pattern")
@@ -49,33 +50,44 @@ _NAMED: Mapping[str, type[BaseModel]] = {
 
 _UNSET = "unset"
 
-_REASONS = {"failed": "failed", "running": "still running", "interrupted": "interrupted"}
+FINISHED = "finished"
+
+_UNFINISHED = {"failed": "failed", "running": "still running", "interrupted": "interrupted"}
+"""Status of a run without a result -> words for it."""
+
+_MADE_BY = ("versions", "device", "git", "host", "processor")
+"""Facts of a record that say where a run was made."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run.
+    """A run that has ended.
 
     Attributes:
         folder: Where it lies.
-        written: When its record was written, seconds since the epoch.
+        written: When it ended, seconds since the epoch: the record's own date, or, where an older
+            record has none, the file's.
+        status: "finished", or how it ended without a result.
         run_hash: Its identity.
         pruner: Its name.
         model: Its name.
         dataset: Its name.
         seed: Of everything random.
-        sparsity: Target, in [0, 1).
+        sparsity: Target, in [0, 1); 0 where nothing was pruned, whatever was asked for.
         kept: Number of nonzero prunable weights.
+        zeros: Fraction of all parameters that are zero; None if unknown.
+        test_examples: In the test set; None if unknown.
         seconds: Of training.
         flops: Operations of one example's forward pass, pruned weights left out; None if unknown.
         data_files: What tells its data from others of the name; None for a published set.
-        metrics: Final figures, the finite ones.
+        metrics: Final figures, the finite ones; empty unless the run has finished.
         settings: What else decided the result: dotted key -> value as the command line spells it.
         values: All of ``results.json``.
     """
 
     folder: Path
     written: float
+    status: str
     run_hash: str
     pruner: str
     model: str
@@ -83,6 +95,8 @@ class Record:
     seed: int
     sparsity: float
     kept: int
+    zeros: float | None
+    test_examples: int | None
     seconds: float
     flops: float | None
     data_files: str | None
@@ -107,6 +121,17 @@ def read_records(
         folders: Searched as deep as they go.
         cache: Spares records that haven't changed since they were last read through it.
     """
+    records, notes = read_runs(folders, cache)
+    return [record for record in records if record.status == FINISHED], notes
+
+
+def read_runs(
+    folders: Iterable[Path], cache: FileCache | None = None
+) -> tuple[list[Record], list[str]]:
+    """As `read_records`, with the runs that ended without a result among the records.
+
+    A run that has also finished, in another folder, is taken as finished.
+    """
     cache = cache or FileCache()
     found: dict[str, Record] = {}
     left_out: Counter[str] = Counter()
@@ -119,14 +144,25 @@ def read_records(
         if isinstance(record, str):
             left_out[record] += 1
             continue
+        if record.status != FINISHED:
+            left_out[_UNFINISHED[record.status]] += 1
         other = found.get(record.run_hash)
         # A run that was found done elsewhere has its record in two folders.
-        if other is not None and other.values != record.values:
+        if (
+            other is not None
+            and other.values != record.values
+            and FINISHED == other.status == record.status
+        ):
             left_out["done twice (the newest is kept)"] += 1
-        if other is None or record.written >= other.written:
+        if other is None or _rank(record) >= _rank(other):
             found[record.run_hash] = record
     notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
     return list(found.values()), notes
+
+
+def _rank(record: Record) -> tuple[bool, float]:
+    """The record of a run with the highest rank is the one that counts."""
+    return record.status == FINISHED, record.written
 
 
 def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
@@ -171,11 +207,12 @@ def runs_frame(records: Sequence[Record]) -> "DataFrame":
     columns = (
         *("pruner", "model", "dataset", *_AXES, "sparsity_target", "sparsity", "seed"),
         *("params_total", "params_prunable", "params_nonzero", "flops_dense", "flops_sparse"),
-        *("steps", "seconds", "seconds_pruning", "run_hash"),
+        *("steps", "seconds", "seconds_pruning", "started", "ended", "host", "run_hash"),
     )
     return pd.DataFrame(
         {
             **{key: record.values.get(key) for key in columns},
+            "zeros_total": record.zeros,
             **record.metrics,
             **{f"best_{key}": value for key, value in (record.values.get("best") or {}).items()},
             "folder": str(record.folder),
@@ -188,7 +225,7 @@ def whole_config(record: Record) -> dict[str, str]:
     """Dotted key -> value of all that is known of how a run was made, versions and device too."""
     values = record.values
     config = values.get("config") or _hydra_config(record.folder)
-    made_by = {key: values[key] for key in ("versions", "device", "git") if key in values}
+    made_by = {key: values[key] for key in _MADE_BY if key in values}
     return spelled(_flatten({**(config or {key: values.get(key) for key in _AXES}), **made_by}))
 
 
@@ -201,48 +238,105 @@ def _read(path: Path) -> Record | str:
     """A record, or in few words why there is none."""
     try:
         values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "unreadable"
     if not isinstance(values, dict):
         return "foreign"
     if isinstance(schema := values.get("schema"), int) and schema > SCHEMA:
         return "of a newer version"
-    if values.get("status") != "finished":
-        return _REASONS.get(str(values.get("status")), "foreign")
-    flops = values.get("flops_sparse")
-    try:
-        record = Record(
-            folder=path.parent,
-            written=path.stat().st_mtime,
-            run_hash=str(values["run_hash"]),
-            pruner=str(values["pruner"]),
-            model=str(values["model"]),
-            dataset=str(values["dataset"]),
-            seed=int(values["seed"]),
-            sparsity=float(values["sparsity_target"]),
-            kept=int(values["params_nonzero"]),
-            seconds=float(values["seconds"]),
-            flops=float(flops) if flops is not None and _is_finite(flops) else None,
-            data_files=values.get("data_files"),
-            metrics={k: float(v) for k, v in values["metrics"].items() if _is_finite(v)},
-            settings=spelled(_settings(values, path.parent)),
-            values=values,
-        )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+    status = values.get("status")
+    if status != FINISHED and status not in tuple(_UNFINISHED):
         return "foreign"
-    return record if 0 <= record.sparsity < 1 else "foreign"
+    try:
+        return _record(path, values)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        # What little a run without a result may have left is no more than its status.
+        return _UNFINISHED.get(status, "foreign")
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _record(path: Path, values: Mapping[str, Any]) -> Record:
+    """The record, from what ``results.json`` holds.
+
+    Raises:
+        OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError: It is none of ours.
+    """
+    status = values["status"]
+    files = values.get("data_files")
+    sparsity = 0.0 if values.get("sparsity") == 0 else float(values["sparsity_target"])
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity_target is {sparsity}")
+    if not all(isinstance(layer, Mapping) for layer in values.get("layers") or ()):
+        raise TypeError("layers are no mappings")
+    return Record(
+        folder=path.parent,
+        written=_ended(values) or path.stat().st_mtime,
+        status=status,
+        run_hash=str(values["run_hash"]),
+        pruner=str(values["pruner"]),
+        model=str(values["model"]),
+        dataset=str(values["dataset"]),
+        seed=int(values["seed"]),
+        sparsity=sparsity,
+        kept=int(values["params_nonzero"]),
+        zeros=_zeros(values),
+        test_examples=_whole(values.get("test_examples")),
+        seconds=float(values["seconds"]),
+        flops=_finite(values.get("flops_sparse")),
+        data_files=None if files is None else str(files),
+        metrics={k: v for k, raw in _results(values).items() if (v := _finite(raw)) is not None},
+        settings=spelled(_settings(values, path.parent)),
+        values=values,
+    )
+
+
+def _results(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Final metrics: what was measured on the way is no result."""
+    metrics: Mapping[str, Any] = values["metrics"] if values["status"] == FINISHED else {}
+    return metrics
+
+
+def _ended(values: Mapping[str, Any]) -> float | None:
+    """When a run ended, by its record: a file's own date changes with a copy or a touch."""
+    try:
+        date = datetime.fromisoformat(values["ended"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+
+
+def _zeros(values: Mapping[str, Any]) -> float | None:
+    """Zeros among all parameters, or, where a record doesn't count them, those of its masks."""
+    counted = _finite(values.get("zeros_total"))
+    total = _finite(values.get("params_total"))
+    prunable = _finite(values.get("params_prunable"))
+    if counted is not None or not total or prunable is None:
+        return counted
+    return (prunable - int(values["params_nonzero"])) / total
+
+
+def _finite(value: object) -> float | None:
+    """A number as a float; None for what is none, or not finite."""
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _whole(value: object) -> int | None:
+    """A count; None for what is none."""
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, Any]]:
     """Dotted keys of the config and of the record that tell two methods apart."""
     hidden = {*_ELSEWHERE, *_unread(values)}
-    if values.get("steps") is not None:
+    if values["status"] != FINISHED:
+        # Its steps say how far it came, not how long it was to train.
+        hidden.update(LENGTH)
+    elif values.get("steps") is not None:
         yield "steps", values["steps"]
-        hidden.update(_LENGTH)
+        hidden.update(LENGTH)
     below = tuple(f"{key}." for key in hidden)
     config = values.get("config") or _hydra_config(folder)
     for key, value in _flatten(config or {key: values.get(key) for key in _AXES}):

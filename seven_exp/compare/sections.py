@@ -8,18 +8,14 @@ from typing import Any
 from urllib.parse import quote
 
 from seven_exp.compare.file_cache import FileCache
-from seven_exp.compare.history import History, read_history, thinned
+from seven_exp.compare.history import read_history, thinned
+from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.page import Section, asset, render, rounded
 from seven_exp.compare.plot import styles
 from seven_exp.compare.records import Record, differing_settings, whole_config
-from seven_exp.compare.summary import (
-    Row,
-    method_name,
-    smaller_is_better,
-    summarize,
-    with_differences,
-)
-from seven_exp.compare.table import SIGNIFICANT, in_percent
+from seven_exp.compare.statistics import SIGNIFICANT, Differ, paired_difference
+from seven_exp.compare.summary import Row, method_name, summarize, with_differences
+from seven_exp.compare.table import captions, seeds
 from seven_exp.compare.why import explanations
 
 MOST_DIFFERENCES = 40_000
@@ -39,38 +35,45 @@ def comparison_page(
     notes: Sequence[str],
     link: Callable[[Path], str],
     cache: FileCache | None = None,
+    differ: Differ = paired_difference,
 ) -> str:
     """The page as HTML.
 
     Args:
-        records: At least one.
+        records: At least one. Those without a result are counted in their rows.
         metric: Shown first.
         baseline: Chosen first.
         notes: What was left out.
         link: A run's file -> the address that it has for a reader of the page.
-        cache: Spares files that haven't changed.
+        cache: Spares files that haven't changed, and says afterwards which ones are broken.
+        differ: How differences are made.
 
     Raises:
         ValueError: No record has the metric.
     """
-    records = sorted(
-        (record for record in records if record.metrics),
-        key=lambda r: (r.task, r.pruner, r.sparsity, r.seed, str(r.folder)),
-    )
+    cache = cache or FileCache()
+    records = sorted(records, key=lambda r: (r.task, r.pruner, r.sparsity, r.seed, str(r.folder)))
     settings = differing_settings(records)
     tables = _tables(records, metric, settings)
     offered, more = _baselines(tables, metric, baseline)
-    title = f"Comparison by {metric}"
-    lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(notes)}."] if notes else [])]
-    methods = [method_name(r.pruner, own) for r, own in zip(records, settings, strict=True)]
+    shown = [
+        (record, method_name(record.pruner, own))
+        for record, own in zip(records, settings, strict=True)
+        if record.metrics
+    ]
+    records, methods = [record for record, _ in shown], [method for _, method in shown]
     shared = {
         "significant": SIGNIFICANT,
         "metric": metric,
         "baseline": baseline,
-        **_shared(records, methods, tables, offered, link),
+        "paired": differ is paired_difference,
+        **_shared(records, methods, tables, link),
+        "differences": _all_differences(tables, offered, differ),
     }
-    parts = sections(records, methods, offered, more, cache or FileCache())
-    return render(title, lines, shared, parts)
+    parts = sections(records, methods, offered, more, cache)
+    left_out = [*notes, *cache.broken_files()]
+    lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(left_out)}."] if left_out else [])]
+    return render(f"Comparison by {metric}", lines, shared, parts)
 
 
 def sections(
@@ -141,19 +144,27 @@ def _baselines(
     return sorted(kept), len(order) - len(kept)
 
 
-def _shared(
-    records: Sequence[Record],
-    methods: Sequence[str],
-    tables: Mapping[str, Sequence[Row]],
-    baselines: Sequence[str],
-    link: Callable[[Path], str],
-) -> dict[str, Any]:
+def _rows(tables: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """One row for each place, in order, whatever the metric."""
     places: dict[Place, Row] = {}
     for table in tables.values():
         for row in table:
             places.setdefault((row.task, row.method, row.sparsity), row)
-    rows = [places[place] for place in sorted(places)]
-    index = {(row.task, row.method, row.sparsity): i for i, row in enumerate(rows)}
+    return [places[place] for place in sorted(places)]
+
+
+def _index(rows: Sequence[Row]) -> dict[Place, int]:
+    return {(row.task, row.method, row.sparsity): i for i, row in enumerate(rows)}
+
+
+def _shared(
+    records: Sequence[Record],
+    methods: Sequence[str],
+    tables: Mapping[str, Sequence[Row]],
+    link: Callable[[Path], str],
+) -> dict[str, Any]:
+    rows = _rows(tables)
+    index = _index(rows)
     run = {id(record): i for i, record in enumerate(records)}
     look = styles(rows)
     method = {name: i for i, name in enumerate(look)}
@@ -171,7 +182,12 @@ def _shared(
             for name, style in look.items()
         ],
         "metrics": {
-            name: {"percent": in_percent(name), "lower": smaller_is_better(name)} for name in tables
+            name: {
+                "percent": in_percent(name),
+                "lower": smaller_is_better(name),
+                "bounds": list(bounds(name)),
+            }
+            for name in tables
         },
         "runs": {
             "task": [tasks.index(record.task) for record in records],
@@ -180,6 +196,7 @@ def _shared(
             "reached": [rounded(_number(record.values.get("sparsity"))) for record in records],
             "seed": [record.seed for record in records],
             "kept": [record.kept for record in records],
+            "zeros": [rounded(record.zeros) for record in records],
             "flops": [record.flops for record in records],
             "seconds": [rounded(record.seconds) for record in records],
             "folder": [link(record.folder) for record in records],
@@ -193,20 +210,42 @@ def _shared(
             "method": [method[row.method] for row in rows],
             "sparsity": [row.sparsity for row in rows],
             "kept": [rounded(row.kept) for row in rows],
+            "zeros": [rounded(row.zeros) for row in rows],
             "flops": [rounded(row.flops) for row in rows],
             "seconds": [rounded(row.seconds) for row in rows],
             "runs": [[run[id(record)] for record in row.records] for row in rows],
         },
         "estimates": {name: _estimates(table, index) for name, table in tables.items()},
-        "differences": {
-            name: {
-                other: _differences(with_differences(table, other)[0], index)
-                for other in baselines
-                if any(other in (row.method, row.pruner) for row in table)
-            }
+        "marks": {name: _marks(table, index) for name, table in tables.items()},
+        "captions": {
+            name: [captions([row for row in table if row.task == task], name) for task in tasks]
             for name, table in tables.items()
         },
     }
+
+
+def _all_differences(
+    tables: Mapping[str, Sequence[Row]], baselines: Sequence[str], differ: Differ
+) -> dict[str, Any]:
+    """Metric -> baseline -> its differences."""
+    index = _index(_rows(tables))
+    return {
+        name: {
+            other: _differences(with_differences(table, other, differ)[0], index)
+            for other in baselines
+            if any(other in (row.method, row.pruner) for row in table)
+        }
+        for name, table in tables.items()
+    }
+
+
+def _marks(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, list[Any]]:
+    """How many seeds a row has, in words, and whether it is barred from being best."""
+    columns: dict[str, list[Any]] = {key: [None] * len(index) for key in ("seeds", "barred")}
+    for row in table:
+        place = index[row.task, row.method, row.sparsity]
+        _fill(columns, place, seeds=seeds(row), barred=bool(row.barred))
+    return columns
 
 
 def _estimates(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, list[Any]]:
@@ -227,13 +266,17 @@ def _estimates(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, li
 
 
 def _differences(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, list[Any]]:
-    keys = ("mean", "half", "n", "p", "holm", "reference")
+    keys = ("mean", "half", "n", "p", "holm", "starred", "reference", "apart")
     columns: dict[str, list[Any]] = {key: [None] * len(index) for key in keys}
     sparsities = defaultdict(list)
     for row in table:
         sparsities[row.task, row.method].append(row.sparsity)
     for row in table:
-        if row.difference is None or row.reference is None:
+        if row.reference is None:
+            continue
+        place = index[row.task, row.method, row.sparsity]
+        if row.difference is None:
+            _fill(columns, place, apart=True)
             continue
         found = row.difference.estimate
         of = sparsities[row.task, row.reference]
@@ -241,12 +284,13 @@ def _differences(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, 
         at = row.sparsity if row.sparsity in of else of[0]
         _fill(
             columns,
-            index[row.task, row.method, row.sparsity],
+            place,
             mean=rounded(found.mean),
             half=rounded(found.half),
             n=found.n,
             p=rounded(row.difference.p, 4),
             holm=rounded(row.p, 4),
+            starred=row.starred,
             reference=index[row.task, row.reference, at],
         )
     return columns
@@ -267,7 +311,7 @@ def _layers(records: Sequence[Record]) -> dict[str, Any]:
         for layer in record.values.get("layers") or []:
             try:
                 own[str(layer["name"])] = 1 - layer["nonzero"] / layer["numel"]
-            except (TypeError, KeyError, ZeroDivisionError):
+            except (TypeError, KeyError, ArithmeticError):
                 continue
         found.append(own)
         names[record.task] |= dict.fromkeys(own)
@@ -282,12 +326,9 @@ def _layers(records: Sequence[Record]) -> dict[str, Any]:
 
 def _training(records: Sequence[Record], cache: FileCache) -> dict[str, Any]:
     """Curves by quantity and run: the index of its steps, and its values."""
-    histories: list[History] = []
-    for record in records:
-        try:
-            histories.append(cache.read(record.folder / "metrics.jsonl", read_history))
-        except OSError:
-            histories.append({})
+    histories = [
+        cache.whole(record.folder / "metrics.jsonl", read_history) or {} for record in records
+    ]
     names = Counter(name for history in histories for name in history)
     most = min(200, max(8, MOST_CURVE_VALUES // max(1, names.total())))
     steps: dict[tuple[int, ...], int] = {}
@@ -325,7 +366,10 @@ def _configs(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None
 
 
 def relative_to(folder: Path) -> Callable[[Path], str]:

@@ -1,10 +1,13 @@
-"""Means over seeds, intervals, paired differences, and the correction for many comparisons."""
+"""Means over seeds, intervals, differences, and the correction for many comparisons."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from scipy.special import stdtr, stdtrit
+
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -21,42 +24,63 @@ class Estimate:
     half: float | None
     n: int
 
+    def ends(self, low: float = -math.inf, high: float = math.inf) -> tuple[float, float] | None:
+        """The interval's ends, cut at a metric's bounds; None where there is no interval."""
+        if self.half is None:
+            return None
+        return max(low, self.mean - self.half), min(high, self.mean + self.half)
+
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference to the baseline over the seeds that both have.
+    """A mean difference to the baseline.
 
     Attributes:
-        estimate: Of this minus baseline.
-        p: Of the two-sided paired t test; None where there is one pair, or all differ alike: a
-            test needs a spread, and on a small test split a few seeds may show none by chance.
+        estimate: Of this minus baseline; ``n`` counts pairs, or the seeds of the smaller arm where
+            there are none.
+        p: Of the two-sided test; None where there is one value, or no spread: a test needs one, and
+            on a small test split a few seeds may show none by chance.
+        test: "paired" (Student's t over the seeds that both have) or "unpaired" (Welch's).
     """
 
     estimate: Estimate
     p: float | None
+    test: Literal["paired", "unpaired"] = "paired"
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+Differ = Callable[[Mapping[int, float], Mapping[int, float], float], Difference | None]
+"""``differ(ours, baseline, floor)``: how two methods are compared."""
+
+
+def estimate(values: Sequence[float], floor: float = 0.0) -> Estimate:
     """Mean and two-sided 95% Student t interval.
+
+    Seeds share one test set, and on ``n`` examples an accuracy moves in steps of ``1 / n``. Few
+    seeds often agree to the step, and their spread of zero then says "less than one example", not
+    "certain". One step each way is therefore the narrowest interval. It is no interval for other
+    test examples: which examples were drawn is common to all methods compared here, and cancels out
+    of their differences.
 
     Args:
         values: At least one.
+        floor: The least half width: one step of the metric, from `metrics.resolution`.
     """
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, None, 1)
-    return Estimate(mean, float(stdtrit(n - 1, 0.975)) * _standard_error(values, mean), n)
+    return Estimate(mean, max(floor, _quantile(n - 1) * _standard_error(values, mean)), n)
 
 
 def paired_difference(
-    ours: Mapping[int, float], baseline: Mapping[int, float]
+    ours: Mapping[int, float], baseline: Mapping[int, float], floor: float = 0.0
 ) -> Difference | None:
     """The difference seed by seed: what is common to both arms of a seed cancels out.
 
     Args:
         ours: Seed -> value.
         baseline: Seed -> value.
+        floor: The least half width, as in `estimate`.
 
     Returns:
         None where no seed is common.
@@ -64,15 +88,37 @@ def paired_difference(
     differences = [ours[seed] - baseline[seed] for seed in sorted(ours.keys() & baseline.keys())]
     if not differences:
         return None
-    found = estimate(differences)
+    found = estimate(differences, floor)
     if found.n == 1:
         return Difference(found, None)
     error = _standard_error(differences, found.mean)
-    # Equal differences of rounded numbers leave a residue, as large as the numbers' own rounding.
-    residue = 1e-12 * max(map(abs, (*ours.values(), *baseline.values())))
-    if error <= residue:
-        return Difference(found, 1.0 if abs(found.mean) <= residue else None)
-    return Difference(found, 2 * float(stdtr(found.n - 1, -abs(found.mean) / error)))
+    return _tested(found, error, found.n - 1, _residue(ours, baseline), "paired")
+
+
+def unpaired_difference(
+    ours: Mapping[int, float], baseline: Mapping[int, float], floor: float = 0.0
+) -> Difference | None:
+    """The difference of two means whose seeds have nothing in common (Welch 1947).
+
+    Args:
+        ours: Seed -> value, at least one.
+        baseline: Seed -> value, at least one.
+        floor: The least half width, as in `estimate`.
+    """
+    arms = [list(values.values()) for values in (ours, baseline)]
+    means = [math.fsum(values) / len(values) for values in arms]
+    mean, n = means[0] - means[1], min(map(len, arms))
+    if n == 1:
+        return Difference(Estimate(mean, None, 1), None, "unpaired")
+    squares = [_standard_error(v, m) ** 2 for v, m in zip(arms, means, strict=True)]
+    total = sum(squares)
+    residue = _residue(ours, baseline)
+    if total <= residue**2:
+        return _tested(Estimate(mean, floor, n), 0.0, n - 1, residue, "unpaired")
+    freedom = total**2 / sum(s * s / (len(v) - 1) for s, v in zip(squares, arms, strict=True))
+    error = math.sqrt(total)
+    found = Estimate(mean, max(floor, _quantile(freedom) * error), n)
+    return _tested(found, error, freedom, residue, "unpaired")
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -83,6 +129,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = highest
     return adjusted
+
+
+def _tested(
+    found: Estimate,
+    error: float,
+    freedom: float,
+    residue: float,
+    test: Literal["paired", "unpaired"],
+) -> Difference:
+    """The difference with its p value: from an error that is as wide as the interval says."""
+    if error <= residue:
+        return Difference(found, 1.0 if abs(found.mean) <= residue else None, test)
+    assert found.half is not None
+    widened = max(error, found.half / _quantile(freedom))
+    return Difference(found, 2 * float(stdtr(freedom, -abs(found.mean) / widened)), test)
+
+
+def _residue(*arms: Mapping[int, float]) -> float:
+    """What equal differences of rounded numbers leave: as much as the numbers' own rounding."""
+    return 1e-12 * max(abs(value) for arm in arms for value in arm.values())
+
+
+def _quantile(freedom: float) -> float:
+    return float(stdtrit(freedom, 0.975))
 
 
 def _standard_error(values: Sequence[float], mean: float) -> float:

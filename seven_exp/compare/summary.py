@@ -1,11 +1,14 @@
 """Records -> rows: one for each model, data set, method and sparsity."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from seven_exp.compare.records import Record, differing_settings
+from seven_exp.compare.metrics import resolution, smaller_is_better
+from seven_exp.compare.records import FINISHED, LENGTH, Record, differing_settings, whole_config
 from seven_exp.compare.statistics import (
+    SIGNIFICANT,
+    Differ,
     Difference,
     Estimate,
     estimate,
@@ -14,19 +17,11 @@ from seven_exp.compare.statistics import (
 )
 from seven_exp.registry import nearest
 
-SMALLER_IS_BETTER = ("loss", "perplexity")
-"""Metrics, each also with an ending for a further split, such as loss_mismatched."""
-
 
 def headline(records: Sequence[Record]) -> str:
     """The metric that most of the runs name as their task's."""
     names = Counter(str(record.values.get("metric", "accuracy")) for record in records)
     return names.most_common(1)[0][0]
-
-
-def smaller_is_better(metric: str) -> bool:
-    """Whether the best run has the lowest value."""
-    return metric.partition("_")[0] in SMALLER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -47,9 +42,15 @@ class Row:
         records: The runs, in the order of ``by_seed``.
         reference: The method it is compared with; None for the baseline itself, and where there
             is none to compare with.
-        difference: To the reference.
+        difference: To the reference; None beside a reference: they have no seed in common.
         p: The difference's p value, corrected over the whole table.
-        best: Whether no method of the same task and sparsity has a better mean.
+        best: Whether no method of the same task and sparsity has a better mean, those left out
+            that are `barred`.
+        zeros: Mean fraction of all parameters that are zero; None if unknown.
+        lost: How a seed ended that has no result -> number of such seeds.
+        barred: Why it can be neither best nor starred; "" if it can.
+        starred: Whether the difference is significant, and both sides are whole.
+        step: The metric's smallest step on this test set; None if unknown.
     """
 
     model: str
@@ -67,6 +68,11 @@ class Row:
     difference: Difference | None = None
     p: float | None = None
     best: bool = False
+    zeros: float | None = None
+    lost: Mapping[str, int] = field(default_factory=dict)
+    barred: str = ""
+    starred: bool = False
+    step: float | None = 0.0
 
     @property
     def method(self) -> str:
@@ -77,6 +83,11 @@ class Row:
     def task(self) -> tuple[str, str]:
         """(model, dataset)."""
         return self.model, self.dataset
+
+    @property
+    def place(self) -> tuple[tuple[str, str], float]:
+        """(task, sparsity): where its rivals are."""
+        return self.task, self.sparsity
 
 
 def method_name(pruner: str, settings: Mapping[str, str]) -> str:
@@ -89,14 +100,16 @@ def summarize(
     metric: str,
     baseline: str | None,
     settings: Sequence[Mapping[str, str]] | None = None,
+    differ: Differ = paired_difference,
 ) -> tuple[list[Row], list[str]]:
     """Rows by task, sparsity and then result, the best first; and words for what was left out.
 
     Args:
-        records: At least one.
+        records: At least one. Runs without a result are counted in the row that they belong to.
         metric: A final metric that the records have.
         baseline: A pruner, or one of its methods where it has several; None for no differences.
         settings: Those of `differing_settings`, where they are known already.
+        differ: How differences are made.
 
     Raises:
         ValueError: No record has the metric, or none is of the baseline.
@@ -106,37 +119,128 @@ def summarize(
         raise ValueError(f"--metric is '{metric}': no run has a finite metric")
     if metric not in metrics:
         raise ValueError(f"--metric is '{metric}': {nearest(metric, metrics)}")
-    groups: dict[object, dict[int, Record]] = defaultdict(dict)
-    of_group: dict[object, Mapping[str, str]] = {}
-    left_out: Counter[str] = Counter()
     settings = differing_settings(records) if settings is None else settings
-    for record, differing in zip(records, settings, strict=True):
-        if metric not in record.metrics:
-            left_out[f"without {metric}"] += 1
-            continue
-        key = (*record.task, record.pruner, *differing.items(), record.sparsity)
-        of_group[key] = differing
-        other = groups[key].get(record.seed)
-        if other is not None:
-            left_out["alike in all but the hash (the newest is kept)"] += 1
-        if other is None or record.written >= other.written:
-            groups[key][record.seed] = record
-    notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
-    if unknown := {key for group in groups.values() for key in _unknown(group.values())}:
-        notes.append(f"settings that some runs of a row don't know: {', '.join(sorted(unknown))}")
-
-    rows = [_row(list(group.values()), of_group[key], metric) for key, group in groups.items()]
+    groups, notes = _groups(records, settings, metric)
+    rows = [_row(group, metric) for group in groups]
+    sign = 1 if smaller_is_better(metric) else -1
+    rows = _with_best(rows, sign)
     if baseline is not None:
-        rows, torn = with_differences(rows, baseline)
+        rows, torn = with_differences(rows, baseline, differ)
         if torn:
             notes.append(
                 f"differences: {len(torn)} ('{baseline}' has several settings: "
                 f"take one, such as --baseline '{torn[0].method}')"
             )
-    sign = 1 if smaller_is_better(metric) else -1
-    rows = _with_best(rows, sign)
+        notes += _without_pairs(rows)
     rows.sort(key=lambda r: (r.task, r.sparsity, sign * r.result.mean, r.method))
     return rows, notes
+
+
+@dataclass
+class _Group:
+    """The runs of a row by their seeds, and those that have no result."""
+
+    settings: Mapping[str, str]
+    runs: dict[int, Record] = field(default_factory=dict)
+    lost: dict[int, str] = field(default_factory=dict)
+
+
+def _groups(
+    records: Sequence[Record], settings: Sequence[Mapping[str, str]], metric: str
+) -> tuple[list[_Group], list[str]]:
+    """The rows' runs, and words for what is in none."""
+    groups: dict[object, _Group] = {}
+    lost: list[tuple[Record, Mapping[str, str]]] = []
+    left_out: Counter[str] = Counter()
+    for record, differing in zip(records, settings, strict=True):
+        if metric not in record.metrics:
+            if record.status == FINISHED:
+                left_out[f"without {metric}"] += 1
+            lost.append((record, differing))
+            continue
+        key = (*record.task, record.pruner, *differing.items(), record.sparsity)
+        runs = groups.setdefault(key, _Group(differing)).runs
+        other = runs.get(record.seed)
+        if other is not None:
+            left_out["alike in all but the hash (the newest is kept)"] += 1
+        if other is None or record.written >= other.written:
+            runs[record.seed] = record
+    notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
+    notes += _count_lost(groups.values(), lost, metric)
+    if unknown := {key for group in groups.values() for key in _unknown(group.runs.values())}:
+        notes.append(f"settings that some runs of a row don't know: {', '.join(sorted(unknown))}")
+    return list(groups.values()), notes
+
+
+def _count_lost(
+    groups: Collection[_Group], lost: Sequence[tuple[Record, Mapping[str, str]]], metric: str
+) -> list[str]:
+    """Give each run without a result to its row; words for methods that have no row.
+
+    A seed that has a result, by another attempt, is not lost.
+    """
+    nowhere: dict[tuple[str, float, str], set[int]] = defaultdict(set)
+    for record, differing in lost:
+        same = [group for group in groups if _belongs(record, differing, group)]
+        if len(same) > 1:
+            # They differ in their length, of which a run that didn't finish knows the plan alone.
+            same = [group for group in same if _length(record) == _length(_any(group))]
+        status = f"without {metric}" if record.status == FINISHED else record.status
+        if len(same) == 1:
+            if record.seed not in same[0].runs:
+                same[0].lost[record.seed] = status
+        elif record.status != FINISHED:
+            name = method_name(record.pruner, _but_steps(differing))
+            nowhere[name, record.sparsity, status].add(record.seed)
+    return [
+        f"{name} at {100 * sparsity:.4g}% ({len(seeds)} {status}, none finished)"
+        for (name, sparsity, status), seeds in sorted(nowhere.items())
+    ]
+
+
+def _belongs(record: Record, differing: Mapping[str, str], group: _Group) -> bool:
+    one = _any(group)
+    return (record.task, record.pruner, record.sparsity, _but_steps(differing)) == (
+        *(one.task, one.pruner, one.sparsity),
+        _but_steps(group.settings),
+    )
+
+
+def _any(group: _Group) -> Record:
+    return next(iter(group.runs.values()))
+
+
+def _but_steps(settings: Mapping[str, str]) -> Mapping[str, str]:
+    return {key: value for key, value in settings.items() if key != "steps"}
+
+
+def _length(record: Record) -> list[str | None]:
+    config = whole_config(record)
+    return [config.get(key) for key in LENGTH]
+
+
+def _without_pairs(rows: Sequence[Row]) -> list[str]:
+    """Words for the differences that seeds allow none of."""
+    apart = [row for row in rows if row.reference is not None and row.difference is None]
+    if not apart:
+        return []
+    first = apart[0]
+    reference = next(r for r in rows if r.method == first.reference and r.task == first.task)
+    return [
+        f"differences: {len(apart)} (seeds differ: {first.method} {spans(first.by_seed)}, "
+        f"{reference.method} {spans(reference.by_seed)}; --unpaired compares them)"
+    ]
+
+
+def spans(seeds: Iterable[int]) -> str:
+    """Seeds in few words: "0-4, 7"."""
+    found: list[list[int]] = []
+    for seed in sorted(seeds):
+        if found and seed == found[-1][-1] + 1:
+            found[-1].append(seed)
+        else:
+            found.append([seed])
+    return ", ".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else str(s[0]) for s in found)
 
 
 def _unknown(group: Collection[Record]) -> set[str]:
@@ -145,25 +249,39 @@ def _unknown(group: Collection[Record]) -> set[str]:
     return {key for key, n in count.items() if n < len(group)}
 
 
-def _row(group: Sequence[Record], settings: Mapping[str, str], metric: str) -> Row:
-    by_seed = {record.seed: record.metrics[metric] for record in group}
-    flops = [record.flops for record in group if record.flops is not None]
+def _row(group: _Group, metric: str) -> Row:
+    records = list(group.runs.values())
+    by_seed = {record.seed: record.metrics[metric] for record in records}
+    steps = [resolution(metric, record.test_examples) for record in records]
+    known = [step for step in steps if step is not None]
+    step = max(known) if len(known) == len(steps) else None
     return Row(
-        model=group[0].model,
-        dataset=group[0].dataset,
-        pruner=group[0].pruner,
-        settings=settings,
-        sparsity=group[0].sparsity,
+        model=records[0].model,
+        dataset=records[0].dataset,
+        pruner=records[0].pruner,
+        settings=group.settings,
+        sparsity=records[0].sparsity,
         by_seed=by_seed,
-        result=estimate(list(by_seed.values())),
-        kept=sum(record.kept for record in group) / len(group),
-        seconds=sum(record.seconds for record in group) / len(group),
-        flops=sum(flops) / len(flops) if flops else None,
-        records=tuple(group),
+        result=estimate(list(by_seed.values()), step or 0.0),
+        kept=_mean(record.kept for record in records) or 0.0,
+        seconds=_mean(record.seconds for record in records) or 0.0,
+        flops=_mean(record.flops for record in records),
+        records=tuple(records),
+        zeros=_mean(record.zeros for record in records),
+        lost=dict(sorted(Counter(group.lost.values()).items())),
+        step=step,
     )
 
 
-def with_differences(rows: Sequence[Row], baseline: str) -> tuple[list[Row], list[Row]]:
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def with_differences(
+    rows: Sequence[Row], baseline: str, differ: Differ = paired_difference
+) -> tuple[list[Row], list[Row]]:
     """Rows with their differences; and one of several references for each row that has no one."""
     names = {row.method for row in rows} | {row.pruner for row in rows}
     if baseline not in names:
@@ -172,24 +290,27 @@ def with_differences(rows: Sequence[Row], baseline: str) -> tuple[list[Row], lis
     pruned = False
     for row in rows:
         if baseline in (row.method, row.pruner):
-            references[*row.task, row.sparsity].append(row)
+            references[row.place].append(row)
             pruned |= row.sparsity > 0
-    compared, torn = [], []
+    compared, torn, whole = [], [], []
     for row in rows:
         # A dense baseline is there for every sparsity.
-        candidates = references[*row.task, row.sparsity if pruned else 0.0]
+        candidates = references[row.task, row.sparsity if pruned else 0.0]
+        reference = None
         if baseline not in (row.method, row.pruner) and candidates:
             reference = _reference(row, candidates)
             if reference is None:
                 torn.append(candidates[0])
             else:
-                difference = paired_difference(row.by_seed, reference.by_seed)
+                floor = max(row.step or 0.0, reference.step or 0.0)
+                difference = differ(row.by_seed, reference.by_seed, floor)
                 row = replace(row, difference=difference, reference=reference.method)
         compared.append(row)
+        whole.append(not row.barred and reference is not None and not reference.lost)
     tested = [i for i, r in enumerate(compared) if r.difference and r.difference.p is not None]
     raw = [d.p for i in tested if (d := compared[i].difference) and d.p is not None]
     for i, p in zip(tested, holm(raw), strict=True):
-        compared[i] = replace(compared[i], p=p)
+        compared[i] = replace(compared[i], p=p, starred=whole[i] and p < SIGNIFICANT)
     return compared, torn
 
 
@@ -206,8 +327,51 @@ def _reference(row: Row, candidates: Sequence[Row]) -> Row | None:
 
 
 def _with_best(rows: Sequence[Row], sign: int) -> list[Row]:
+    """Rows with what bars them, and the best of each place among those that nothing bars."""
+    most: dict[object, int] = defaultdict(int)
+    for row in rows:
+        most[row.place] = max(most[row.place], row.result.n)
+    rows = [replace(row, barred=_bar(row, most[row.place])) for row in rows]
     best: dict[object, float] = {}
     for row in rows:
-        place, cost = (row.task, row.sparsity), sign * row.result.mean
-        best[place] = min(best.get(place, cost), cost)
-    return [replace(r, best=sign * r.result.mean <= best[r.task, r.sparsity]) for r in rows]
+        if not row.barred:
+            cost = sign * row.result.mean
+            best[row.place] = min(best.get(row.place, cost), cost)
+    return [replace(r, best=not r.barred and sign * r.result.mean <= best[r.place]) for r in rows]
+
+
+def _bar(row: Row, most: int) -> str:
+    """Why a row is neither best nor starred: a mean of survivors, or of fewer seeds than others."""
+    if row.lost:
+        return lost_words(row)
+    return f"a rival has {most} seeds" if row.result.n < most else ""
+
+
+def lost_words(row: Row) -> str:
+    """How many seeds of a row have no result: "4 of 5 failed"; "" where all have one."""
+    if not row.lost:
+        return ""
+    (status, first), *others = row.lost.items()
+    words = [f"{first} of {row.result.n + sum(row.lost.values())} {status}"]
+    return ", ".join([*words, *(f"{n} {status}" for status, n in others)])
+
+
+def undecided(rows: Sequence[Row]) -> dict[float, int]:
+    """Sparsity -> how many methods can't be ranked against its best: the intervals overlap.
+
+    Args:
+        rows: Of one task.
+    """
+    best = {row.sparsity: row for row in rows if row.best}
+    found: Counter[float] = Counter()
+    for row in rows:
+        rival = best.get(row.sparsity)
+        if rival is not None and row.method != rival.method and _overlap(row, rival):
+            found[row.sparsity] += 1
+    return dict(sorted(found.items()))
+
+
+def _overlap(one: Row, other: Row) -> bool:
+    """Whether two intervals have a value in common; a mean without an interval may lie anywhere."""
+    ours, theirs = one.result.ends(), other.result.ends()
+    return ours is None or theirs is None or (ours[0] <= theirs[1] and theirs[0] <= ours[1])

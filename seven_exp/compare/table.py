@@ -9,36 +9,65 @@ from rich.table import Table
 from rich.text import Text
 
 from seven_exp.atomic import replacing
+from seven_exp.compare.metrics import in_percent, is_share
 from seven_exp.compare.statistics import Difference, Estimate
-from seven_exp.compare.summary import Row
+from seven_exp.compare.summary import Row, lost_words, undecided
 from seven_exp.console import table_console
 
-SIGNIFICANT = 0.05
+ZEROS = "zeros of all parameters"
+
+BARRED = "†"
+"""Marks a row that is neither best nor starred."""
 
 
 def headings(metric: str, baseline: str | None) -> list[str]:
-    """Column titles; three of them are there only with a baseline."""
+    """Column titles; two of them are there only with a baseline."""
     compared = [f"minus {baseline}", "p (Holm)"] if baseline else []
-    return ["sparsity", "method", metric, "seeds", *compared, "kept", "seconds"]
+    return ["sparsity", "method", metric, "seeds", *compared, "kept", ZEROS, "seconds"]
 
 
 def cells(row: Row, metric: str, baseline: str | None) -> list[str]:
     """A row in words: per cent for accuracies, ± half the 95% interval where there is one."""
-    compared = [_difference(row, metric), _p(row.p)] if baseline else []
+    compared = [_difference(row, metric), _p(row)] if baseline else []
     return [
         percent(row.sparsity),
         row.method,
         _with_interval(row.result, metric, signed=False),
-        str(row.result.n),
+        seeds(row),
         *compared,
         f"{row.kept:,.0f}",
+        "" if row.zeros is None else percent(row.zeros),
         f"{row.seconds:.1f}",
     ]
 
 
-def in_percent(metric: str) -> bool:
-    """Whether a metric is told in per cent."""
-    return "accuracy" in metric
+def seeds(row: Row) -> str:
+    """How many seeds the mean is of, and how many have no result: "1 (4 of 5 failed)†"."""
+    lost = f" ({lost_words(row)})" if row.lost else ""
+    return f"{row.result.n}{lost}{BARRED if row.barred else ''}"
+
+
+def captions(rows: Sequence[Row], metric: str) -> list[str]:
+    """What a reader of one task's table must know, a sentence each."""
+    said = []
+    if any(row.barred for row in rows):
+        said.append(
+            f"{BARRED} neither best nor starred: seeds without a result, or fewer than a rival has"
+        )
+    if overlaps := undecided(rows):
+        places = ", ".join(f"{n} at {percent(sparsity)}" for sparsity, n in overlaps.items())
+        said.append(
+            "bold is the best mean, no ranking: its interval overlaps those of other methods "
+            f"({places})"
+        )
+    if any(row.difference and row.difference.test == "unpaired" for row in rows):
+        said.append("differences are of means, not paired by seed (Welch's t test)")
+    if is_share(metric) and any(row.step is None for row in rows):
+        said.append(
+            "the test set's size is not in some records: their intervals may be narrower than one "
+            "test example"
+        )
+    return said
 
 
 def percent(sparsity: float) -> str:
@@ -61,6 +90,8 @@ def print_table(rows: Sequence[Row], metric: str, baseline: str | None) -> None:
             line = map(Text, cells(row, metric, baseline))
             table.add_row(*line, style="bold" if row.best else None, end_section=last)
         console.print(table)
+        for caption in captions(chosen, metric):
+            console.print(Text(caption), soft_wrap=True)
 
 
 def write_csv(path: Path, rows: Sequence[Row], metric: str) -> None:
@@ -72,6 +103,7 @@ def write_csv(path: Path, rows: Sequence[Row], metric: str) -> None:
                 *("model", "dataset", "pruner", "method", "sparsity", "metric", "mean"),
                 *("half_interval_95", "seeds", "baseline", "difference"),
                 *("difference_half_interval_95", "pairs", "p", "p_holm", "kept", "seconds"),
+                *("zeros_total", "without_result", "barred", "best", "starred", "test"),
             ]
         )
         for row in rows:
@@ -80,25 +112,29 @@ def write_csv(path: Path, rows: Sequence[Row], metric: str) -> None:
                 [
                     *(row.model, row.dataset, row.pruner, row.method, row.sparsity, metric),
                     *(row.result.mean, row.result.half, row.result.n, row.reference),
-                    *((d.estimate.mean, d.estimate.half, d.estimate.n, d.p) if d else [None] * 4),
-                    *(row.p, row.kept, row.seconds),
+                    *((d.estimate.mean, d.estimate.half, _pairs(d), d.p) if d else [None] * 4),
+                    *(row.p, row.kept, row.seconds, row.zeros, sum(row.lost.values())),
+                    *(row.barred, int(row.best), int(row.starred), d.test if d else None),
                 ]
             )
 
 
+def _pairs(difference: Difference) -> int | None:
+    return difference.estimate.n if difference.test == "paired" else None
+
+
 def _difference(row: Row, metric: str) -> str:
-    difference: Difference | None = row.difference
-    if difference is None:
-        return ""
-    words = _with_interval(difference.estimate, metric, signed=True)
-    pairs = difference.estimate.n
-    return words if pairs == row.result.n else f"{words} (n={pairs})"
+    if row.difference is None:
+        return "seeds differ" if row.reference else ""
+    words = _with_interval(row.difference.estimate, metric, signed=True)
+    pairs = _pairs(row.difference)
+    return words if pairs in (None, row.result.n) else f"{words} (n={pairs})"
 
 
-def _p(p: float | None) -> str:
-    if p is None:
+def _p(row: Row) -> str:
+    if row.p is None:
         return ""
-    return ("<0.001" if p < 0.001 else f"{p:.3f}") + ("*" if p < SIGNIFICANT else "")
+    return ("<0.001" if row.p < 0.001 else f"{row.p:.3f}") + ("*" if row.starred else "")
 
 
 def _with_interval(value: Estimate, metric: str, *, signed: bool) -> str:

@@ -1,5 +1,7 @@
 """Sections of the page that say why methods differ: whose masks agree, and what the probe saw."""
 
+import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,8 +10,8 @@ import numpy as np
 
 from seven_exp.compare.evidence import LOOKS, MEASURES, Contrast, Evidence, read_evidence, summed
 from seven_exp.compare.file_cache import FileCache
-from seven_exp.compare.history import History, read_history, thinned
-from seven_exp.compare.overlap import Overlap, mask_overlap, mask_shapes
+from seven_exp.compare.history import read_history, thinned
+from seven_exp.compare.overlap import Overlap, mask_overlap, read_shapes
 from seven_exp.compare.page import Section, asset, rounded
 from seven_exp.compare.records import Record
 
@@ -63,16 +65,13 @@ def _overlaps(
     )
     for i, record in enumerate(records):
         if record.sparsity > 0:
-            try:
-                shapes = cache.read(record.folder / "masks.safetensors", mask_shapes)
-            except OSError:
-                continue
+            shapes = cache.whole(record.folder / "masks.safetensors", read_shapes)
             if shapes is not None:
-                key = (record.task, record.sparsity), repr(sorted(shapes.items()))
+                key = (record.task, record.sparsity), json.dumps(shapes, sort_keys=True)
                 groups[key][record.seed][methods[i]] = i
     found = []
-    for (_, _), by_seed in sorted(groups.items()):
-        size = _weights(records[next(iter(next(iter(by_seed.values())).values()))])
+    for (_, shapes_of), by_seed in sorted(groups.items()):
+        size = sum(math.prod(json.loads(shape)) for shape in json.loads(shapes_of).values())
         names = sorted({name for own in by_seed.values() for name in own})
         chosen = names[:MOST_METHODS]
         seeds, runs = _within(by_seed, chosen, MOST_WEIGHTS // len(groups) // max(1, size))
@@ -134,10 +133,6 @@ def _matrix(
     }
 
 
-def _weights(record: Record) -> int:
-    return sum(int(layer["numel"]) for layer in record.values.get("layers") or [])
-
-
 def _evidence(
     records: Sequence[Record], methods: Sequence[str], cache: FileCache
 ) -> dict[str, Any] | None:
@@ -149,12 +144,15 @@ def _evidence(
         path = record.folder / "analysis.json"
         try:
             left -= path.stat().st_size
-            if left < 0:
-                unread += 1
-                continue
-            evidence[i] = cache.read(path, read_evidence)
-        except (OSError, ValueError):
+        except OSError:
             continue
+        if left < 0:
+            unread += 1
+            continue
+        seen = cache.whole(path, read_evidence)
+        if seen is None:
+            continue
+        evidence[i] = seen
         groups[(record.task, record.sparsity), methods[i]].append(i)
     if not groups:
         return None
@@ -162,7 +160,9 @@ def _evidence(
     rows = []
     for _, runs in sorted(groups.items()):
         of = [evidence[i] for i in runs]
-        histories = [_history(records[i], cache) for i in runs]
+        histories = [
+            cache.whole(records[i].folder / "metrics.jsonl", read_history) or {} for i in runs
+        ]
         curves = {}
         for name in CURVES:
             for ending in ("", "_kept", "_pruned"):
@@ -190,13 +190,6 @@ def _evidence(
         )
     edges = next(iter(evidence.values())).edges
     return {"rows": rows, "steps": [list(grid) for grid in steps], "edges": edges, "unread": unread}
-
-
-def _history(record: Record, cache: FileCache) -> History:
-    try:
-        return cache.read(record.folder / "metrics.jsonl", read_history)
-    except OSError:
-        return {}
 
 
 def _mean_curve(

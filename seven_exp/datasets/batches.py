@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seven_exp.tasks import Batch, Classification, Task
+from seven_exp.tasks import Batch, Classification, Spans, Task
 
 
 class Batches(Protocol):
@@ -56,6 +56,13 @@ class Data:
         names = ("num_classes", "image_size", "channels")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def test_examples(self) -> int | None:
+        """Examples that a metric of the test split is a mean over; None if nothing tells."""
+        if isinstance(self.task, Spans):
+            return len(self.task.answers)
+        return getattr(self.test, "examples", None)
+
     def shared(self, rank: int, ranks: int) -> "Data":
         """What one of several processes sees of every batch."""
         if ranks == 1:
@@ -79,6 +86,11 @@ class Shared:
     def __len__(self) -> int:
         """Batches an epoch."""
         return len(self.whole)
+
+    @property
+    def examples(self) -> int | None:
+        """Of all ranks together."""
+        return getattr(self.whole, "examples", None)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """The shares of the batches of epoch ``index`` from number ``start`` on."""
@@ -133,6 +145,11 @@ class InMemory:
     augment: Augment | None = None
     white: float = 255.0
     image_size: int | None = None
+
+    @property
+    def examples(self) -> int:
+        """In the split."""
+        return len(self.targets)
 
     def __len__(self) -> int:
         """Batches an epoch."""

@@ -144,6 +144,11 @@ class Streamed:
     workers: int
     seed: int | None = None
 
+    @property
+    def examples(self) -> int:
+        """In the split."""
+        return len(self.source)
+
     def __len__(self) -> int:
         """Batches an epoch."""
         return batches_an_epoch(len(self.source), self.batch_size, self.seed)

@@ -56,6 +56,11 @@ class TokenBatches:
     batch_size: int
     seed: int | None = None
 
+    @property
+    def examples(self) -> int:
+        """In the split."""
+        return len(self.tokens)
+
     def __len__(self) -> int:
         """Batches an epoch."""
         return batches_an_epoch(len(self.tokens), self.batch_size, self.seed)

@@ -18,19 +18,20 @@
   const boxes = tasks.map(() => panels.appendChild(html("figure")));
 
   const words = (i, metric) => {
-    const {mean, half, n} = page.estimates[metric], lines = [
+    const {mean, half} = page.estimates[metric], lines = [
       `${methods[rows.method[i]].name}`,
       `${metric}: ${number.interval(metric, mean[i], half[i])}${page.metrics[metric].percent ? " %" : ""}`,
-      `seeds: ${n[i]}`,
+      `seeds: ${page.marks[metric].seeds[i]}`,
       `sparsity: ${number.percent(rows.sparsity[i])}`,
       `kept: ${number.count(rows.kept[i])}`,
+      rows.zeros[i] === null ? "" : `zeros of all parameters: ${number.percent(rows.zeros[i])}`,
       rows.flops[i] === null ? "" : `FLOPs: ${number.count(rows.flops[i])}`,
       `seconds: ${number.exact(rows.seconds[i])}`,
     ];
     const found = page.difference(metric, state.baseline, i);
     if (found) lines.push(`minus ${methods[rows.method[found.reference]].name}: ` +
       number.interval(metric, found.mean, found.half, true) +
-      (found.holm === null ? "" : `, p (Holm) ${number.p(found.holm)}`));
+      (found.holm === null ? "" : `, p (Holm) ${number.p(found.holm, found.starred)}`));
     return lines.filter(Boolean).join("\n");
   };
 
@@ -46,6 +47,7 @@
   page.follow(() => {
     const {metric, x: axis} = state, {mean, half} = page.estimates[metric];
     const {percent, lower} = page.metrics[metric], factor = percent ? 100 : 1;
+    const [least, most] = page.ends(metric, factor), {barred} = page.marks[metric];
     tasks.forEach((task, t) => {
       const at = rows[axis], own = rows.task.flatMap((n, i) =>
         n === t && mean[i] !== null && at[i] !== null && page.shown(rows.method[i]) ? [i] : []);
@@ -67,7 +69,8 @@
         const shift = methods[m].dense ? 0 : step * (pruning.indexOf(m) - (pruning.length - 1) / 2);
         const points = mine.map(i => ({
           x: at[i], y: factor * mean[i], shift, words: () => words(i, metric), data: {"data-row": i},
-          low: half[i] === null ? null : factor * (mean[i] - half[i]), high: factor * (mean[i] + half[i])}));
+          barred: barred[i], low: half[i] === null ? null : Math.max(least, factor * (mean[i] - half[i])),
+          high: Math.min(most, factor * (mean[i] + half[i]))}));
         const faint = !state.seeds ? [] : mine.filter(i => rows.runs[i].length > 1).flatMap(i => rows.runs[i].flatMap(r => {
           const px = axis === "sparsity" ? at[i] : runs[axis][r], py = runs.metrics[metric][r];
           return px === null || py === null ? [] : [{x: px, y: factor * py, shift, data: {"data-run": r}}];
@@ -80,11 +83,11 @@
         return {style: methods[m], label: methods[m].name, points, faint,
           level: methods[m].dense && points.length ? points[0].y : null};
       });
-      const points = series.flatMap(s => s.points), front = state.front ? pareto(points, axes[axis].more, lower) : [];
+      const points = series.flatMap(s => s.points), front = state.front ? pareto(points.filter(p => !p.barred), axes[axis].more, lower) : [];
       for (const p of front) p.ringed = true;
       page.chart(boxes[t], {title: task, xTitle: axes[axis].title, yTitle: percent ? `${metric}, %` : metric,
         x: axis === "sparsity" ? scale.density(starts) : scale.fitting(starts),
-        y: lower ? scale.fitting(values) : scale.linear(values), series, front});
+        y: lower ? scale.fitting(values) : scale.linear(values, undefined, [least, most]), series, front});
     });
   });
 }

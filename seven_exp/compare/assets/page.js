@@ -1,12 +1,14 @@
 /* What every section draws with. A section is a function (root, data, page), called once; `page` has
 
-   tasks, methods, metrics, runs, rows, estimates, differences   what the records say (sections.py)
+   tasks, methods, metrics, runs, rows, estimates, differences, marks, captions    what the records
+                               say (sections.py)
    state, set({key: value})    what is chosen, kept in the address; set tells all followers
    follow(draw)                calls draw now, and again whenever the state changes
    shown(method)               whether the method with this index is switched on
    choice(root, label, key, options), tick(root, label, key)     controls bound to the state
    html(name, attributes, ...children), svg(...)                 elements
-   difference(metric, baseline, row)    {mean, half, n, p, holm, reference}, or null
+   difference(metric, baseline, row)    {mean, half, n, p, holm, starred, reference}, or null
+   ends(metric, factor)        its lowest and highest value, infinite where it has none
    chart(root, {...})          curves with intervals, single points, and a tip for each point
    tip(element, words)         words shown while the element is pointed at
    scale, number               axes and spellings of numbers                                    */
@@ -36,8 +38,8 @@ const page = (() => {
     count: value => value === null ? "" : Math.round(value).toLocaleString("en"),
     short: value => Math.abs(value) < 1000 ? String(Number(value.toPrecision(4))) : compact.format(value),
     percent: value => `${Number((100 * value).toPrecision(4))}%`,
-    p: value => value === null ? "" :
-      (value < .001 ? "<0.001" : value.toFixed(3)) + (value < shared.significant ? "*" : ""),
+    p: (value, starred) => value === null ? "" :
+      (value < .001 ? "<0.001" : value.toFixed(3)) + (starred ? "*" : ""),
     // As the table on the terminal spells it.
     of(metric, value, signed = false) {
       if (value === null || value === undefined) return "n/a";
@@ -48,6 +50,11 @@ const page = (() => {
       `${number.of(metric, mean, signed)} ± ${number.of(metric, half)}`,
   };
 
+  // The lowest and the highest value of a metric.
+  const ends = (metric, factor = 1) => {
+    const [least, most] = shared.metrics[metric]?.bounds ?? [null, null];
+    return [factor * (least ?? -Infinity), factor * (most ?? Infinity)];
+  };
   // Row minus the baseline's row of its place, or null.
   const difference = (metric, baseline, row) => {
     const found = shared.differences[metric]?.[baseline];
@@ -113,14 +120,16 @@ const page = (() => {
   addEventListener("keydown", event => { if (event.key === "Escape") hush(); });
 
   // ---- scales: value -> place, and where ticks stand
-  const span = values => {
+  const span = (values, [least, most] = [-Infinity, Infinity]) => {
     let low = Infinity, high = -Infinity;
     for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
-    return low === high ? [low - (Math.abs(low) || 1) * .05, high + (Math.abs(high) || 1) * .05] : [low, high];
+    if (low !== high) return [low, high];
+    return [Math.max(least, low - (Math.abs(low) || 1) * .05), Math.min(most, high + (Math.abs(high) || 1) * .05)];
   };
   const scale = {
-    linear(values, spell = number.short) {
-      const [low, high] = span(values), wanted = (high - low) / 5;
+    // A metric's `bounds` are where its axis ends.
+    linear(values, spell = number.short, bounds = undefined) {
+      const [low, high] = span(values, bounds), wanted = (high - low) / 5;
       const unit = 10 ** Math.floor(Math.log10(wanted));
       const step = unit * [1, 2, 5, 10].find(n => n * unit >= wanted);
       const ticks = [];
@@ -301,5 +310,5 @@ const page = (() => {
     });
     addEventListener("hashchange", () => { restore(); for (const draw of followers) draw(); });
   };
-  return {...shared, state, set, follow, shown, choice, tick, difference, html, svg, chart, key, tip, scale, number, sections, start};
+  return {...shared, state, set, follow, shown, choice, tick, ends, difference, html, svg, chart, key, tip, scale, number, sections, start};
 })();

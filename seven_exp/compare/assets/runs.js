@@ -8,6 +8,7 @@
     ["kept", r => runs.kept[r], false, number.count], ["FLOPs", r => runs.flops[r], false, number.count],
     ["seed", r => runs.seed[r], false, String],
     ...metrics.map(name => [name, r => runs.metrics[name][r], false, v => v === null ? "" : number.of(name, v)]),
+    ["zeros of all parameters", r => runs.zeros[r], false, v => v === null ? "" : number.percent(v)],
     ["seconds", r => runs.seconds[r], false, v => v.toFixed(1)],
   ];
   const controls = root.appendChild(html("div", {class: "controls"}));

@@ -7,26 +7,29 @@
   const body = root.appendChild(html("div"));
   page.follow(() => {
     const {metric, baseline} = state, {mean, half, n, best} = page.estimates[metric], {lower} = page.metrics[metric];
+    const {seeds} = page.marks[metric], apart = page.differences[metric][baseline]?.apart ?? [];
     const tested = baseline ? page.differences[metric][baseline]?.holm.filter(p => p !== null).length ?? 0 : 0;
-    note.textContent = "± is half the 95% interval (Student t), and the best mean of each sparsity is bold; a mean of " +
-      "one seed has no interval." + (!baseline ? "" : " A difference is the mean over the seeds that both have, paired " +
-      "seed by seed (n where fewer than the row's), with its own interval; where the baseline has several settings, " +
-      `it is the one of the row's own. * marks p < ${page.significant} in a paired t test after Holm's correction over ` +
-      `all ${tested} tests of this table.` +
+    note.textContent = "± is half the 95% interval (Student t), never less than one test example. The best mean of each " +
+      "sparsity is bold, among rows of which no seed failed and no rival has more; a mean of one seed has no interval." +
+      (!baseline ? "" : (page.paired ? " A difference is the mean over the seeds that both have, paired seed by seed (n " +
+      "where fewer than the row's)" : " A difference is that of the means, not paired by seed") + ", with its own interval; " +
+      "where the baseline has several settings, it is the one of the row's own. " +
+      `* marks p < ${page.significant} in ${page.paired ? "a paired t test" : "Welch's t test"} after Holm's correction ` +
+      `over all ${tested} tests of this table.` +
       (data.more ? ` ${data.more} more methods are not offered as baselines here: name one with --baseline.` : ""));
     body.replaceChildren(...tasks.flatMap((task, t) => {
       const own = rows.task.flatMap((n, i) => n === t && mean[i] !== null ? [i] : [])
         .sort((a, b) => rows.sparsity[a] - rows.sparsity[b] || (lower ? 1 : -1) * (mean[a] - mean[b]));
       if (!own.length) return [];
       const heads = ["sparsity", "method", metric, "seeds", ...(baseline ? [`minus ${baseline}`, "p (Holm)"] : []),
-        "kept", "FLOPs", "seconds"];
+        "kept", "zeros of all parameters", "FLOPs", "seconds"];
       const lines = own.map((i, k) => {
         const d = page.difference(metric, baseline, i);
-        const compared = !baseline ? [] : !d ? ["", ""] : [number.interval(metric, d.mean, d.half, true) +
-          (d.n === n[i] ? "" : ` (n=${d.n})`), number.p(d.holm)];
+        const compared = !baseline ? [] : !d ? [apart[i] ? "seeds differ" : "", ""] : [number.interval(metric, d.mean, d.half, true) +
+          (d.n === n[i] || !page.paired ? "" : ` (n=${d.n})`), number.p(d.holm, d.starred)];
         const cells = [number.percent(rows.sparsity[i]), methods[rows.method[i]].name,
-          number.interval(metric, mean[i], half[i]), n[i], ...compared,
-          number.count(rows.kept[i]), number.count(rows.flops[i]), rows.seconds[i].toFixed(1)];
+          number.interval(metric, mean[i], half[i]), seeds[i], ...compared, number.count(rows.kept[i]),
+          rows.zeros[i] === null ? "" : number.percent(rows.zeros[i]), number.count(rows.flops[i]), rows.seconds[i].toFixed(1)];
         const first = k > 0 && rows.sparsity[own[k - 1]] !== rows.sparsity[i];
         return html("tr", {class: `${best[i] ? "best" : ""} ${first ? "first" : ""}`, "data-row": i},
           ...cells.map((cell, c) => html("td", {class: c === 1 ? "words" : null}, String(cell))));
@@ -34,7 +37,8 @@
       return [html("h3", {}, task), html("div", {class: "wide", tabindex: 0, role: "region", "aria-label": `means: ${task}`},
         html("table", {}, html("thead", {}, html("tr", {},
           ...heads.map((head, c) => html("th", {class: c === 1 ? "words" : null, scope: "col"}, head)))),
-          html("tbody", {}, ...lines)))];
+          html("tbody", {}, ...lines))),
+        ...page.captions[metric][t].map(words => html("p", {class: "note"}, words))];
     }));
   });
 }

@@ -44,7 +44,7 @@
         }
       }
       page.chart(boxes[t], {title: `${task}, sparsity ${number.percent(+state.curvesAt)}`, xTitle: "optimizer steps", yTitle: state.curve, marks: false,
-        x: scale.linear(xs), y: scale.linear(ys), series});
+        x: scale.linear(xs), y: scale.linear(ys, undefined, page.ends(state.curve.replace("test/", ""))), series});
     });
   });
 }

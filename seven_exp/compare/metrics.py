@@ -1,0 +1,57 @@
+"""What a metric's name says: which way is better, where its values end, how fine they are."""
+
+import math
+
+SMALLER_IS_BETTER = ("loss", "perplexity")
+"""Metrics, each also with an ending for a further split, such as loss_mismatched."""
+
+_SHARES = ("accuracy", "exact_match")
+"""Fractions of the test examples."""
+
+_BOUNDS = {
+    **dict.fromkeys((*_SHARES, "f1"), (0.0, 1.0)),
+    **dict.fromkeys(("matthews", "pearson", "spearman"), (-1.0, 1.0)),
+}
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether the best run has the lowest value."""
+    return _is(metric, *SMALLER_IS_BETTER)
+
+
+def in_percent(metric: str) -> bool:
+    """Whether a metric is told in per cent."""
+    return "accuracy" in metric
+
+
+def is_share(metric: str) -> bool:
+    """Whether it is a fraction of examples, so that one example is the smallest step."""
+    return _is(metric, *_SHARES)
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """The lowest and the highest value that it can take; infinite where there is no end."""
+    return next(
+        (ends for name, ends in _BOUNDS.items() if _is(metric, name)), (-math.inf, math.inf)
+    )
+
+
+def resolution(metric: str, examples: int | None) -> float | None:
+    """The smallest step of a metric on a test set.
+
+    Args:
+        metric: Its name.
+        examples: In the test set; None if that is unknown.
+
+    Returns:
+        One over the number of examples for a fraction of them, 0 for what has no smallest step, and
+        None where the size of the split is unknown; only the test split's is recorded, not that of
+        further ones.
+    """
+    if not is_share(metric):
+        return 0.0
+    return 1 / examples if examples and metric in _SHARES else None
+
+
+def _is(metric: str, *names: str) -> bool:
+    return any(metric == name or metric.startswith(f"{name}_") for name in names)
