@@ -72,6 +72,8 @@ class Pruner(_Named):
     min_density: Annotated[float, Field(ge=0, lt=1)]
     include: list[str] | None
     exclude: list[str] | None
+    exclude_defaults: bool
+    misfits: Literal["error", "dense"]
     rounds: Annotated[int, Field(ge=1)] | None
     batches_per_round: Annotated[int, Field(ge=1)] | None
     finetune_steps: Steps

@@ -21,7 +21,8 @@ from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Batch, Data
 from seven_exp.pruning import NoEvidenceError, Pruner, create_pruner, read_by
-from seven_exp.pruning.layers import matches, prunable_layers
+from seven_exp.pruning.layers import prunable_layers
+from seven_exp.pruning.name_patterns import check_patterns, matches
 from seven_exp.pruning.replicas import group_of
 from seven_exp.reads import Method, unread
 from seven_exp.tasks import Classification, Task
@@ -99,7 +100,7 @@ def run_experiment(
         replicas = world.replicas(model)
         probe = _probe(config, data, replicas, world)
         pruner = _pruner(config, plan, replicas, optimizer)
-    _announce(pruner)
+    log.info("%s", pruner.coverage)
     facts = _facts(config, pruner, model, device) | {"test_examples": data.test_examples}
     checkpoints = Checkpoints(folder / "checkpoints", facts["run_hash"], config.run.keep)
     saved: dict[str, Any] = {"step": 0, "id": uuid.uuid4().hex[:8], "started": runs.now()}
@@ -400,16 +401,15 @@ def _pretrain(config: RunConfig, data: Data, model: nn.Module) -> None:
 
 
 def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Let parameters whose names match stay as they are.
+    """Let parameters stay as they are that a name or pattern means.
 
     Raises:
         ValueError: A pattern matches none.
     """
-    for pattern in patterns:
-        frozen = [p for name, p in model.named_parameters() if matches(name, pattern)]
-        if not frozen:
-            raise ValueError(f"model.freeze: pattern '{pattern}' matches no parameter")
-        for parameter in frozen:
+    named = dict(model.named_parameters())
+    check_patterns("model.freeze:", patterns, list(named), "parameter")
+    for name, parameter in named.items():
+        if any(matches(name, pattern) for pattern in patterns):
             parameter.requires_grad_(False)
 
 
@@ -470,6 +470,8 @@ def _pruner(
         "min_density": config.pruner.min_density,
         "include": config.pruner.include,
         "exclude": config.pruner.exclude,
+        "exclude_defaults": config.pruner.exclude_defaults,
+        "misfits": config.pruner.misfits,
         "optimizer": optimizer,
     }
     name, read = config.pruner.name, read_by(config.pruner.name, plan.when, schedule)
@@ -481,7 +483,10 @@ def _probe(config: RunConfig, data: Data, replicas: nn.Module, world: World) -> 
     """What looks on, if anything is to, with the start measured; training seeds itself anew."""
     if config.analysis.every is None:
         return None
-    layers = prunable_layers(replicas, config.pruner.include, config.pruner.exclude)
+    chosen = config.pruner
+    layers = prunable_layers(
+        replicas, chosen.include, chosen.exclude, exclude_defaults=chosen.exclude_defaults
+    )
     probe = Probe(layers, bins=config.analysis.bins, group=group_of(replicas))
     compute = _compute(config, data, replicas, world)
     torch.manual_seed(world.seed(config.seed))
@@ -495,13 +500,6 @@ def _probe(config: RunConfig, data: Data, replicas: nn.Module, world: World) -> 
 
         probe.begin(replicas, batches(), compute.fair_loss)
     return probe
-
-
-def _announce(pruner: Pruner) -> None:
-    names = list(pruner.masks)
-    shown = names if len(names) <= 6 else [*names[:3], "...", *names[-2:]]
-    weights = sum(size for size, _ in pruner.layer_counts.values())
-    log.info("prunable: %s weights in %d layers: %s", f"{weights:,}", len(names), ", ".join(shown))
 
 
 def _facts(

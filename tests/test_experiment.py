@@ -15,14 +15,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from test_conf import composed
+from torch import nn
 
 from seven_exp import runs
 from seven_exp.config import ConfigError, RunConfig, check
 from seven_exp.experiment import run_experiment
 from seven_exp.models import build_model
-from seven_exp.pruning import PRUNERS, Pruner, prunable_layers
+from seven_exp.pruning import PRUNERS, Pruner, create_pruner, prunable_layers
 from seven_exp.tracking import LocalRecord
 from seven_exp.training.distillation import Distillation
+from seven_exp.training.flops import forward_flops
 from seven_exp.training.loop import Compute, DivergedError, layout_for
 from seven_exp.training.plan import Plan
 from seven_exp.training.pretrain import cached_start
@@ -662,3 +664,21 @@ def test_runs_that_start_alike_say_so(tmp_path):
 )
 def test_a_command_is_recorded_without_secrets(argument, shown):
     assert runs.command([argument]) == shown
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_operations_of_recurrent_layers_are_counted_step_by_step(kind, gates):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent = kind(4, 6, batch_first=True)
+
+        def forward(self, x):
+            return self.recurrent(x)[0][:, -1]
+
+    model = Last()
+    pruner = create_pruner("magnitude", model, sparsity=0.5)
+    pruner.prune()
+    dense, sparse = forward_flops(model, torch.randn(2, 5, 4), pruner.layers, pruner.layer_counts)
+    assert dense == 2 * 5 * gates * 6 * (4 + 6)
+    assert sparse == dense / 2

@@ -102,7 +102,11 @@ class Probe:
             What a tracker takes, under ``analysis/``. All of it and each layer's part is in
             `report`.
         """
-        before, after = self._masks, [masks[layer.name] for layer in self._layers]
+        before = self._masks
+        # Misfits that stay dense have no mask.
+        after = [
+            masks.get(layer.name, old) for layer, old in zip(self._layers, before, strict=True)
+        ]
         gone = [~mask for mask in after]
         now = self._moments.ratios()
         looks = {"now": (now, after, gone)}

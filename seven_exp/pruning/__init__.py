@@ -5,7 +5,7 @@ from seven_exp.pruning.check import Check, LayerCheck
 from seven_exp.pruning.criteria.base import Criterion
 from seven_exp.pruning.evidence import NoEvidenceError
 from seven_exp.pruning.keywords import read_by
-from seven_exp.pruning.layers import DEFAULT_EXCLUDE, prunable_layers
+from seven_exp.pruning.layers import Coverage, prunable_layers, survey
 from seven_exp.pruning.masks import pack_bits, unpack_bits
 from seven_exp.pruning.memory import MemoryPlan, plan_memory
 from seven_exp.pruning.pruner import Pruner, build_criterion, check_sparsity, create_pruner
@@ -13,10 +13,10 @@ from seven_exp.pruning.registry import PRUNERS, PrunerSpec, register
 from seven_exp.pruning.schedules import SCHEDULES, Schedule
 
 __all__ = [
-    "DEFAULT_EXCLUDE",
     "PRUNERS",
     "SCHEDULES",
     "Check",
+    "Coverage",
     "Criterion",
     "LayerCheck",
     "MemoryPlan",
@@ -33,5 +33,6 @@ __all__ = [
     "prunable_layers",
     "read_by",
     "register",
+    "survey",
     "unpack_bits",
 ]

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seven_exp.pruning.matrices import Stack
 from seven_exp.pruning.select import kept_count
 from seven_exp.registry import Registry
 
 Shape = Sequence[int]
+"""(outputs, inputs, *kernel) of a weight."""
 
 
 class Pool(NamedTuple):
@@ -72,8 +74,8 @@ def erdos_renyi_kernel(density: float, shapes: Sequence[Shape]) -> list[Pool]:
     """Larger layers are made sparser (Mocanu et al., 1707.04780; kernels: Evci et al., 1911.11134).
 
     A layer's density is ``min(1, eps * sum(shape) / prod(shape))``, with eps such that the total is
-    right. Each layer keeps ``int(density * n)``, so the total falls short by less than one weight
-    a layer.
+    right; experts in one weight count as a matrix each. Each layer keeps ``int(density * n)``, so
+    the total falls short by less than one weight a layer.
     """
     return [
         Pool([i], kept_count(share, math.prod(shape)))
@@ -84,20 +86,26 @@ def erdos_renyi_kernel(density: float, shapes: Sequence[Shape]) -> list[Pool]:
 def erk_densities(density: float, shapes: Sequence[Shape]) -> list[float]:
     """Each layer's density; layers that would exceed 1 are dense and eps is solved for the rest."""
     sizes = [math.prod(shape) for shape in shapes]
+    sides = [_sides(shape) for shape in shapes]
     wanted = density * sum(sizes)
     dense: set[int] = set()
     while len(dense) < len(shapes):
         sparse = [i for i in range(len(shapes)) if i not in dense]
-        # eps * sum(shape) weights are kept in a sparse layer.
-        eps = (wanted - sum(sizes[i] for i in dense)) / sum(sum(shapes[i]) for i in sparse)
-        full = {i for i in sparse if eps * sum(shapes[i]) >= sizes[i]}
+        # eps * sum(shape) weights are kept in a sparse matrix.
+        eps = (wanted - sum(sizes[i] for i in dense)) / sum(sides[i] for i in sparse)
+        full = {i for i in sparse if eps * sides[i] >= sizes[i]}
         if not full:
             break
         dense |= full
     return [
-        1.0 if i in dense else eps * sum(shape) / size
-        for i, (shape, size) in enumerate(zip(shapes, sizes, strict=True))
+        1.0 if i in dense else eps * side / size
+        for i, (side, size) in enumerate(zip(sides, sizes, strict=True))
     ]
+
+
+def _sides(shape: Shape) -> int:
+    """The sum of the dimensions, those of a stack's matrices taken one by one."""
+    return sum(shape) + (shape.copies - 1) * shape[1] if isinstance(shape, Stack) else sum(shape)
 
 
 def lamp_shares(score: Tensor, candidates: Tensor | None = None) -> Tensor:

@@ -9,22 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seven_exp.pruning.layers import Layer
+from seven_exp.pruning.matrices import Layer
 
 Watcher = Callable[[int, Tensor], None]
 """``watcher(i, inputs)``: what weight i met, a row for each use and a column for each input."""
 
 
-def check_watchable(layer: Layer) -> None:
-    """Raise ValueError, with the reason, where `watching` can't see what the layer is fed with."""
+def unwatchable(layer: Layer) -> str | None:
+    """The reason, as a sentence, where `watching` can't see a layer's inputs; None: it can."""
     module = layer.module
     plain = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.MultiheadAttention)
-    if not plain or getattr(module, "groups", 1) != 1:
-        kind = type(module).__name__
-        groups = "" if not plain else " with groups"
-        raise ValueError(
-            f"{layer.name} is a {kind}{groups}, whose inputs can't be watched: exclude it"
-        )
+    if plain and getattr(module, "groups", 1) == 1:
+        return None
+    groups = " with groups" if plain else ""
+    return f"{layer.name} is a {type(module).__name__}{groups}, whose inputs can't be watched"
 
 
 @contextmanager

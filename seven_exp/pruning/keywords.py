@@ -16,7 +16,7 @@ _TIMING = {
     "during": ("begin_step", "end_step", "interval", "levels"),
     "after": ("rounds",),
 }
-_OF_MODEL = ("sparsity", "include", "exclude")
+_OF_MODEL = ("sparsity", "include", "exclude", "exclude_defaults", "misfits")
 _OF_CHOICE = ("when", "schedule", "scope", "sparsities", "pattern", "min_density")
 
 

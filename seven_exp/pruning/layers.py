@@ -1,129 +1,196 @@
-"""Which weights of a model are prunable: chosen by module type, then by name."""
+"""Which weights of a model are prunable, and what is left dense and why."""
 
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import nn
 
-DEFAULT_EXCLUDE = (
-    # classifier heads, as torchvision, timm and transformers name them
-    *("head", "heads", "fc", "classifier", "pre_classifier", "score", "lm_head", "qa_outputs"),
-    # patch and token embeddings
-    *("conv_proj", "patch_embed*", "*embeddings"),
-)
-"""Names left dense unless ``exclude`` says otherwise; each matches one component of a name."""
+from seven_exp.pruning.matrices import Layer, matrices, packed, transposed, unwrap
+from seven_exp.pruning.name_patterns import check_patterns, matches
+from seven_exp.pruning.structure import structure_of
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+__all__ = ["Coverage", "Layer", "matches", "prunable_layers", "survey", "transposed", "unwrap"]
+
+_ENOUGH = 0.8
+"""Share of the matrices below which a pruner warns of what it leaves dense."""
+
+_CHOSEN = ("excluded", "not included", "misfits")
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One prunable weight: where it lives, so that it is found again after ``load_state_dict``."""
+class Coverage:
+    """What of a model can be pruned.
 
-    name: str
-    module: nn.Module
-    attribute: str
+    Attributes:
+        layers: The prunable weights, in module order.
+        dense: Name of each other matrix (a parameter that varies along two dimensions or more) ->
+            why it stays.
+        sizes: Name of each matrix -> its number of weights.
+        total: Number of parameters in all.
+        last: Name of the last weight where no output layer was recognised.
+    """
+
+    layers: list[Layer]
+    dense: Mapping[str, str]
+    sizes: Mapping[str, int]
+    total: int
+    last: str | None = None
 
     @property
-    def weight(self) -> nn.Parameter:
-        """The parameter as it is now.
+    def prunable(self) -> int:
+        """Number of prunable weights."""
+        return sum(layer.weight.numel() for layer in self.layers)
 
-        Raises:
-            RuntimeError: It is none any more.
-        """
-        weight = getattr(self.module, self.attribute)
-        if not isinstance(weight, nn.Parameter):
-            raise RuntimeError(f"{self.name} is no parameter any more, so it can't be pruned")
-        return weight
+    def without(self, reasons: Mapping[str, str]) -> "Coverage":
+        """The same less some layers, each with the reason why it stays dense."""
+        left = [layer for layer in self.layers if layer.name not in reasons]
+        return replace(self, layers=left, dense={**self.dense, **reasons})
 
+    def parts(self) -> str:
+        """What stays dense, the largest first, as shares of the matrices."""
+        sizes: Counter[str] = Counter()
+        for name, why in self.dense.items():
+            sizes[why] += self.sizes[name]
+        every = sum(self.sizes.values())
+        return ", ".join(f"{why} {size / every:.1%}" for why, size in sizes.most_common(4))
 
-def transposed(layer: Layer) -> bool:
-    """Whether a weight's rows are its inputs: transposed convolutions, transformers' Conv1D."""
-    return isinstance(layer.module, _TRANSPOSED) or type(layer.module).__name__ == "Conv1D"
+    def __str__(self) -> str:
+        """One line for the start of a run."""
+        names = [layer.name for layer in self.layers]
+        shown = names if len(names) <= 6 else [*names[:3], "...", *names[-2:]]
+        dense = f"; dense: {self.parts()}" if self.dense else ""
+        hint = (
+            f"; no output layer is recognised: exclude '{self.last}' if it is one"
+            if self.last in names
+            else ""
+        )
+        return (
+            f"prunable: {self.prunable:,} of {self.total:,} parameters "
+            f"({self.prunable / self.total:.1%}) in {len(names)} layers: {', '.join(shown)}"
+            f"{dense}{hint}"
+        )
 
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module beneath ``torch.compile`` and data-parallel wrappers."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(
-            model, nn.DataParallel | nn.parallel.DistributedDataParallel
-        ):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
+    def shortfall(self) -> str | None:
+        """One line where much of the matrices stays dense that the user did not ask for."""
+        chosen = sum(self.sizes[name] for name, why in self.dense.items() if why in _CHOSEN)
+        every = sum(self.sizes.values()) - chosen
+        if self.prunable >= _ENOUGH * every:
+            return None
+        return (
+            f"{self.prunable / every:.1%} of the weights in matrices are prunable, the sparsity is "
+            f"theirs alone; dense: {self.parts()}"
+        )
 
 
 def prunable_layers(
     model: nn.Module,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    *,
+    exclude_defaults: bool = True,
 ) -> list[Layer]:
-    """Prunable weights in module order: of Linear, Conv and attention, less what names exclude.
+    """Prunable weights in module order: those of `survey`, which takes the same arguments.
 
-    A pattern (``*`` and ``?`` as in a shell) matches a parameter's full name, its module's full
-    name, or any single component of it. A weight shared by several modules counts once; one
-    shared with an embedding is an embedding.
+    Raises:
+        ValueError: As `survey`.
+    """
+    return survey(model, include, exclude, exclude_defaults=exclude_defaults).layers
+
+
+def survey(
+    model: nn.Module,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    *,
+    exclude_defaults: bool = True,
+) -> Coverage:
+    """What of a model is prunable: linear maps, convolutions, attention, recurrence and experts.
+
+    Output layers, embeddings, routers of experts and adapters stay dense by default. A weight
+    shared by several modules counts once; one shared with an embedding is an embedding. A name in
+    ``include`` or ``exclude`` means that parameter or module; one with ``*``, ``?`` or ``[`` is a
+    pattern for the full names of both (see `matches`).
 
     Args:
         model: Any module, compiled or data-parallel ones included.
         include: Keep only the weights that match one of these. None: all.
-        exclude: Leave out the weights that match one of these. None: ``DEFAULT_EXCLUDE``, which
-            covers classifier heads and embeddings. An empty list excludes nothing.
+        exclude: Leave out the weights that match one of these, too.
+        exclude_defaults: False: output layers, embedding projections, routers and adapters are
+            prunable like all other layers.
 
     Raises:
-        ValueError: Nothing is left to prune, or a given pattern matches no parameter.
+        ValueError: Nothing is left to prune, a given name or pattern matches no parameter, or a
+            weight is packed or quantised.
     """
     model = unwrap(model)
-    include, exclude = _listed(include), _listed(exclude)
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    for key, patterns in (("include", include), ("exclude", exclude)):
-        for pattern in patterns or ():
-            if not any(matches(name, pattern) for name in names):
-                raise ValueError(f"{key} pattern '{pattern}' matches no parameter of the model")
+    include, exclude = _listed(include), _listed(exclude) or []
+    compressed = packed(model)
+    names = [*(name for name, _ in model.named_parameters(remove_duplicate=False)), *compressed]
+    check_patterns("include", include or (), names, "parameter of the model")
+    check_patterns("exclude", exclude, names, "parameter of the model")
+    candidates = list(matrices(model))
+    structure = structure_of(model, candidates)
 
-    unwanted = DEFAULT_EXCLUDE if exclude is None else exclude
-    seen = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    layers = []
-    for layer in _candidates(model):
-        if id(layer.weight) in seen:
-            continue
-        seen.add(id(layer.weight))
-        wanted = include is None or any(matches(layer.name, p) for p in include)
-        if wanted and not any(matches(layer.name, p) for p in unwanted):
-            layers.append(layer)
+    def why_dense(names: Sequence[str]) -> str | None:
+        """The reason, for a weight of so many names."""
+        if any(matches(name, p) for name in names for p in exclude):
+            return "excluded"
+        if include is not None and not any(matches(n, p) for n in names for p in include):
+            return "not included"
+        roles = map(structure.role, names) if exclude_defaults else iter(())
+        return next((role for role in roles if role), None)
+
+    _refuse_packed({name: kind for name, kind in compressed.items() if not why_dense([name])})
+    tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    places: dict[int, list[Layer]] = {}
+    for layer in candidates:
+        if id(layer.weight) not in tied:
+            places.setdefault(id(layer.weight), []).append(layer)
+    dense = {key: why_dense([layer.name for layer in shared]) for key, shared in places.items()}
+    layers = [shared[0] for key, shared in places.items() if dense[key] is None]
     if not layers:
         raise ValueError("no prunable weight: include and exclude leave nothing to prune")
-    return layers
+    own = {name: p for name, p in model.named_parameters() if _is_matrix(name, p)}
+    own |= {layer.name: layer.weight for layer in layers}
+    pruned = {layer.name for layer in layers}
+    return Coverage(
+        layers=layers,
+        dense={
+            name: dense.get(id(p)) or why_dense([name]) or _kind(model, name)
+            for name, p in own.items()
+            if name not in pruned
+        },
+        sizes={name: p.numel() for name, p in own.items()},
+        total=sum(p.numel() for p in model.parameters()),
+        last=structure.last,
+    )
 
 
-def _candidates(model: nn.Module) -> Iterator[Layer]:
-    for prefix, module in model.named_modules():
-        # transformers' Conv1D (GPT-2) is a Linear with its weight transposed.
-        if isinstance(module, _WEIGHTED) or type(module).__name__ == "Conv1D":
-            attributes: tuple[str, ...] = ("weight",)
-        elif isinstance(module, nn.MultiheadAttention):
-            attributes = _ATTENTION
-        else:
-            continue
-        for attribute in attributes:
-            name = f"{prefix}.{attribute}".lstrip(".")
-            if isinstance(module._parameters.get(attribute), nn.Parameter):
-                yield Layer(name, module, attribute)
-            elif isinstance(getattr(module, attribute, None), Tensor):
-                warnings.warn(f"{name} is computed from other parameters: left dense", stacklevel=2)
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it varies along two dimensions; the biases of experts are one vector each."""
+    return sum(n > 1 for n in parameter.shape) > 1 and "bias" not in name.rpartition(".")[2]
+
+
+def _kind(model: nn.Module, name: str) -> str:
+    """What a matrix is that no layer multiplies its inputs by, as far as is known."""
+    path, _, own = name.rpartition(".")
+    owner = model.get_submodule(path)
+    embeds = isinstance(owner, nn.Embedding | nn.EmbeddingBag)
+    if embeds or any(word in own for word in ("embed", "pos", "token")):
+        return "embedding"
+    return f"other weights of {type(owner).__name__}"
+
+
+def _refuse_packed(found: Mapping[str, str]) -> None:
+    if found:
+        name, kind = next(iter(found.items()))
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise ValueError(
+            f"{name}{others} can't be masked ({kind}): load the model without quantisation, or "
+            f"exclude {list(found) if len(found) < 6 else 'them'}"
+        )
 
 
 def _listed(patterns: Sequence[str] | None) -> Sequence[str] | None:
     return [patterns] if isinstance(patterns, str) else patterns
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern fits a parameter's name, its module's, or any single component."""
-    module = name.rpartition(".")[0]
-    return any(fnmatchcase(part, pattern) for part in (name, module, *name.split(".")))

@@ -33,12 +33,14 @@ def plan_memory(name: str, model: nn.Module, *, ranks: int = 1, **settings: Any)
         name: A registered name, such as "seven_dyn".
         model: May be on the meta device, where even 7B parameters take no memory.
         ranks: Processes among which weights and state are sharded.
-        **settings: ``include``, ``exclude`` and the criterion's own, as for `create_pruner`.
+        **settings: ``include``, ``exclude``, ``exclude_defaults`` and the criterion's own, as for
+            `create_pruner`.
 
     Raises:
         ValueError: As `create_pruner`, or the pruner needs more than steps to gather its state.
     """
-    chosen = {key: settings.pop(key, None) for key in ("include", "exclude")}
+    which = ("include", "exclude", "exclude_defaults")
+    chosen = {key: settings.pop(key) for key in which if key in settings}
     layers = prunable_layers(model, **chosen)
     total = sum(parameter.numel() for parameter in model.parameters())
     held: dict[torch.dtype, float] = {}

@@ -3,19 +3,31 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from seven_exp.pruning.layers import Layer
+from seven_exp.pruning.matrices import Layer, Stack
 from seven_exp.pruning.select import first_of_rows
 
 
 class Pattern:
     """Unstructured: any set of weights may go."""
 
-    def check(self, layers: Sequence[Layer], sparsity: float, scope: str) -> None:
-        """Raise ValueError, with the reason, where the pattern does not fit."""
+    counts_rows: ClassVar[bool] = False
+    """Whether it tells a weight's outputs from its inputs."""
+
+    def check(self, sparsity: float, scope: str) -> None:
+        """Raise ValueError, with the reason, where the pattern does not fit the settings."""
+
+    def misfits(self, layers: Sequence[Layer]) -> dict[str, str]:
+        """Name -> reason, as a sentence, of the layers that the pattern does not fit."""
+        reasons = ((layer.name, self._misfit(layer)) for layer in layers)
+        return {name: reason for name, reason in reasons if reason}
+
+    def _misfit(self, layer: Layer) -> str | None:
+        return None
 
     def protected(self, score: Tensor, alive: Tensor) -> Tensor | None:
         """Bool tensor of weights of a layer that must stay, given its scores; None: nothing must.
@@ -47,24 +59,30 @@ class NOfM(Pattern):
     n: int
     m: int
 
-    def check(self, layers: Sequence[Layer], sparsity: float, scope: str) -> None:
-        """The sparsity follows from the pattern; groups must fit into the inputs."""
+    counts_rows: ClassVar[bool] = True
+
+    def check(self, sparsity: float, scope: str) -> None:
+        """The sparsity follows from the pattern, in every row alike."""
         implied = 1 - self.n / self.m
         if sparsity and abs(sparsity - implied) > 1e-9:
             raise ValueError(
                 f"pattern {self.n}:{self.m} means a sparsity of {implied:.12g}, not {sparsity}"
             )
-        if scope not in ("global", "per_layer"):
+        if scope not in ("global", "per_layer", "per_row"):
             raise ValueError(
                 f"pattern {self.n}:{self.m} prunes all layers alike: "
-                f"scope '{scope}' does not fit it; choose global or per_layer"
+                f"scope '{scope}' does not fit it; choose global, per_layer or per_row"
             )
-        for layer in layers:
-            if layer.weight.shape[1] % self.m:
-                raise ValueError(
-                    f"pattern {self.n}:{self.m} does not fit {layer.name}: its "
-                    f"{layer.weight.shape[1]} inputs are not a multiple of {self.m}; exclude it"
-                )
+
+    def _misfit(self, layer: Layer) -> str | None:
+        """Groups must fit into the inputs."""
+        inputs = layer.shape[1]
+        if inputs % self.m == 0:
+            return None
+        return (
+            f"pattern {self.n}:{self.m} does not fit {layer.name}, whose {inputs} inputs are not a "
+            f"multiple of {self.m}"
+        )
 
     def protected(self, score: Tensor, alive: Tensor) -> Tensor:
         """The ``n`` best living weights of each group."""
@@ -80,9 +98,11 @@ class NOfM(Pattern):
 class _Units(Pattern):
     """Whole units stay or go."""
 
+    counts_rows: ClassVar[bool] = True
+
     name = "units"
 
-    def check(self, layers: Sequence[Layer], sparsity: float, scope: str) -> None:
+    def check(self, sparsity: float, scope: str) -> None:
         """Units of a layer must be able to compete."""
         if scope == "per_row":
             raise ValueError(
@@ -109,7 +129,7 @@ class Rows(_Units):
     name = "rows"
 
     def _own(self, layer: Layer) -> Tensor:
-        shape = layer.weight.shape
+        shape = layer.shape
         return torch.arange(shape[0], device="cpu").view(-1, *[1] * (len(shape) - 1))
 
 
@@ -122,19 +142,16 @@ class Blocks(_Units):
 
     name = "blocks"
 
-    def check(self, layers: Sequence[Layer], sparsity: float, scope: str) -> None:
-        """Blocks must tile every weight."""
-        super().check(layers, sparsity, scope)
-        for layer in layers:
-            out, inputs = layer.weight.shape[:2]
-            if out % self.rows or inputs % self.columns:
-                raise ValueError(
-                    f"pattern {self.rows}x{self.columns} does not tile {layer.name} of "
-                    f"{out}x{inputs}; exclude it"
-                )
+    def _misfit(self, layer: Layer) -> str | None:
+        """Blocks must tile the weight, of experts each one's."""
+        rows, inputs = layer.shape[:2]
+        own = rows // layer.shape.copies if isinstance(layer.shape, Stack) else rows
+        if own % self.rows == inputs % self.columns == 0:
+            return None
+        return f"pattern {self.rows}x{self.columns} does not tile {layer.name} of {own}x{inputs}"
 
     def _own(self, layer: Layer) -> Tensor:
-        out, inputs, *kernel = layer.weight.shape
+        out, inputs, *kernel = layer.shape
         row = torch.arange(out, device="cpu") // self.rows
         column = torch.arange(inputs, device="cpu") // self.columns
         grid = row[:, None] * (inputs // self.columns) + column
@@ -146,33 +163,36 @@ class Heads(_Units):
 
     name = "heads"
 
-    def check(self, layers: Sequence[Layer], sparsity: float, scope: str) -> None:
-        """Only attention has heads, and a head spans several weights."""
+    def check(self, sparsity: float, scope: str) -> None:
+        """A head spans several weights."""
         if scope != "global":
             raise ValueError(
                 f"pattern heads spans several weights: scope '{scope}' does not fit it; "
                 "choose global"
             )
-        self.units(layers)
+
+    def misfits(self, layers: Sequence[Layer]) -> dict[str, str]:
+        """Only attention has heads."""
+        owners = self._owners(layers)
+        return {
+            layer.name: f"pattern heads does not fit {layer.name}, which is not an "
+            "nn.MultiheadAttention's"
+            for layer in layers
+            if layer.module not in owners
+        }
 
     def units(self, layers: Sequence[Layer]) -> list[Tensor] | None:
         """One number a head, in all weights of its attention."""
+        owners = self._owners(layers)
         first: dict[nn.MultiheadAttention, int] = {}
         start = 0
-        for layer in layers:
-            if isinstance(layer.module, nn.MultiheadAttention) and layer.module not in first:
-                first[layer.module] = start
-                start += layer.module.num_heads
-        owner: dict[nn.Module, nn.MultiheadAttention] = {a: a for a in first}
-        owner |= {a.out_proj: a for a in first}
+        for attention in owners.values():
+            if attention not in first:
+                first[attention] = start
+                start += attention.num_heads
         numbered = []
         for layer in layers:
-            attention = owner.get(layer.module)
-            if attention is None:
-                raise ValueError(
-                    f"pattern heads does not fit {layer.name}, which is not an "
-                    "nn.MultiheadAttention's: exclude it"
-                )
+            attention = owners[layer.module]
             head = (
                 torch.arange(attention.embed_dim, device="cpu") // attention.head_dim
                 + first[attention]
@@ -184,6 +204,12 @@ class Heads(_Units):
                 stacks = layer.weight.shape[0] // attention.embed_dim
                 numbered.append(head.repeat(stacks).view(-1, 1))
         return numbered
+
+    def _owners(self, layers: Sequence[Layer]) -> dict[nn.Module, nn.MultiheadAttention]:
+        """Each module of attention -> the attention, in the order of the layers."""
+        modules = (layer.module for layer in layers)
+        found = [m for m in modules if isinstance(m, nn.MultiheadAttention)]
+        return {part: one for one in found for part in (one, one.out_proj)}
 
 
 def parse_pattern(text: str) -> Pattern:

@@ -15,10 +15,12 @@ from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction
 from seven_exp.pruning.evidence import NoEvidenceError, informative, likely_cause, undecidable
 from seven_exp.pruning.identity import Anchors, Pulse
-from seven_exp.pruning.inputs import check_watchable, evaluating, order_of_use
+from seven_exp.pruning.inputs import evaluating, order_of_use
 from seven_exp.pruning.keywords import check_optimizer, count, fraction, refuse_unread
-from seven_exp.pruning.layers import Layer, matches, prunable_layers, transposed, unwrap
+from seven_exp.pruning.layers import Coverage, Layer, matches, survey, unwrap
 from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
+from seven_exp.pruning.misfits import Misfits, misfits_of, settle
+from seven_exp.pruning.name_patterns import check_patterns
 from seven_exp.pruning.patterns import NOfM, parse_pattern
 from seven_exp.pruning.registry import PRUNERS, PrunerSpec, When, check_when
 from seven_exp.pruning.regrowth import regrowth_of
@@ -41,7 +43,7 @@ class Pruner:
 
     def __init__(
         self,
-        layers: Sequence[Layer],
+        coverage: Coverage,
         criterion: Criterion,
         *,
         model: nn.Module,
@@ -57,7 +59,8 @@ class Pruner:
         min_density: float,
         optimizer: torch.optim.Optimizer | None,
     ) -> None:
-        self.layers = list(layers)
+        self.coverage = coverage
+        self.layers = coverage.layers
         self.criterion = criterion
         self.name, self.when, self.scope, self.pattern = name, when, scope, pattern
         self.target = sparsity
@@ -489,7 +492,7 @@ class Pruner:
         values = [everything[i] for i in members]
         masks = self._masks.unpacked()
         before = [masks[i] for i in members]
-        rows = [self.layers[pool.layers[0]].weight.shape[0] for pool in pools]
+        rows = [self.layers[pool.layers[0]].shape[0] for pool in pools]
         kept = sum(p.kept * (n if p.each_row else 1) for p, n in zip(pools, rows, strict=True))
         ranks = self.criterion.rank(
             values,
@@ -520,7 +523,7 @@ class Pruner:
         """Who competes for how many places, given the sparsity wanted of layers with a target."""
         pools = []
         for target, members in self._groups.items():
-            shapes = [self.layers[i].weight.shape for i in members]
+            shapes = [self.layers[i].shape for i in members]
             pools += [
                 pool._replace(layers=[members[i] for i in pool.layers])
                 for pool in SCOPES[self.scope](1 - wanted(target), shapes)
@@ -533,10 +536,15 @@ class Pruner:
         """Masks anew for the pools' layers, the highest ranks kept, and those of the others."""
         masks = list(masks)
         for pool in pools:
+            layers = [self.layers[i] for i in pool.layers]
             candidates, counts = [masks[i] for i in pool.layers], self._masks.kept
             if self.criterion.revival != "never":
                 candidates, counts = [torch.ones_like(mask) for mask in candidates], self._sizes
-            scores, available = [ranks[i] for i in pool.layers], sum(counts[i] for i in pool.layers)
+            scores = [layer.matrix(ranks[i]) for i, layer in zip(pool.layers, layers, strict=True)]
+            candidates = [
+                layer.matrix(mask) for layer, mask in zip(layers, candidates, strict=True)
+            ]
+            available = sum(counts[i] for i in pool.layers)
             if undecidable(scores, candidates, pool, available):
                 raise NoEvidenceError(self._no_evidence(pool, scores))
             chosen = choose_masks(
@@ -549,7 +557,7 @@ class Pruner:
                 min_density=self._min_density,
             )
             for i, mask in zip(pool.layers, chosen, strict=True):
-                masks[i] = mask
+                masks[i] = mask.view_as(masks[i])
         self._masks.set(masks)
         return masks
 
@@ -607,6 +615,8 @@ def create_pruner(
     min_density: float = 0.0,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    exclude_defaults: bool = True,
+    misfits: Misfits = "error",
     optimizer: torch.optim.Optimizer | None = None,
     **hyperparameters: Any,
 ) -> Pruner:
@@ -627,13 +637,16 @@ def create_pruner(
         schedule: Name of a curve; default: what the name stands for.
         scope: "global": all weights compete; "per_layer": each layer reaches the sparsity;
             "per_row", "lamp", "erk"; default: what the name stands for.
-        sparsities: Name pattern -> another sparsity for the layers that match, the first one
+        sparsities: Name or pattern -> another sparsity for the layers that match, the first one
             counting. The layers of one sparsity are pruned by ``scope`` among themselves.
         pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads".
         min_density: Every layer of n weights keeps at least ``int(min_density * n)``, in [0, 1);
             for scopes in which layers compete, "global" and "lamp".
-        include: Name patterns; see `prunable_layers`.
-        exclude: Name patterns; see `prunable_layers`.
+        include: Names or patterns of what alone is pruned; see `survey`.
+        exclude: Names or patterns of what stays dense, too; see `survey`.
+        exclude_defaults: Whether output layers, embeddings, routers and adapters stay dense.
+        misfits: What becomes of layers that the pruner, the scope or the pattern can't prune:
+            "error", or "dense": they stay as they are, with a warning.
         optimizer: The one that trains the weights, not a wrapper of it. Methods whose weights may
             return treat its moments as their papers do: SET, RigL and AC/DC, which need it, clear
             them; movement and straight-through magnitude let it step on the dense weights.
@@ -689,35 +702,23 @@ def create_pruner(
     elif when == "before":
         window = Schedule(curve, 0, rounds)
 
-    layers = prunable_layers(model, include, exclude)
-    if criterion.one_by_one:
-        for layer in layers:
-            check_watchable(layer)
-    if scope == "per_row" or pattern != "unstructured":
-        for layer in layers:
-            if transposed(layer):
-                raise ValueError(
-                    f"{layer.name} is transposed, its rows are inputs: choose pattern unstructured "
-                    "and a scope other than per_row, or exclude it"
-                )
+    coverage = survey(model, include, exclude, exclude_defaults=exclude_defaults)
     target = sparsity if spec.prunes else 0.0
     for own in sparsities.values():
         _check_floor(min_density, own, pattern, scope)
-    for own, members in _groups(layers, target, sparsities).items():
-        criterion.pattern.check([layers[i] for i in members], own, scope)
-    if criterion.uses_gradients and when == "during":
-        for layer in layers:
-            if not layer.weight.requires_grad:
-                raise ValueError(
-                    f"{layer.name} is frozen and {name} needs its gradient: "
-                    "exclude it, or let it require gradients"
-                )
+    for own in _groups(coverage.layers, target, sparsities):
+        criterion.pattern.check(own, scope)
+    frozen_too = criterion.uses_gradients and when == "during"
+    found = misfits_of(coverage.layers, criterion, scope, needs_gradients=frozen_too)
+    coverage = settle(coverage, found, misfits)
     if when == "during":
-        check_optimizer(name, optimizer, layers, needed=criterion.revival == "zero")
+        check_optimizer(name, optimizer, coverage.layers, needed=criterion.revival == "zero")
     if spec.prunes:
         _warn_of_curve(name, criterion, curve)
+        if words := coverage.shortfall():
+            warnings.warn(words, stacklevel=2)
     return Pruner(
-        layers,
+        coverage,
         criterion,
         model=unwrap(model),
         name=name,
@@ -749,9 +750,7 @@ def _groups(
     Raises:
         ValueError: A pattern matches no layer.
     """
-    for pattern in sparsities:
-        if not any(matches(layer.name, pattern) for layer in layers):
-            raise ValueError(f"sparsities pattern '{pattern}' matches no prunable weight")
+    check_patterns("sparsities", sparsities, [layer.name for layer in layers], "prunable weight")
     groups: dict[float, list[int]] = {}
     for i, layer in enumerate(layers):
         own = (s for pattern, s in sparsities.items() if matches(layer.name, pattern))

@@ -1,6 +1,8 @@
 """Floating-point operations of one forward pass, dense and with pruned weights skipped."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,8 @@ def forward_flops(
     """Operations for one sample: (dense, sparse). A multiplication and its addition count as two.
 
     The sparse figure is theory: it takes off, for every pruned weight, two operations for each
-    place the weight is used at. Hardware gains it only where sparse kernels exist.
+    place the weight is used at. Hardware gains it only where sparse kernels exist. Nothing is taken
+    off for experts, which see only the inputs that are sent to them.
 
     Args:
         model: Any module.
@@ -38,12 +41,12 @@ def forward_flops(
 
         return layer.module.register_forward_hook(count)
 
-    handles = [counter(layer) for layer in layers]
+    handles = [counter(layer) for layer in layers if not layer.stacked]
     training = model.training
     try:
         model.eval()
         # Without gradients attention would take a fused path that the counter can't see into.
-        with torch.enable_grad(), FlopCounterMode(display=False) as flops:
+        with _unfused(layers), torch.enable_grad(), FlopCounterMode(display=False) as flops:
             forward(model, sample)
     finally:
         model.train(training)
@@ -53,6 +56,19 @@ def forward_flops(
     skipped = sum(2 * (size - kept) * uses[name] for name, (size, kept) in counts.items())
     size = len(next(iter(sample.values())) if isinstance(sample, Mapping) else sample)
     return dense // size, (dense - skipped) // size
+
+
+@contextmanager
+def _unfused(layers: Sequence[Layer]) -> Iterator[None]:
+    """While it lasts, recurrent layers multiply step by step, which the counter sees."""
+    with ExitStack() as stack:
+        if any(isinstance(layer.module, nn.RNNBase) for layer in layers):
+            stack.enter_context(warnings.catch_warnings())
+            # It speaks of other processors' precision whenever its flags are touched.
+            warnings.filterwarnings("ignore", ".*TF32 acceleration")
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
 
 
 def _uses(module: nn.Module, inputs: Tensor, output: Tensor) -> int:

@@ -137,7 +137,7 @@ def _fits(name, when, scope, pattern):
     if criterion.starts_sparse and when != "during":
         return False
     if ":" in pattern:
-        return scope in ("global", "per_layer")
+        return scope in ("global", "per_layer", "per_row")
     if pattern == "heads":
         return scope == "global"
     return pattern == "unstructured" or scope != "per_row"

@@ -1,0 +1,89 @@
+"""Layers that a method, a pattern or a scope can't prune: refused all at once, or left dense."""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.inputs import unwatchable
+from seven_exp.pruning.layers import Coverage, matches
+from seven_exp.pruning.matrices import Layer, transposed
+from seven_exp.registry import nearest
+
+Misfits = Literal["error", "dense"]
+"""What becomes of layers that don't fit: an error that names them, or they stay dense."""
+
+_SHOWN = 3
+
+
+def misfits_of(
+    layers: Sequence[Layer], criterion: Criterion, scope: str, *, needs_gradients: bool
+) -> dict[str, str]:
+    """Name -> reason, as a sentence, of the layers that can't be pruned as asked.
+
+    Args:
+        layers: The prunable weights.
+        criterion: With its pattern.
+        scope: Name of the allocation.
+        needs_gradients: Whether frozen weights are misfits.
+    """
+    pattern = criterion.pattern
+    of_rows = scope == "per_row" or pattern.counts_rows
+    found: dict[str, str] = {}
+    for layer in layers:
+        if criterion.one_by_one and (reason := unwatchable(layer)):
+            found[layer.name] = reason
+        elif of_rows and transposed(layer):
+            found[layer.name] = f"{layer.name} is transposed, its rows are inputs"
+        elif needs_gradients and not layer.weight.requires_grad:
+            found[layer.name] = f"{layer.name} is frozen and its gradient is needed"
+    fitting = [layer for layer in layers if layer.name not in found]
+    return found | pattern.misfits(fitting)
+
+
+def settle(coverage: Coverage, found: Mapping[str, str], choice: Misfits) -> Coverage:
+    """What is left to prune when misfits stay dense, of which one warning tells.
+
+    Raises:
+        ValueError: They are not to stay dense, or nothing else is left.
+    """
+    if choice not in ("error", "dense"):
+        raise ValueError(f"unknown misfits '{choice}': {nearest(choice, ('error', 'dense'))}")
+    if not found:
+        return coverage
+    words = "; ".join(list(found.values())[:_SHOWN])
+    if len(found) > _SHOWN:
+        words += f"; and {len(found) - _SHOWN} more"
+    if len(found) == len(coverage.layers):
+        it = "it, and nothing" if len(found) == 1 else "them, and nothing"
+        raise ValueError(f"{words}: exclude {it} is left to prune")
+    if choice == "error":
+        it = "it" if len(found) == 1 else "them"
+        raise ValueError(
+            f"{words}: exclude {it} with exclude={_names(coverage.layers, found)}, or leave "
+            f"{it} dense with misfits=dense (pruner.misfits=dense on the command line)"
+        )
+    sizes = {layer.name: layer.weight.numel() for layer in coverage.layers}
+    share = sum(sizes[name] for name in found) / coverage.prunable
+    warnings.warn(
+        f"{len(found)} of {len(sizes)} layers, {share:.1%} of their weights, stay dense: {words}",
+        stacklevel=3,
+    )
+    return coverage.without(dict.fromkeys(found, "misfits"))
+
+
+def _names(layers: Sequence[Layer], found: Mapping[str, str]) -> list[str]:
+    """Names that exclude these layers and no others, one pattern for blocks that repeat."""
+    places = [name.rpartition(".")[0] or name for name in found]
+    patterns = [re.sub(r"\d+", "*", place) for place in places]
+    names: dict[str, None] = {}
+    for name, place, pattern in zip(found, places, patterns, strict=True):
+        choices = (*([pattern] if patterns.count(pattern) > 1 else []), place, name)
+        names[next(choice for choice in choices if _excludes(choice, layers, found))] = None
+    return list(names)
+
+
+def _excludes(choice: str, layers: Sequence[Layer], found: Mapping[str, str]) -> bool:
+    """Whether a name or pattern matches some layers, all of which are misfits."""
+    return all(layer.name in found for layer in layers if matches(layer.name, choice))

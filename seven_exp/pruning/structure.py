@@ -1,0 +1,203 @@
+"""What the layers of a model are: outputs, embeddings, routers and adapters.
+
+Nothing is run: what a layer is follows from where it stands among the others, from its shape, and
+from the names that torchvision, timm, transformers and peft give to such places.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import pairwise
+
+from torch import nn
+
+from seven_exp.pruning.matrices import Layer, join, matrices, width_in, width_out
+
+_ADAPTERS = ("lora_*", "vera_*", "adapter", "adapters", "adapter_*", "*_adapter", "*_adapters")
+_EMBEDDINGS = (
+    *("conv_proj", "patch_embed*", "*embeddings", "*_embedding", "embed_in", "embed_out"),
+    *("embed_proj", "project_in", "project_out", "embeddings_project", "embedding_hidden_*"),
+)
+_ROUTERS = ("router", "*_router")
+_GATES = ("gate", "wg", "*_gate", "gating")
+_HEADS = (
+    # Classification, as torchvision, timm and transformers call it.
+    *("head", "heads", "head_*", "*_head", "*_heads", "fc", "classifier", "*_classifier"),
+    *("classifiers", "score", "last_linear", "logits_proj", "aux[0-9]", "AuxLogits", "aux_logits"),
+    # Language, questions, embeddings that are compared.
+    *("qa_outputs", "cls", "*predictions", "seq_relationship", "pred_layer", "*_logits"),
+    *("proj_out", "visual_projection", "text_projection"),
+    # Detection and segmentation.
+    *("*_predictor", "*_pred", "bbox_reg", "bbox_ctrness", "cls_score", "kps_score_*"),
+    *("class_embed", "bbox_embed"),
+    # What peft trains in place of a head, and the head below it.
+    *("modules_to_save", "original_module"),
+)
+_NO_HEADS = ("pre_logits", "pre_classifier")
+"""Hidden layers in front of a head."""
+
+_LAST = ("fc*", "lin*", "dense*", "out*", "*_out", "last*", "final*", "to_logits", "logits")
+"""What the last layer of a model without a head may be called, as in a LeNet's fc1, fc2, fc3."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a model's parts are.
+
+    Attributes:
+        roles: Full name of a module or parameter -> "output layer", "embedding", "router" or
+            "adapter", which is what all of it is.
+        last: Name of the last weight where no output layer was recognised.
+    """
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    last: str | None = None
+
+    def role(self, name: str) -> str | None:
+        """What a parameter is part of; None: an ordinary one, which may be pruned."""
+        parts = name.split(".")
+        ends = range(len(parts), 0, -1)
+        return next((role for end in ends if (role := self.roles.get(".".join(parts[:end])))), None)
+
+
+def structure_of(model: nn.Module, layers: Sequence[Layer] | None = None) -> Structure:
+    """Where a model's outputs, embeddings, routers and adapters are.
+
+    Args:
+        model: Unwrapped.
+        layers: Its `matrices`, if they are known.
+    """
+    layers = list(matrices(model)) if layers is None else layers
+    modules = dict(model.named_modules())
+    roles = {
+        path: "adapter" for path in modules if any(_named(p, _ADAPTERS) for p in path.split("."))
+    }
+    roles |= {path: "router" for path in _routers(modules, layers) if path not in roles}
+    roles |= {path: "embedding" for path in _embeddings(modules, layers) if path not in roles}
+    plain = Structure(roles)
+    hidden = [layer for layer in layers if plain.role(layer.name) is None]
+    heads = _heads(modules, hidden)
+    outputs = [output for head in heads for output in _tail(head, modules, hidden)]
+    if not heads:
+        outputs = _last(model, hidden)
+    roles |= dict.fromkeys(outputs, "output layer")
+    tied = {id(module.weight) for module in modules.values() if _embeds(module)}
+    recognised = outputs or any(id(layer.weight) in tied for layer in layers)
+    last = None if recognised or len(hidden) < 2 else hidden[-1].name
+    return Structure(roles, last)
+
+
+def _embeds(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding | nn.EmbeddingBag)
+
+
+def _named(part: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(part, pattern) for pattern in patterns)
+
+
+def _routers(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> set[str]:
+    """Modules that send inputs to experts, or weigh what these return."""
+    stacks = {id(layer.module) for layer in layers if layer.stacked}
+    found = set()
+    for path, module in modules.items():
+        own = dict(module.named_children())
+        experts = id(module) in stacks or any("expert" in name for name in own)
+        patterns = (*_ROUTERS, *_GATES) if experts else _ROUTERS
+        found |= {join(path, name) for name in own if _named(name, patterns)}
+    return found
+
+
+def _embeddings(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> set[str]:
+    """What turns tokens or patches into vectors, and projections of these."""
+    found = {
+        path
+        for path, module in modules.items()
+        if _embeds(module) or _named(path.rpartition(".")[2], _EMBEDDINGS)
+    }
+    first = layers[0].module if len(layers) > 1 else None
+    if isinstance(first, nn.Conv1d | nn.Conv2d | nn.Conv3d) and first.kernel_size == first.stride:
+        # Patches that don't overlap, as the first layer, are a patch embedding by any name.
+        found |= {_place(layers[0])} if max(first.stride) > 1 else set()
+    return found
+
+
+def _heads(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> list[str]:
+    """Modules that make outputs: the innermost ones whose names say so."""
+    weighted = _holders(layers)
+    named = {
+        path
+        for path in modules
+        if path in weighted and _is_head(path, modules) and not _in_a_chain(path, modules, layers)
+    }
+    outer = {
+        ".".join(path.split(".")[:end]) for path in named for end in range(path.count(".") + 1)
+    }
+    return [path for path in modules if path in named - outer]
+
+
+def _holders(layers: Sequence[Layer]) -> set[str]:
+    """Full names of all modules that hold weights, directly or not."""
+    parts = [layer.name.split(".") for layer in layers]
+    return {".".join(names[:end]) for names in parts for end in range(len(names))}
+
+
+def _is_head(path: str, modules: Mapping[str, nn.Module]) -> bool:
+    around, _, name = path.rpartition(".")
+    if not _named(name, _HEADS) or _named(name, _NO_HEADS):
+        return False
+    # In front of a predictor a "head" makes features, as in Faster R-CNN.
+    stem = name.removesuffix("_head")
+    return stem == name or join(around, f"{stem}_predictor") not in modules
+
+
+def _in_a_chain(path: str, modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> bool:
+    """Whether it is part of repeated blocks of which one reads what the one before it makes."""
+    parts = path.split(".")
+    for i, part in enumerate(parts):
+        if part.isdigit():
+            before, rest = ".".join(parts[:i]), ".".join(parts[i + 1 :])
+            blocks = [name for name, _ in modules[before].named_children()]
+            for one, two in pairwise(blocks):
+                ends = _within(join(before, one, rest), layers)
+                starts = _within(join(before, two), layers)
+                if ends and starts and width_out(ends[-1]) == width_in(starts[0]):
+                    return True
+    return False
+
+
+def _within(path: str, layers: Sequence[Layer]) -> list[Layer]:
+    return [layer for layer in layers if not path or layer.name.startswith(f"{path}.")]
+
+
+def _tail(path: str, modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> list[str]:
+    """The modules with which a head ends: one, or several where it has branches."""
+    children = [join(path, name) for name, _ in modules[path].named_children()]
+    children = [child for child in children if _within(child, layers)]
+    if not children:
+        return [path]
+    parallel = isinstance(modules[path], nn.ModuleList | nn.ModuleDict)
+    if not parallel or _is_chain(children, layers):
+        children = children[-1:]
+    return [output for child in children for output in _tail(child, modules, layers)]
+
+
+def _is_chain(paths: Sequence[str], layers: Sequence[Layer]) -> bool:
+    """Whether each module reads what the one before it makes."""
+    held = [_within(path, layers) for path in paths]
+    return all(width_out(one[-1]) == width_in(two[0]) for one, two in pairwise(held))
+
+
+def _last(model: nn.Module, layers: Sequence[Layer]) -> list[str]:
+    """The last layer of a model whose head has no name, if it stands at the top and looks like it.
+
+    Torch's own containers and blocks say nothing of what comes behind them.
+    """
+    if len(layers) < 2 or type(model).__module__.startswith("torch.nn."):
+        return []
+    path = _place(layers[-1])
+    return [path] if _named(path, _LAST) and "." not in path else []
+
+
+def _place(layer: Layer) -> str:
+    """Full name of the module that holds a weight."""
+    return layer.name.rpartition(".")[0]
