@@ -84,8 +84,7 @@ class OptunaSweeper(Sweeper):
             import optuna
         except ImportError as error:
             raise ConfigError(
-                "hydra/sweeper=optuna needs Optuna: uv sync --extra optuna, "
-                "or pip install 'seven-exp[optuna]'"
+                "hydra/sweeper=optuna needs Optuna: uv sync --extra optuna"
             ) from error
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         overrides = OverridesParser.create().parse_overrides(given)

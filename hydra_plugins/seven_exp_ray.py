@@ -86,9 +86,7 @@ class RayLauncher(Launcher):
         try:
             import ray
         except ImportError as error:
-            raise ConfigError(
-                "hydra/launcher=ray needs Ray: uv sync --extra ray, or pip install 'seven-exp[ray]'"
-            ) from error
+            raise ConfigError("hydra/launcher=ray needs Ray: uv sync --extra ray") from error
         if ray.is_initialized():
             return ray
         if self.address is not None:

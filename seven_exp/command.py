@@ -38,6 +38,9 @@ EXTRAS = {"hydra_joblib_launcher": "joblib", "hydra_submitit_launcher": "slurm"}
 # For conf/; here, and not in main, because a launcher's processes import this module only.
 OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()))
 
+NO_NAME = re.compile(r"(?i:true|false|nan|[-+]?(inf|\.?\d[\d_]*(\.[\d_]*)?(e[-+]?\d+)?))")
+"""What Hydra's grammar takes for a number or a truth value."""
+
 DEAD = {"TerminatedWorkerError", "UncompletedJobError", "RayError"}
 """What joblib, submitit and Ray raise where a job's process is gone."""
 
@@ -75,7 +78,7 @@ def main(config_dir: Path) -> None:
                 _stop_if_explained(error)
             raise
 
-    sys.argv = [_expanded(argument) for argument in sys.argv]
+    sys.argv = [_named(_expanded(argument), config_dir) for argument in sys.argv]
     _prefer_own_presets(config_dir)
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(task)()
@@ -90,6 +93,8 @@ def main(config_dir: Path) -> None:
             _stop_if_explained(error)
             if isinstance(error, OSError) and not started:
                 _stop(f"output_root: can't write the run's folder: {error}", 2)
+            if isinstance(error, ValueError) and not started:
+                _stop(explain(error), 2)  # Hydra's, of a value that it can't take
         raise
     if left is not None:
         print(left, file=sys.stderr)
@@ -111,6 +116,23 @@ def _expanded(argument: str) -> str:
     """``key=~/path`` as some shells would have passed it: Hydra's grammar has no ``~``."""
     match = re.fullmatch(r"([^-=][^=]*)=~(/[^,']*)?", argument)
     return f"{match[1]}='{Path.home()}{match[2] or ''}'" if match else argument
+
+
+def _named(argument: str, config_dir: Path) -> str:
+    """A group's value as a name: ``tracker=null`` is ``tracker=none``, ``pruner=0`` no number.
+
+    Hydra ends in a traceback where a group's value is no string.
+    """
+    group, equals, value = argument.partition("=")
+    folder = config_dir / group.lstrip("+").partition("@")[0]
+    if not folder.is_dir() and not group.lstrip("+").startswith("hydra/"):
+        return argument
+    none = "none" if (folder / "none.yaml").exists() else "'null'"
+    words = (
+        none if word == "null" else f"'{word}'" if NO_NAME.fullmatch(word) else word
+        for word in re.split(r"([][(), ])", value)
+    )
+    return group + equals + "".join(words)
 
 
 def checked(values: DictConfig) -> RunConfig:
@@ -142,13 +164,14 @@ def run(values: DictConfig) -> float | None:
     """
     config = checked(values)
 
-    from seven_exp.console import show_record
+    from seven_exp.console import show_record, write_what_can_be_encoded
     from seven_exp.experiment import run_experiment
     from seven_exp.runs import run_hash
     from seven_exp.tracking import Trackers, build_tracker
     from seven_exp.training.interruption import InterruptedRun
     from seven_exp.training.world import join
 
+    write_what_can_be_encoded()
     # The core warns in its own words; where in its code is of no use here.
     warnings.formatwarning = lambda message, *_, **__: str(message)
     logging.captureWarnings(True)
@@ -162,6 +185,8 @@ def run(values: DictConfig) -> float | None:
         return None
     hydra_config = HydraConfig.get()
     multirun = hydra_config.mode == RunMode.MULTIRUN
+    if multirun:
+        os.environ.pop("WANDB_RUN_ID", None)  # it would make one run of them all
     job = Path(hydra_config.runtime.output_dir)
     root = Path(hydra_config.runtime.cwd, Path(config.output_root).expanduser())
     skip = multirun if config.run.skip_finished is None else config.run.skip_finished
@@ -227,10 +252,7 @@ def _stop_if_explained(error: Exception) -> None:
         _stop(explain(error), 2)
     for plugin, extra in EXTRAS.items():
         if str(error).startswith(f"Unknown plugin class : 'hydra_plugins.{plugin}."):
-            pip = f"pip install 'seven-exp[{extra}]'"
-            _stop(f"hydra/launcher needs {plugin}: uv sync --extra {extra}, or {pip}", 2)
-    if str(error).startswith(("Only one of --run", "The --resolve flag")):  # Hydra's, of its flags
-        _stop(str(error), 2)
+            _stop(f"hydra/launcher needs {plugin}: uv sync --extra {extra}", 2)
     if str(error).startswith('Could not detect "srun"'):
         local = "hydra/launcher=submitit_local does the same on this machine"
         _stop(f"hydra/launcher=submitit_slurm needs Slurm, and there is no srun here: {local}", 2)
@@ -258,5 +280,5 @@ def _rank() -> int:
 
 def _stop(line: str, code: int) -> NoReturn:
     if _rank() == 0:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(code)

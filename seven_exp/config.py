@@ -4,9 +4,11 @@ Groups hold their own keys plus the keyword arguments of what they name (a crite
 data set, an optimizer), checked against its signature: a new one brings its own schema.
 """
 
+import functools
 import inspect
+import json
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,13 +22,25 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=0, strict=True)] | Annotated[Fraction, Field(strict=True)]
 """An integer counts steps; a decimal is a fraction of the training."""
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator takes."""
+
+DIGITS = 15
+"""Significant digits of a number: as many as each float holds, so that rounding noise is none.
+
+A range such as ``range(0.1,0.5,0.1)`` gives 0.30000000000000004 for what is written as 0.3.
+"""
+
 
 class ConfigError(ValueError):
     """The user's mistake, in one line."""
 
 
+_RULES = ConfigDict(protected_namespaces=(), allow_inf_nan=False)
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(**_RULES, extra="forbid", frozen=True)
 
 
 class _Named(_Section):
@@ -47,7 +61,7 @@ class Pretrain(_Section):
 
     epochs: Annotated[int, Field(ge=0)]
     lr: Annotated[float, Field(gt=0)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class Model(_Named):
@@ -128,13 +142,13 @@ class Analysis(_Section):
 
 
 class Tracker(_Section):
-    """conf/tracker."""
+    """conf/tracker; where a key is null, W&B's own settings decide."""
 
-    mode: Literal["online", "offline", "disabled"]
-    project: str
+    mode: Literal["online", "offline", "disabled"] | None
+    project: str | None
     entity: str | None
     group: str | None
-    tags: list[str]
+    tags: list[str] | None
 
 
 class Run(_Section):
@@ -151,7 +165,7 @@ class RunConfig(_Section):
     """One run, as Hydra composed it."""
 
     sparsity: Annotated[float, Field(ge=0, lt=1)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     threads: Annotated[int, Field(ge=1)] | None
     output_root: str
@@ -174,10 +188,15 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: A key or value is not valid; the message names it and the nearest valid choice.
     """
+    values = {key: _plain(value, key) for key, value in values.items()}
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, RunConfig)) from None
+    read = config.model_dump()
+    for key, value in values.items():
+        _check_truth(value, read[key], key)
+    return config
 
 
 def check(config: RunConfig) -> None:
@@ -213,7 +232,9 @@ def check(config: RunConfig) -> None:
         head = text_head(config.dataset.name)
         make = factory(config.model.name, "text" if head else "images")
         check_arguments("model", config.model.name, make, config.model.arguments)
-        check_arguments("dataset", config.dataset.name, load, config.dataset.arguments)
+        check_arguments(
+            "dataset", config.dataset.name, load, config.dataset.arguments, {"batch_size", "seed"}
+        )
         if head and config.pruner.name == "synflow":
             raise ConfigError("pruner.name is 'synflow': it feeds the model ones, not text")
         if head not in (None, "classification") and config.trainer.distill:
@@ -265,26 +286,74 @@ def load_plugins(plugins: Sequence[str]) -> None:
 
 
 def check_arguments(
-    group: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]
+    group: str,
+    name: str,
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    given: Collection[str] = (),
 ) -> None:
     """Check keyword arguments against a signature's names and annotations.
 
+    Args:
+        group: Of the config.
+        name: What the function is registered as.
+        function: It takes the group's keys as keyword-only arguments.
+        arguments: The group's keys.
+        given: Keyword-only arguments that come from elsewhere.
+
     Raises:
-        ConfigError: An argument is unknown or of the wrong type.
+        ConfigError: An argument is unknown, missing or of the wrong type.
     """
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    parameters = inspect.signature(function).parameters
+    schema = _schema(name, function, frozenset(given))
     for key in arguments:
-        if key not in parameters:
-            known = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if key not in schema.model_fields:
+            known = schema.model_fields
             hint = nearest(key, known) if known else "it takes none"
             raise ConfigError(f"{group}.{key}: {name} has no such key: {hint}")
-    fields: dict[str, Any] = {key: (hints.get(key, Any), ...) for key in arguments}
-    model = create_model(name, __config__=ConfigDict(protected_namespaces=()), **fields)
     try:
-        model.model_validate(dict(arguments))
+        # As JSON, since a list may stand for a tuple. Strict: the function gets what is written.
+        schema.model_validate_json(json.dumps(arguments), strict=True)
     except ValidationError as error:
-        raise ConfigError(f"{group}.{_explain(error, model)}") from None
+        raise ConfigError(f"{group}.{_explain(error, schema)}") from None
+
+
+@functools.cache
+def _schema(name: str, function: Callable[..., Any], given: frozenset[str]) -> type[BaseModel]:
+    """The keyword-only arguments of a function as a model of pydantic's."""
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    fields: dict[str, Any] = {
+        parameter.name: (
+            hints.get(parameter.name, Any),
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in given
+    }
+    return create_model(name, __config__=_RULES, **fields)
+
+
+def _plain(value: Any, key: str) -> Any:
+    """A value without the rounding noise of its numbers.
+
+    Raises:
+        ConfigError: An integer is larger than any that torch can take.
+    """
+    if isinstance(value, Mapping):
+        return {k: _plain(v, f"{key}.{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v, key) for v in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{key} is too large an integer: 64 bits have to do")
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _check_truth(written: Any, read: Any, key: str) -> None:
+    """Raise ConfigError where true or false is read as a number: to pydantic they are 1 and 0."""
+    if isinstance(written, Mapping):
+        for inner, value in written.items():
+            _check_truth(value, read[inner], f"{key}.{inner}")
+    elif isinstance(written, bool) and not isinstance(read, bool):
+        raise ConfigError(f"{key} is {written}: it should be a number, not true or false")
 
 
 @contextmanager

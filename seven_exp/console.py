@@ -1,5 +1,8 @@
 """What a person sees: a progress bar while it runs, a table at the end."""
 
+import codecs
+import io
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +21,10 @@ def progress_bar(
     """A bar on a terminal, nothing elsewhere; yields ``advance(steps_done, note)``."""
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         console=console,
         transient=True,
@@ -34,8 +37,29 @@ def progress_bar(
 
 def table_console() -> Console:
     """A console for tables, wide enough for them where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 140))
+    console = _console()
+    if not console.is_terminal:
+        console.width = max(console.width, 140)
+    return console
+
+
+def write_what_can_be_encoded() -> None:
+    """Make stdout write "?" for what its encoding lacks, "+/-" for "±", in place of an error."""
+    codecs.register_error("seven_exp", _in_ascii)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="seven_exp")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    words = ("+/-" if letter == "±" else "?" for letter in error.object[error.start : error.end])
+    return "".join(words), error.end
+
+
+def _console() -> Console:
+    """A console that writes text as it is: paths and names are no markup."""
+    write_what_can_be_encoded()
+    return Console(markup=False, emoji=False)
 
 
 def show_record(record: Mapping[str, Any], folder: Path) -> None:
@@ -50,6 +74,6 @@ def show_record(record: Mapping[str, Any], folder: Path) -> None:
     table.add_row("sparsity", f"{record['sparsity']:.2%}")
     table.add_row("kept weights", f"{kept:,} of {prunable:,} prunable")
     table.add_row("seconds", f"{record['seconds']:.1f} ({record['seconds_pruning']:.1f} pruning)")
-    console = Console()
+    console = _console()
     console.print(table)
     console.print(f" record: {folder / 'results.json'}", soft_wrap=True, highlight=False)

@@ -112,8 +112,8 @@ def run_experiment(
     tracker.start(
         RunInfo(
             name=f"{pruner.name}-{pruner.target:g}-seed{config.seed}",
-            group=config.tracker.group or f"{config.model.name}-{config.dataset.name}",
-            tags=[pruner.name, *config.tracker.tags],
+            group=f"{config.model.name}-{config.dataset.name}-{pruner.name}",
+            tags=[pruner.name],
             config=config.model_dump(),
             folder=folder,
             metric=data.task.metric,

@@ -27,7 +27,7 @@ class CheckBeforeMultirun(Callback):
         """One line on stderr for each value that is not valid."""
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
             return  # others choose their points as they go
-        with suppress(HydraException, OmegaConfBaseException):
+        with suppress(HydraException, OmegaConfBaseException, ValueError):
             _check(config)
 
 
@@ -40,7 +40,7 @@ def _check(config: DictConfig) -> None:
     points = BasicSweeper.split_arguments(overrides, None)[0]
 
     def composed(point: list[str]) -> DictConfig | None:
-        with suppress(HydraException, OmegaConfBaseException):
+        with suppress(HydraException, OmegaConfBaseException, ValueError):
             return loader.load_sweep_config(config, point)
         return None
 

@@ -1,6 +1,7 @@
 """Settings for all tests."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,13 +20,27 @@ def _one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+OF_THE_USER = re.compile(
+    "(WANDB|SEVEN_EXP|SLURM|SUBMITIT|HYDRA|ACCELERATE|TORCHELASTIC|HF|TRANSFORMERS|TTY)_.*"
+    "|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_(ADDR|PORT)"
+    "|PYTHONIOENCODING|PYTHONUTF8|PYTHONWARNINGS|NO_COLOR|FORCE_COLOR|COLUMNS|LINES"
+)
+"""Environment variables that change what a test of ours would see."""
+
+for _name in [name for name in os.environ if OF_THE_USER.fullmatch(name)]:
+    # Now: some are read when a package is imported.
+    del os.environ[_name]
+
+
 @pytest.fixture(autouse=True)
-def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test logs in anywhere or touches the user's own files."""
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each test says what it needs; none logs in anywhere or touches the user's own files."""
+    for name in [name for name in os.environ if OF_THE_USER.fullmatch(name)]:
+        # Left by the test before: trackers and launchers set some.
+        monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("NETRC", str(home / "netrc"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
 
 @pytest.fixture(scope="session")

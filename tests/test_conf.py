@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from seven_exp import config as schema
 from seven_exp.datasets import text_head
 from seven_exp.models import MODELS
 from seven_exp.pruning import PRUNERS, SCHEDULES
+from seven_exp.runs import run_hash
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -61,6 +63,18 @@ def test_every_choice_of_every_group(group, name, tmp_path, monkeypatch):
 def test_every_preset(name, monkeypatch):
     monkeypatch.setattr("seven_exp.datasets.check_data", lambda name, **arguments: None)
     schema.check(composed(f"experiment={name}"))
+
+
+def test_a_range_s_rounding_noise_makes_no_other_run():
+    (noisy,) = (v for v in _range("sparsity=range(0.1,0.5,0.1)") if v.startswith("0.30"))
+    assert noisy != "0.3"
+    ranged, typed = composed(f"sparsity={noisy}"), composed("sparsity=0.3")
+    assert ranged.sparsity == 0.3
+    assert run_hash(ranged) == run_hash(typed)
+
+
+def _range(override: str) -> list[str]:
+    return list(OverridesParser.create().parse_override(override).sweep_string_iterator())
 
 
 def test_every_registered_pruner_and_schedule_has_its_file():

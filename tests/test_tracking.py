@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -255,15 +256,19 @@ def test_who_is_logged_in(tmp_path, monkeypatch):
         assert done.stdout.strip() == expected
 
 
-def test_disabled_never_imports_wandb(tmp_path):
+@pytest.mark.parametrize(("mode", "variable"), [("disabled", "online"), ("online", "disabled")])
+def test_disabled_never_imports_wandb(mode, variable, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", variable)
     code = (
         "import sys; from seven_exp.tracking import build_tracker; "
         "from seven_exp.config import Tracker; "
-        "c = Tracker(mode='disabled', project='p', entity=None, group=None, tags=[]); "
+        "c = Tracker(mode=sys.argv[1], project='p', entity=None, group=None, tags=[]); "
         "t = build_tracker(c); "
         "print([type(x).__name__ for x in t.trackers], 'wandb' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, mode], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "['LocalRecord'] False"
 
 
@@ -288,6 +293,56 @@ def test_every_key_of_the_group_reaches_wandb(tmp_path):
         *("step", "loss", "accuracy", "sparsity", "lr", "test/accuracy", "test/loss"),
         "layer_sparsity/hidden0.weight",
     }
+
+
+VARIABLES = {
+    "WANDB_MODE": "offline", "WANDB_PROJECT": "theirs", "WANDB_ENTITY": "us",
+    "WANDB_RUN_GROUP": "their group", "WANDB_TAGS": "a,b", "WANDB_NAME": "their name",
+}  # fmt: skip
+
+
+def opened(tmp_path: Path, *overrides: str) -> wandb_internal_pb2.RunRecord:
+    """What W&B is told of a run when it starts; its files lie below ``tmp_path``."""
+    wandb.teardown()  # it reads its environment once
+    tracker = build_tracker(composed(*overrides).tracker)
+    tracker.start(replace(info(tmp_path / "run"), id="own"))
+    tracker.finish(RECORD)
+    wandb.teardown()
+    (run, *_) = [r.run for r in offline_records(tmp_path) if r.WhichOneof("record_type") == "run"]
+    return run
+
+
+def test_where_the_config_is_null_the_variables_of_wandb_decide(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    run = opened(tmp_path)
+    assert (run.project, run.entity, run.run_group) == ("theirs", "us", "their group")
+    assert (run.display_name, list(run.tags)) == ("their name", ["seven_dyn", "mine", "a", "b"])
+
+
+def test_the_config_wins_over_the_variables_of_wandb(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    for name, value in {**VARIABLES, "WANDB_MODE": "online"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    run = opened(
+        tmp_path, "tracker.mode=offline", "tracker.project=p", "tracker.entity=e",
+        "tracker.group=g", "tracker.tags=[]",
+    )  # fmt: skip
+    assert (run.project, run.entity, run.run_group) == ("p", "e", "g")
+    assert list(run.tags) == ["seven_dyn", "mine"]
+
+
+def test_an_inherited_id_is_one_run_s_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "inherited")
+    found = []
+    for place in (tmp_path / "one", tmp_path / "two"):
+        (place / "run").mkdir(parents=True)
+        monkeypatch.setenv("WANDB_DIR", str(place))
+        found.append(opened(place, "tracker.mode=offline").run_id)
+    assert found == ["inherited", "own"]
 
 
 def test_keys_are_those_of_the_command_line():

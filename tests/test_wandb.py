@@ -53,7 +53,7 @@ def test_a_run_arrives_as_it_was_recorded(tmp_path, server):
     (record,) = records(tmp_path)
     assert (run.complete, run.exit_code) == (True, 0)
     assert run.about["displayName"] == "seven_dyn-0.7-seed0"
-    assert (run.about["groupName"], run.about["jobType"]) == ("mlp-digits", "train")
+    assert (run.about["groupName"], run.about["jobType"]) == (*("mlp-digits-seven_dyn", "train"),)
     assert run.about["tags"] == ["seven_dyn", "mine"]
     assert run.config["pruner"] == "seven_dyn"
     assert run.config["model.widths"] == [8]
@@ -137,8 +137,9 @@ def test_no_fault_in_the_middle_of_a_run_stops_it_or_the_next(tmp_path, server):
     for number, fault in enumerate(faults):
         server.fail(fault, run=number)
     done = train(
-        tmp_path, "-m", *SMALL, "seed=0,1,2,3", **server.environment, WANDB_FINISH_TIMEOUT="3"
-    )
+        tmp_path, "-m", *SMALL, "seed=0,1,2,3", **server.environment,
+        WANDB_FINISH_TIMEOUT="3", WANDB_RUN_ID="inherited",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [r["status"] for r in records(tmp_path)] == ["finished"] * 4
     assert [len(p.read_text().splitlines()) for p in tmp_path.rglob("metrics.jsonl")] == [4] * 4
@@ -148,6 +149,7 @@ def test_no_fault_in_the_middle_of_a_run_stops_it_or_the_next(tmp_path, server):
         # what was not taken lies in the folder that is named
         folder = Path(line.partition("wandb sync ")[2].partition(")")[0])
         assert list(folder.glob("*.wandb"))
+    assert "inherited" not in server.runs
     *broken, last = server.runs.values()
     assert [(run.complete, run.history) for run in broken] == [(False, [])] * 3
     assert (last.complete, last.exit_code, len(last.history)) == (True, 0, 4)

@@ -1,5 +1,7 @@
 """Where figures go: the record on disk, and Weights & Biases behind a guard."""
 
+import os
+
 from seven_exp.config import Tracker as TrackerConfig
 from seven_exp.tracking.guarded import Guarded
 from seven_exp.tracking.interface import Histogram, RunInfo, Tracker, Trackers, Value
@@ -24,9 +26,19 @@ __all__ = [
 
 
 def build_tracker(config: TrackerConfig) -> Tracker:
-    """The local record first, then W&B unless it is disabled."""
+    """The local record first, then W&B unless the config or ``WANDB_MODE`` disables it."""
     trackers: list[Tracker] = [LocalRecord()]
-    if config.mode != "disabled":
-        wandb = WandbTracker(config.mode, config.project, config.entity)
+    environment = os.environ.get("WANDB_MODE")
+    if "disabled" not in (config.mode, environment):
+        offline = config.mode == "offline" or (
+            config.mode is None and environment in ("offline", "dryrun")
+        )
+        wandb = WandbTracker(
+            "offline" if offline else "online",
+            config.project,
+            config.entity,
+            config.group,
+            config.tags,
+        )
         trackers.append(Guarded(wandb))
     return Trackers(trackers)

@@ -28,7 +28,7 @@ class RunInfo:
 
     Attributes:
         name: Short, for people.
-        group: Runs that belong together.
+        group: Runs that belong together, unless the tracker knows better.
         tags: For filtering.
         config: The resolved config as plain containers.
         folder: The run's own.

@@ -3,7 +3,7 @@
 import logging
 import netrc
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import wandb
 
 log = logging.getLogger(__name__)
+
+PROJECT = "seven_exp"
 
 INIT_SECONDS = 30
 """How long an unreachable server may hold a run up."""
@@ -26,20 +28,33 @@ FINISH_SECONDS = 60
 
 
 class WandbTracker:
-    """Logs a run so that a dashboard groups by pruner and plots accuracy over sparsity as it is.
+    """Logs a run's config, curves and final figures; a group is a model, a data set and a pruner.
 
     Curves lie over ``step``; final figures are in the summary under ``final/`` and ``best/``. The
     config has one level, with the keys of the command line: ``pruner``, ``sparsity``,
     ``optimizer.lr``; a W&B sweep over the same keys therefore agrees with it.
 
+    What is None is left to W&B's own settings: its environment variables, and the file that
+    ``wandb init`` writes. Then follow the defaults given here.
+
     Args:
         mode: "online" or "offline".
-        project: W&B project.
-        entity: User or team; None for the account's default.
+        project: W&B project; None: "seven_exp".
+        entity: User or team; None: the account's default.
+        group: Runs that belong together; None: as `RunInfo` says.
+        tags: Besides those of `RunInfo`; None: none.
     """
 
-    def __init__(self, mode: str, project: str, entity: str | None = None) -> None:
+    def __init__(
+        self,
+        mode: str,
+        project: str | None = None,
+        entity: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> None:
         self.mode, self.project, self.entity = mode, project, entity
+        self.group, self.tags = group, tags
         self._run: wandb.Run | None = None
 
     def start(self, run: RunInfo) -> None:
@@ -49,6 +64,8 @@ class WandbTracker:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         import wandb
 
+        # An agent gives its own to a process, which may do other runs after this one.
+        self._id = os.environ.pop("WANDB_RUN_ID", run.id)
         mode = self.mode
         if mode == "online" and not logged_in():
             mode = "offline"
@@ -119,18 +136,19 @@ class WandbTracker:
     def _open(self, run: RunInfo, mode: str) -> "wandb.Run":
         import wandb
 
+        own = wandb.setup().settings
+        tags = own.run_tags or () if self.tags is None else self.tags
         opened = wandb.init(
             mode="offline" if mode == "offline" else "online",
-            project=self.project,
+            project=self.project or own.project or PROJECT,
             entity=self.entity,
-            # An agent gives its own.
-            id=os.environ.get("WANDB_RUN_ID", run.id),
+            id=self._id,
             resume="allow" if run.resumed else None,
-            name=run.name,
-            group=run.group,
-            tags=list(run.tags),
+            name=own.run_name or run.name,
+            group=self.group or own.run_group or run.group,
+            tags=[*run.tags, *tags],
             job_type="train",
-            dir=run.folder,
+            dir=os.environ.get("WANDB_DIR", run.folder),
             config=command_line_keys(run.config),
             # Each job of a sweep in one process is a run of its own.
             reinit="finish_previous",
@@ -138,7 +156,7 @@ class WandbTracker:
                 console="off",
                 silent=True,
                 init_timeout=INIT_SECONDS,
-                finish_timeout=wandb.setup().settings.finish_timeout or FINISH_SECONDS,
+                finish_timeout=own.finish_timeout or FINISH_SECONDS,
                 finish_timeout_raises=True,
                 disable_git=True,
             ),
