@@ -56,7 +56,7 @@ def test_every_choice_of_every_group(group, name, tmp_path, monkeypatch):
     schema.check(config)
     section = getattr(config, group)
     if group not in ("trainer", "tracker"):
-        assert section.name == {"gradual": "cubic"}.get(name, name)
+        assert section.name == {"gradual": "cubic", "fine_tuning": "adamw"}.get(name, name)
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
