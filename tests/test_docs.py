@@ -1,4 +1,4 @@
-"""The first command of each page of the docs runs as it is written and ends in a sensible result."""
+"""The first command of each page of the docs runs as written and ends in a sensible result."""
 
 import json
 import re

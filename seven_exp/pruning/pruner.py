@@ -418,7 +418,7 @@ class Pruner:
             self._warn_of_waiting(
                 f"{self.name} passes over a step whose gradients are all zero or broken: call "
                 "step() before zero_grad(), and look for an overflow or an output layer of zeros",
-                stacklevel=5,
+                stacklevel=6,
             )
             return False
         k = self._plainly_kept()

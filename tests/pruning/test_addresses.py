@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning import compiled, sweeps
+from seven_exp.pruning import compiled, read_by, sweeps
 from seven_exp.pruning.addresses import Address, address, layers_of
 from seven_exp.pruning.registry import PRUNERS
 
@@ -240,6 +240,9 @@ def loss_of(model, batch):
 def trained(name, model, optimizer, batch):
     spec = PRUNERS[name]
     arguments = {"end_step": 6} if spec.when == "during" else {"rounds": 2}
+    arguments = {key: value for key, value in arguments.items() if key in read_by(name)}
+    if "optimizer" in read_by(name):
+        arguments["optimizer"] = optimizer
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         pruner = seven_exp.create_pruner(name, model, sparsity=0.5, exclude=["2"], **arguments)

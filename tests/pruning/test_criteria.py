@@ -390,7 +390,7 @@ def test_ac_dc_alternates_and_keeps_its_mask_within_a_phase():
     torch.manual_seed(0)
     model = nn.Linear(10, 10, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    pruner = seven_exp.create_pruner("ac_dc", model, sparsity=0.7, end_step=40)
+    pruner = seven_exp.create_pruner("ac_dc", model, sparsity=0.7, end_step=40, optimizer=optimizer)
     masks = []
     for _ in range(45):
         model.weight.grad = torch.randn(10, 10)

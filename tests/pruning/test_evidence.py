@@ -40,7 +40,11 @@ def loss_fn(model, batch):
 
 
 def made(name, model, **settings):
-    return seven_exp.create_pruner(name, model, **{"sparsity": 0.6, "exclude": ["4"]} | settings)
+    if PRUNERS[name].criterion.revival == "zero":
+        settings["optimizer"] = torch.optim.SGD(model.parameters())
+    pruner = seven_exp.create_pruner(name, model, **{"sparsity": 0.6, "exclude": ["4"]} | settings)
+    pruner.start()
+    return pruner
 
 
 def masks_of(pruner):

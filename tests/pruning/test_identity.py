@@ -112,7 +112,7 @@ def test_merged_adapters_are_noticed():
     model = net()
     model[2][0] = LowRank(model[2][0])
     pruner = seven_exp.create_pruner(
-        "magnitude_dyn", model, sparsity=0.5, end_step=4, exclude=["low", "high"]
+        "magnitude_dyn", model, sparsity=0.5, end_step=4, exclude=["*.low", "*.high"]
     )
     pruner.step()
     merged = nn.Linear(8, 8)

@@ -50,7 +50,7 @@ def run(name, *, when, reload=False, **arguments):
     model = Tiny()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.1)
     settings = {"end_step": 8} if when == "during" else {"rounds": 2}
-    if "optimizer" in read_by(name):
+    if "optimizer" in read_by(name, when):
         settings["optimizer"] = optimizer
     pruner = seven_exp.create_pruner(name, model, when=when, exclude=[], **settings, **arguments)
     if when == "before":
