@@ -33,6 +33,8 @@ class Anchors:
             weight = layer.module._parameters.get(layer.attribute)
             if weight is None or weight.shape != shape or type(weight) is not kind:
                 raise RuntimeError(_fault(layer, shape, kind))
+        if len({id(layer.weight) for layer in self._layers}) < len(self._layers):
+            raise RuntimeError(_tied(self._layers))
 
     def _walk(self) -> list[Link]:
         """Each link once, though many layers lie behind the same one."""
@@ -95,4 +97,16 @@ def _fault(layer: Layer, shape: Sequence[int], kind: type) -> str:
     return (
         f"{layer.name} is a {type(weight).__name__} now, and was a {kind.__name__}: "
         "create the pruner after the change"
+    )
+
+
+def _tied(layers: Sequence[Layer]) -> str:
+    first: dict[int, str] = {}
+    for layer in layers:
+        other = first.setdefault(id(layer.weight), layer.name)
+        if other != layer.name:
+            break
+    return (
+        f"{other} and {layer.name} are one parameter now, and were two: create the pruner after "
+        "the weights are tied"
     )

@@ -246,3 +246,13 @@ def test_looking_costs_microseconds():
     anchors = Anchors(model, prunable_layers(model))
     seconds = min(timeit.repeat(anchors.check, number=5, repeat=9)) / 5
     assert seconds / 100 < 20e-6
+
+
+def test_weights_tied_after_creation_are_named():
+    """Two masks of one parameter would together prune more than was asked for."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    pruner = seven_exp.create_pruner("random", model, sparsity=0.5)
+    model[1].weight = model[0].weight
+    with pytest.raises(RuntimeError, match=r"0\.weight and 1\.weight are one parameter now"):
+        pruner.prune()
+    assert model[0].weight.all()
