@@ -359,3 +359,11 @@ def test_outputs_that_would_change_are_refused_and_the_model_stays(make):
         shrink(model, inputs)
     assert everything(model) == before
     model.eval()(inputs)
+
+
+def test_a_compiled_model_is_named_as_what_it_wraps():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    with torch.no_grad():
+        model[0].weight[:3] = 0
+    found = shrink(torch.compile(model, backend="eager"), torch.randn(2, 4))
+    assert [(part.name, part.before, part.after) for part in found] == [("0", 6, 3)]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from seven_exp.pruning.matrices import unwrap
 from seven_exp.shrink.attention import Heads, cut, slim, standing
 from seven_exp.shrink.sizes import add, keep_inputs, keep_outputs, parameter
 from seven_exp.shrink.units import Pair, shrink_units
@@ -113,6 +114,7 @@ def shrink(model: nn.Module, example_inputs: Inputs) -> list[Shrunk]:
         ValueError: No block of the model is known, or its outputs would not be the same up to
             rounding. The model is as it was.
     """
+    model = unwrap(model)
     pairs, attentions, blocks = list(_pairs(model)), _attentions(model), list(_blocks(model))
     if not pairs and not attentions:
         raise ValueError(
