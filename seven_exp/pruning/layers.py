@@ -1,7 +1,7 @@
 """Which weights of a model are prunable, and what is left dense and why."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -124,7 +124,7 @@ def survey(
             weight is packed or quantised.
     """
     model = unwrap(model)
-    include, exclude = _listed(include), _listed(exclude) or []
+    include, exclude = _listed("include", include), _listed("exclude", exclude) or []
     compressed = packed(model)
     names = [*(name for name, _ in model.named_parameters(remove_duplicate=False)), *compressed]
     check_patterns("include", include or (), names, "parameter of the model")
@@ -150,7 +150,8 @@ def survey(
     dense = {key: why_dense([layer.name for layer in shared]) for key, shared in places.items()}
     layers = [shared[0] for key, shared in places.items() if dense[key] is None]
     if not layers:
-        raise ValueError("no prunable weight: include and exclude leave nothing to prune")
+        reasons = {why for why in dense.values() if why is not None}
+        raise ValueError(f"no prunable weight: {_nothing(reasons)}")
     own = {name: p for name, p in model.named_parameters() if _is_matrix(name, p)}
     own |= {layer.name: layer.weight for layer in layers}
     pruned = {layer.name for layer in layers}
@@ -192,5 +193,20 @@ def _refuse_packed(found: Mapping[str, str]) -> None:
         )
 
 
-def _listed(patterns: Sequence[str] | None) -> Sequence[str] | None:
-    return [patterns] if isinstance(patterns, str) else patterns
+def _listed(key: str, patterns: Sequence[str] | None) -> Sequence[str] | None:
+    if patterns is None:
+        return None
+    listed = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(listed, Iterable) or not all(isinstance(name, str) for name in listed):
+        raise ValueError(f"{key} is {patterns!r:.60}: give names of parameters or modules")
+    return list(listed)
+
+
+def _nothing(reasons: set[str]) -> str:
+    """Why no weight is prunable, given why each matrix stays dense."""
+    if not reasons:
+        return "the model has no linear, convolutional, attention or recurrent layer"
+    if reasons & set(_CHOSEN):
+        return "include and exclude leave nothing to prune"
+    kinds = ", ".join(sorted(reasons))
+    return f"all stay dense by default ({kinds}); exclude_defaults=False prunes them"

@@ -272,11 +272,6 @@ def test_a_pattern_that_matches_nothing_is_a_mistake(key):
         prunable_layers(nn.Linear(2, 2), **{key: ["encodr"]})
 
 
-def test_nothing_left_to_prune():
-    with pytest.raises(ValueError, match="nothing to prune"):
-        prunable_layers(nn.LayerNorm(3))
-
-
 def test_wrapped_models_have_their_own_names():
     model = nn.Sequential(nn.Linear(2, 2))
     assert names(torch.compile(model)) == ["0.weight"]
@@ -296,3 +291,18 @@ def test_a_weight_reparametrized_later_is_named():
     nn.utils.parametrizations.spectral_norm(model[0])
     with pytest.raises(RuntimeError, match=r"0\.weight is no parameter any more"):
         _ = layer.weight
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.LayerNorm(3), "the model has no linear, convolutional, attention or recurrent layer"),
+        (
+            nn.ModuleDict({"classifier": nn.Linear(4, 2)}),
+            r"all stay dense by default \(output layer\); exclude_defaults=False prunes them",
+        ),
+    ],
+)
+def test_a_model_with_nothing_to_prune_is_told_why(model, words):
+    with pytest.raises(ValueError, match=f"^no prunable weight: {words}$"):
+        prunable_layers(model)
