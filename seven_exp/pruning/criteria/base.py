@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from seven_exp.pruning.evidence import informative
+from seven_exp.pruning.evidence import NoEvidenceError, informative
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.replicas import Group, average
@@ -154,10 +154,17 @@ class Criterion:
 
         Raises:
             FloatingPointError: The loss of a batch is not finite.
+            NoEvidenceError: The loss depends on no prunable weight.
+            ValueError: The loss is no scalar tensor, or has no gradient.
         """
         for batch in batches:
             loss = finite(loss_fn(model, batch))
             grads = torch.autograd.grad(loss, list(weights), allow_unused=True)
+            if all(grad is None for grad in grads):
+                raise NoEvidenceError(
+                    "the loss depends on none of the weights to prune: loss_fn(model, batch) must "
+                    "call the model that it is given"
+                )
             with torch.no_grad():
                 seen = grads if self.group is None else self.averaged(cleaned(grads, weights))
                 if informative(seen):
@@ -175,12 +182,28 @@ class Criterion:
         return self.state[name]
 
 
-def finite(loss: Tensor) -> Tensor:
+def finite(loss: Any) -> Tensor:
     """The loss itself.
+
+    Args:
+        loss: What ``loss_fn`` has returned.
 
     Raises:
         FloatingPointError: It is not finite, and its gradients would tell nothing.
+        ValueError: It is no scalar tensor, or has no gradient.
     """
+    if not isinstance(loss, Tensor):
+        raise ValueError(f"loss_fn returned a {type(loss).__name__}: return a scalar tensor")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"loss_fn returned a tensor of shape {tuple(loss.shape)}: return a scalar, such as its "
+            "mean"
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss that loss_fn returned has no gradient: do not detach it, and call prune() "
+            "outside torch.no_grad() and torch.inference_mode()"
+        )
     if not loss.isfinite():
         raise FloatingPointError(f"the loss of a batch to prune by is {loss.item()}")
     return loss
