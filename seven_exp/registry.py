@@ -86,6 +86,9 @@ class Registry(Generic[T]):
         Raises:
             ValueError: Nothing is; the message names the nearest valid choice.
         """
+        if not isinstance(name, str):
+            kind = type(name).__name__
+            raise ValueError(f"the {self.kind} is a {kind}: give a name, {nearest('', self)}")
         if name not in self._entries:
             raise ValueError(f"unknown {self.kind} '{name}': {nearest(name, self._entries)}")
         return self._entries[name]

@@ -109,8 +109,9 @@ def fraction(keyword: str, value: Any) -> float:
         near = _nearest_fraction(number)
     if number is None or not 0 <= number < 1:
         meaning = "a fraction of zeros" if keyword == "sparsity" else "a fraction"
+        shown = value if isinstance(value, Real) else repr(value)
         raise ValueError(
-            f"{keyword} is {value}: choose {meaning} from 0 up to, not including, 1, "
+            f"{keyword} is {shown}: choose {meaning} from 0 up to, not including, 1, "
             f"such as {near:g}"
         )
     return number
@@ -140,3 +141,15 @@ def count(keyword: str, value: Any) -> int:
         raise ValueError(f"{keyword} is {value}: choose a whole number, such as 100")
     below = int(number // 1)
     raise ValueError(f"{keyword} is {value}: choose a whole number, {below} or {below + 1}")
+
+
+def positive(keyword: str, value: Any) -> int:
+    """A whole number of 1 or more as Python's int.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = count(keyword, value)
+    if number < 1:
+        raise ValueError(f"{keyword} is {number}: choose 1 or more")
+    return number

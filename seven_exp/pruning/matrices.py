@@ -72,7 +72,13 @@ def transposed(layer: Layer) -> bool:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module beneath ``torch.compile`` and data-parallel wrappers."""
+    """The user's own module beneath ``torch.compile`` and data-parallel wrappers.
+
+    Raises:
+        ValueError: It is no module, such as a state dict.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(

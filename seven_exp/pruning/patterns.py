@@ -222,6 +222,7 @@ def parse_pattern(text: str) -> Pattern:
         ValueError: None of these.
     """
     plain: dict[str, Pattern] = {"unstructured": Pattern(), "rows": Rows(), "heads": Heads()}
+    text = str(text)
     if text in plain:
         return plain[text]
     if found := re.fullmatch(r"(\d+):(\d+)", text):

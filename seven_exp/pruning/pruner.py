@@ -4,6 +4,7 @@ import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +17,13 @@ from seven_exp.pruning.criteria.base import Criterion, LossFunction
 from seven_exp.pruning.evidence import NoEvidenceError, informative, likely_cause, undecidable
 from seven_exp.pruning.identity import Anchors, Pulse
 from seven_exp.pruning.inputs import evaluating, order_of_use
-from seven_exp.pruning.keywords import check_optimizer, count, fraction, refuse_unread
+from seven_exp.pruning.keywords import (
+    check_optimizer,
+    count,
+    fraction,
+    positive,
+    refuse_unread,
+)
 from seven_exp.pruning.layers import Coverage, Layer, matches, survey, unwrap
 from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
 from seven_exp.pruning.misfits import Misfits, misfits_of, settle
@@ -184,15 +191,21 @@ class Pruner:
             FloatingPointError: The loss of a batch is not finite.
             NoEvidenceError: Nothing tells weights apart, so the masks stay as they are.
             RuntimeError: This pruner acts during training, or a weight is not the model's any more.
-            ValueError: The criterion needs batches and has none.
+            ValueError: The criterion needs batches and has none, or an argument is not valid.
         """
         if self.when == "during":
             raise RuntimeError(f"{self.name} prunes during training: call step() after each step")
+        rounds = None if rounds is None else positive("rounds", rounds)
+        if batches_per_round is not None:
+            batches_per_round = positive("batches_per_round", batches_per_round)
         self._look()
         if not self.criterion.uses_gradients:
             batches, per_round = [None], 1
         elif batches is None or loss_fn is None:
             raise ValueError(f"{self.name} needs batches and a loss: prune(batches, loss_fn)")
+        elif not callable(loss_fn):
+            kind = type(loss_fn).__name__
+            raise ValueError(f"loss_fn is a {kind}: give a function, prune(batches, loss_fn)")
         elif batches_per_round is None and self.rounds == 1:
             batches = list(batches)
             per_round = len(batches)
@@ -276,8 +289,11 @@ class Pruner:
 
         Raises:
             RuntimeError: A weight is not the model's any more.
-            ValueError: It was saved by another pruner, for other weights or with other settings.
+            ValueError: It is no pruner's state, or was saved by another pruner, for other weights
+                or with other settings.
         """
+        if not {"name", "masks"} <= set(state):
+            raise ValueError("this is no pruner's state: give what pruner.state_dict() returned")
         self._look()
         if state["name"] != self.name or list(state["masks"]) != [
             layer.name for layer in self.layers
@@ -412,7 +428,7 @@ class Pruner:
         if all(grad is None for grad in grads):
             raise RuntimeError(
                 f"{self.name} finds no gradient: call step() after backward() and before "
-                "zero_grad()"
+                "zero_grad(), and create the pruner for the model that is trained, not for a copy"
             )
         if not informative(grads):
             self._warn_of_waiting(
@@ -432,6 +448,7 @@ class Pruner:
         assert self.window is not None
         if self.window.updates(self._t):
             self._update(self._pools(self._wanted))
+            self._warn_of_ceiling()
         elif self.window.covers(self._t):
             self._regrowth.settle()
         self._move_on()
@@ -577,6 +594,16 @@ class Pruner:
         if not self._warned_of_waiting:
             warnings.warn(f"{reason}; the masks stay as they are", stacklevel=stacklevel)
         self._warned_of_waiting = True
+
+    def _warn_of_ceiling(self) -> None:
+        """Say at the window's end that the criterion's own bound lies below the sparsity."""
+        assert self.window is not None
+        if self._t + 1 >= self.window.end and self.criterion.ceiling(1.0) < self.target:
+            warnings.warn(
+                f"{self.name} ends at sparsity {self.sparsity:.3f} and not {self.target:.3f}: its "
+                "own threshold prunes no more",
+                stacklevel=6,
+            )
 
     def _warn_of_lost_layers(self, before: Sequence[int], *, stacklevel: int) -> None:
         for layer, old, new in zip(self.layers, before, self._masks.kept, strict=True):
@@ -765,11 +792,14 @@ def build_criterion(name: str, hyperparameters: dict[str, Any]) -> Criterion:
         ValueError: Unknown pruner, or a hyper-parameter that it does not take.
     """
     criterion = PRUNERS[name].criterion
-    known = list(inspect.signature(criterion).parameters)
+    known = inspect.signature(criterion).parameters
     for key in hyperparameters:
         if key not in known:
             hint = nearest(key, known) if known else "it takes none"
             raise ValueError(f"{name} has no hyper-parameter '{key}': {hint}")
+        usual, value = known[key].default, hyperparameters[key]
+        if type(usual) in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise ValueError(f"{key} is {value!r}: choose a number, such as {usual}")
     return criterion(**hyperparameters)
 
 
@@ -811,9 +841,7 @@ def _rounds(given: int | None, default: int, window: int | None) -> int:
             f"rounds is {given} and end_step {window}: before training they are the same, give one"
         )
     rounds = next(r for r in (given, window, default) if r is not None)
-    if rounds < 1:
-        raise ValueError(f"rounds is {rounds}: choose 1 or more")
-    return rounds
+    return positive("rounds", rounds)
 
 
 def _endless(batches: Iterable[Any]) -> Iterable[Any]:

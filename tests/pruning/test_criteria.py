@@ -775,3 +775,13 @@ def test_sparsegpt_in_patterns_and_scopes_does_better_than_magnitude(settings):
         shift = model.weight.detach().numpy() - weight
         losses[name] = np.einsum("ij,jk,ik->", shift, hessian, shift)
     assert losses["sparsegpt"] < losses["magnitude"]
+
+
+def test_soft_movement_says_where_its_threshold_stops_it():
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4)
+    pruner = seven_exp.create_pruner("soft_movement", model, sparsity=0.5, end_step=2, exclude=[])
+    model.weight.grad = torch.randn(4, 6)
+    pruner.step()
+    with pytest.warns(UserWarning, match=r"ends at sparsity 0\.000 and not 0\.500: its own"):
+        pruner.step()

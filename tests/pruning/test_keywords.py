@@ -270,3 +270,30 @@ def test_a_floor_as_high_as_the_density_is_one():
     assert pruner.layer_counts == {"0.weight": (60, 6), "2.weight": (50, 5)}
     with pytest.raises(ValueError, match=r"min_density is 0\.11: more than the density"):
         seven_exp.create_pruner("magnitude", net(), sparsity=0.9, min_density=0.11)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"scope": 3}, "the scope is a int: give a name, choose from erk, "),
+        ({"pattern": (2, 4)}, r"unknown pattern '\(2, 4\)': choose unstructured"),
+        ({"pattern": None}, "unknown pattern 'None'"),
+        ({"exclude": [nn.ReLU()]}, r"exclude is \[ReLU\(\)\]: give names of parameters or modules"),
+        ({"include": 3}, "include is 3: give names"),
+        ({"sparsity": "0.5"}, "sparsity is '0.5': choose"),
+        ({"alpha_1": "x"}, "alpha_1 is 'x': choose a number, such as 0"),
+        ({"alpha_1": None}, "alpha_1 is None: choose a number"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_kind_is_named(keywords, words):
+    settings = {"sparsity": 0.5, "end_step": 4, **keywords}
+    with pytest.raises(ValueError, match=f"^{words}"):
+        seven_exp.create_pruner("seven_dyn", net(), **settings)
+
+
+@pytest.mark.parametrize("keyword", ["rounds", "batches_per_round"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "a"])
+def test_prune_takes_whole_numbers_from_one(keyword, value):
+    pruner = seven_exp.create_pruner("snip_iterative", net(), sparsity=0.5)
+    with pytest.raises(ValueError, match=f"^{keyword} is .*choose"):
+        pruner.prune(batches(), loss_fn, **{keyword: value})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning import PRUNERS, SCHEDULES, read_by
+from seven_exp.pruning import PRUNERS, SCHEDULES, NoEvidenceError, read_by
 
 PRUNING = [name for name in PRUNERS if PRUNERS[name].prunes]
 # The sparsity comes of itself, and the one asked for is the most there is.
@@ -460,7 +460,7 @@ def test_dense_keeps_everything():
         ({"sparsity": 1.0}, "sparsity is 1.0"),
         ({"sparsity": -0.1}, "sparsity is -0.1"),
         ({"sparsity": 1.3}, "sparsity is 1.3"),
-        ({"sparsity": "abc"}, "sparsity is abc"),
+        ({"sparsity": "abc"}, "sparsity is 'abc'"),
         ({"sparsity": float("nan")}, "sparsity is nan"),
         ({"schedule": "cubik"}, "did you mean 'cubic'"),
         ({"scope": "globl"}, "did you mean 'global'"),
@@ -515,3 +515,45 @@ def test_every_hyperparameter_is_keyword_only():
         for parameter in inspect.signature(PRUNERS[name].criterion).parameters.values():
             assert parameter.kind is parameter.KEYWORD_ONLY
             assert parameter.annotation is not parameter.empty
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp"])
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda m, b: {"loss": loss_fn(m, b)}, "returned a dict: return a scalar tensor"),
+        (lambda m, b: loss_fn(m, b).item(), "returned a float: return a scalar tensor"),
+        (lambda m, b: loss_fn(m, b).detach(), "has no gradient: do not detach it"),
+        (lambda m, b: loss_fn(m, b).expand(3), r"of shape \(3,\): return a scalar, such as"),
+        ([1], "loss_fn is a list: give a function"),
+    ],
+)  # fmt: skip
+def test_a_loss_that_is_none_is_named(name, loss, words):
+    pruner = seven_exp.create_pruner(name, net(), sparsity=0.5)
+    with pytest.raises(ValueError, match=words):
+        pruner.prune(batches(), loss)
+    assert pruner.sparsity == 0
+
+
+def test_a_loss_of_another_model_is_named():
+    other = net()
+    pruner = seven_exp.create_pruner("snip", net(), sparsity=0.5)
+    with pytest.raises(NoEvidenceError, match="must call the model that it is given"):
+        pruner.prune(batches(), lambda _, batch: loss_fn(other, batch))
+
+
+def test_a_state_dict_is_no_model_and_no_pruners_state():
+    state = net().state_dict()
+    with pytest.raises(ValueError, match=r"the model is a OrderedDict: give a torch\.nn\.Module"):
+        seven_exp.create_pruner("magnitude", state, sparsity=0.5)
+    pruner = seven_exp.create_pruner("magnitude", net(), sparsity=0.5)
+    for act in (pruner.apply, pruner.check):
+        with pytest.raises(ValueError, match="the model is a OrderedDict"):
+            act(state)
+    with pytest.raises(ValueError, match=r"give what pruner\.state_dict\(\) returned"):
+        pruner.load_state_dict(state)
+
+
+def test_name_and_model_the_wrong_way_round():
+    with pytest.raises(ValueError, match="the pruner is a Sequential: give a name"):
+        seven_exp.create_pruner(nn.Sequential(nn.Linear(2, 2)), "magnitude", sparsity=0.5)
