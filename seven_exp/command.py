@@ -45,7 +45,10 @@ DEAD = {"TerminatedWorkerError", "UncompletedJobError", "RayError"}
 """What joblib, submitit and Ray raise where a job's process is gone."""
 
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+PASSING = {errno.ENOSPC, errno.EDQUOT}
+"""What the system says of a full disk; with some launchers a sweep learns of it from its jobs."""
+
+FULL = PASSING | {errno.EROFS}
 """What the system says of a disk on which nothing can be written any more."""
 
 MENDED = "once that is mended, the same command goes on from the last checkpoint"
@@ -90,9 +93,9 @@ def main(config_dir: Path) -> None:
         if (left := left_elsewhere()) is not None:
             print(left, file=sys.stderr)
         if not wants_trace:
-            _stop_if_explained(error)
-            if isinstance(error, OSError) and not started:
+            if isinstance(error, OSError) and not started and error.errno not in PASSING:
                 _stop(f"output_root: can't write the run's folder: {error}", 2)
+            _stop_if_explained(error)
             if isinstance(error, ValueError) and not started:
                 _stop(explain(error), 2)  # Hydra's, of a value that it can't take
         raise

@@ -344,3 +344,13 @@ def test_a_sweep_on_a_full_disk_ends_in_a_line(tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ")
     assert "No space left on device; once that is mended, the same command goes on" in last
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+def test_an_output_root_that_is_read_only_is_the_users_mistake(tmp_path, sweep):
+    with disk(tmp_path / "disk", "ro"):
+        done = train(tmp_path, *sweep, f"output_root={tmp_path}/disk/outputs", "model=mlp")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: output_root: can't write the run's folder: ")
+    assert "Read-only file system" in line
