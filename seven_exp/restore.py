@@ -29,6 +29,9 @@ from seven_exp.pruning.masks import Masks
 
 log = logging.getLogger(__name__)
 
+NEEDED = {"model": dict, "dataset": dict, "trainer": dict, "plugins": list, "seed": int}
+"""What a record's config must hold for its model and data to be made again, and of what type."""
+
 
 @dataclass(frozen=True)
 class Restored:
@@ -196,6 +199,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' is no run's record")
     if record.get("status") != "finished":
         raise ValueError(f"'{folder}' holds a run that is {record.get('status')}, not finished")
-    if not isinstance(record.get("config"), dict):
+    config = record.get("config")
+    if not isinstance(config, dict):
         raise ValueError(f"'{path}' does not hold the run's config")
+    for key, kind in NEEDED.items():
+        if not isinstance(config.get(key), kind):
+            raise ValueError(f"'{path}' does not hold the whole config: {key} is missing or broken")
     return record

@@ -247,6 +247,20 @@ def test_folders_that_are_no_finished_run(finished_run, tmp_path, capsys):
         assert words in out.err
 
 
+@pytest.mark.parametrize(
+    ("key", "broken"),
+    [("model", []), ("dataset", "digits"), ("trainer", None), ("plugins", None), ("seed", "0")],
+)
+def test_a_record_with_half_a_config_costs_one_line(finished_run, tmp_path, capsys, key, broken):
+    record = json.loads((finished_run("unstructured") / "results.json").read_text())
+    rest = {name: value for name, value in record["config"].items() if name != key}
+    for config in (rest, {**rest, key: broken}):
+        (tmp_path / "results.json").write_text(json.dumps({**record, "config": config}))
+        code, out = said(capsys, tmp_path, "--format", "dense")
+        assert (code, out.err.count("\n")) == (2, 1)
+        assert f"{key} is missing or broken" in out.err
+
+
 def without_checksums(folder: Path, **changes) -> None:
     """Make a run's record one of an older version."""
     record = json.loads((folder / "results.json").read_text())
