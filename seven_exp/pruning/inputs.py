@@ -1,111 +1,153 @@
-"""Seeing what a layer is fed with, wherever its weight is used."""
+"""What weights multiply: which module's call shows a weight's inputs, and how they are laid out."""
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seven_exp.pruning.matrices import Layer
+from seven_exp.pruning.matrices import Layer, transposed
 
-Watcher = Callable[[int, Tensor], None]
-"""``watcher(i, inputs)``: what weight i met, a row for each use and a column for each input."""
+Inputs = Callable[[Sequence[Any], Mapping[str, Any]], list[Tensor]]
+"""``inputs(args, kwargs)`` of a module's call: for each group of outputs, a tensor with a row for
+each use of the weight and a column for each input."""
 
-
-def unwatchable(layer: Layer) -> str | None:
-    """The reason, as a sentence, where `watching` can't see a layer's inputs; None: it can."""
-    module = layer.module
-    plain = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.MultiheadAttention)
-    if plain and getattr(module, "groups", 1) == 1:
-        return None
-    groups = " with groups" if plain else ""
-    return f"{layer.name} is a {type(module).__name__}{groups}, whose inputs can't be watched"
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
-@contextmanager
-def watching(weights: Sequence[Tensor], watcher: Watcher) -> Iterator[None]:
-    """While it lasts, every linear map and convolution by one of the weights is shown to a watcher.
+@dataclass(frozen=True)
+class Use:
+    """Where a weight is used.
 
-    Modules' hooks would not do: attention multiplies by its output projection's weight without
-    calling the module. So the functions that all of them call are wrapped for a while.
+    Attributes:
+        module: Its calls show the weight's inputs.
+        inputs: What the weight multiplies in such a call.
+        turned: Whether the weight's first dimension is that of the inputs.
+    """
+
+    module: nn.Module
+    inputs: Inputs
+    turned: bool = False
+
+    def matrices(self, tensor: Tensor, groups: int) -> Tensor:
+        """A tensor shaped like the weight as (groups, outputs, inputs), one matrix for a group."""
+        rows = tensor.reshape(groups, len(tensor) // groups, -1)
+        return rows.transpose(1, 2) if self.turned else rows
+
+    def weight(self, matrices: Tensor, shape: Sequence[int]) -> Tensor:
+        """The inverse of `matrices`, for a weight of this shape."""
+        rows = matrices.transpose(1, 2) if self.turned else matrices
+        return rows.reshape(shape)
+
+
+def uses_of(model: nn.Module, layers: Sequence[Layer]) -> list[Use | None]:
+    """Where each layer's weight is used; None: no module's call shows its inputs.
 
     Args:
-        weights: Parameters, told apart by identity.
-        watcher: Called before each use. For a convolution a row is an unfolded patch.
+        model: Holds the layers. Attention reads the weight of its output projection without
+            calling the projection.
+        layers: Some of the model's matrices.
     """
-    places = {id(weight): i for i, weight in enumerate(weights)}
-    linear = functional.linear
-
-    def watched_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if id(weight) in places:
-            watcher(places[id(weight)], input.detach().reshape(-1, input.shape[-1]))
-        return linear(input, weight, bias)
-
-    def watched(convolution: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def run(
-            input: Tensor,
-            weight: Tensor,
-            bias: Tensor | None = None,
-            stride: Any = 1,
-            padding: Any = 0,
-            dilation: Any = 1,
-            groups: int = 1,
-        ) -> Tensor:
-            if id(weight) in places:
-                patches = _patches(input.detach(), weight.shape[2:], stride, padding, dilation)
-                watcher(places[id(weight)], patches)
-            return convolution(input, weight, bias, stride, padding, dilation, groups)
-
-        return run
-
-    with patch.multiple(
-        functional,
-        linear=watched_linear,
-        conv1d=watched(functional.conv1d),
-        conv2d=watched(functional.conv2d),
-    ):
-        yield
+    attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    owners: dict[nn.Module, nn.MultiheadAttention] = {m.out_proj: m for m in attentions}
+    return [_use(layer, owners) for layer in layers]
 
 
-def _patches(
-    images: Tensor, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any
-) -> Tensor:
-    """What a convolution multiplies its flattened weight by: (places, channels * kernel)."""
-    axes = len(kernel)
-    steps, spread = _each(stride, axes), _each(dilation, axes)
-    if isinstance(padding, str):
-        total = [d * (k - 1) * (padding == "same") for d, k in zip(spread, kernel, strict=True)]
-        sides = [(n // 2, n - n // 2) for n in total]
-    else:
-        sides = [(n, n) for n in _each(padding, axes)]
-    images = functional.pad(images, [n for pair in reversed(sides) for n in pair])
-    images = images.reshape(-1, *images.shape[-1 - axes :])
-    if axes == 1:
-        images, kernel, steps, spread = images.unsqueeze(2), [1, *kernel], [1, *steps], [1, *spread]
-    columns = functional.unfold(images, tuple(kernel), tuple(spread), 0, tuple(steps))
-    return columns.transpose(1, 2).flatten(0, 1)
+def _use(layer: Layer, owners: Mapping[nn.Module, nn.MultiheadAttention]) -> Use | None:
+    module, turned = layer.module, transposed(layer)
+    if module in owners:
+        return Use(owners[module], partial(_attended, owners[module]))
+    if isinstance(module, nn.MultiheadAttention):
+        return Use(module, partial(_projected, layer.attribute))
+    if isinstance(module, _CONVOLUTIONS):
+        return Use(module, partial(_patches_of, module))
+    if isinstance(module, _TRANSPOSED):
+        return Use(module, partial(_pixels_of, module), turned=True)
+    return Use(module, _rows, turned=turned) if shown(layer) else None
 
 
-def _each(value: Any, axes: int) -> list[int]:
-    return [value] * axes if isinstance(value, int) else list(value)
+def shown(layer: Layer) -> bool:
+    """Whether calls of some module show a layer's inputs; recurrent and fused layers hide them."""
+    return isinstance(layer.module, nn.MultiheadAttention) or layer.attribute == "weight"
 
 
-def order_of_use(weights: Sequence[Tensor], run: Callable[[], object]) -> list[int]:
-    """Indices of the weights as ``run`` first meets them; those it never meets are missing."""
-    met: dict[int, None] = {}
-    with watching(weights, lambda i, _: met.setdefault(i)):
-        run()
-    return list(met)
+def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    first = args[0] if args else next(iter(kwargs.values()))
+    assert isinstance(first, Tensor)
+    return first
+
+
+def _rows(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Of a linear map."""
+    inputs = _first(args, kwargs)
+    return [inputs.reshape(-1, inputs.shape[-1])]
+
+
+def _projected(attribute: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Of attention's projections; one matrix makes queries, keys and values, each of its inputs."""
+    names = ("query", "key", "value")
+    given = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}
+    three = [given[name] for name in names]
+    if attribute in _PROJECTIONS:
+        three = [three[_PROJECTIONS.index(attribute)]]
+    elif three[0] is three[1] is three[2]:
+        three = three[:1]
+    return [inputs.reshape(-1, inputs.shape[-1]) for inputs in three]
+
+
+def _attended(
+    attention: nn.MultiheadAttention, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> list[Tensor]:
+    """Of attention's output projection: what attention returns with the identity in its place."""
+    weight = attention.out_proj.weight
+    identity = nn.Linear(len(weight), len(weight), device="meta")
+    identity.weight = nn.Parameter(torch.eye(len(weight)).to(weight), requires_grad=False)
+    identity.bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
+    bare = copy.copy(attention)
+    bare._modules = {"out_proj": identity}
+    bare._forward_pre_hooks, bare._forward_hooks = OrderedDict(), OrderedDict()
+    outputs = bare(*args, **{**kwargs, "need_weights": False})[0]
+    return [outputs.reshape(-1, outputs.shape[-1])]
+
+
+def _patches_of(
+    convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> list[Tensor]:
+    """Of a convolution, which multiplies patches by its flattened weight."""
+    images, axes = _first(args, kwargs), len(convolution.kernel_size)
+    sides = convolution._reversed_padding_repeated_twice
+    mode = convolution.padding_mode
+    images = functional.pad(images, sides, mode="constant" if mode == "zeros" else mode)
+    patches = images.reshape(-1, *images.shape[-1 - axes :])
+    geometry = zip(convolution.kernel_size, convolution.stride, convolution.dilation, strict=True)
+    for axis, (size, step, spread) in enumerate(geometry, start=2):
+        # The windows along this axis; those of a dilated kernel hold more than it reads.
+        patches = patches.unfold(axis, spread * (size - 1) + 1, step)[..., ::spread]
+    # (images, channels, *places, *kernel) -> (places, channels, *kernel)
+    patches = patches.movedim(1, 1 + axes).flatten(0, axes)
+    return [group.flatten(1) for group in patches.chunk(convolution.groups, dim=1)]
+
+
+def _pixels_of(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Of a transposed convolution, which multiplies each pixel's channels by all of its weight."""
+    images, axes = _first(args, kwargs), len(module.kernel_size)
+    pixels = images.movedim(-1 - axes, -1).reshape(-1, images.shape[-1 - axes])
+    return list(pixels.chunk(module.groups, dim=1))
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """While it lasts, every module is in evaluation mode; each has its own mode back afterwards.
 
-    Gradients are tracked: without them attention would fuse its maps, which are to be watched.
+    Gradients are tracked.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()

@@ -49,6 +49,18 @@ class Masks:
         moved.bits = [bits.to(w.device) for bits, w in zip(self.bits, weights, strict=True)]
         return moved
 
+    def some(self, places: Sequence[int]) -> "Masks":
+        """Those of some weights, to be read, changed and applied on their own; see `put`."""
+        part = copy.copy(self)
+        for name in ("bits", "kept", "_layouts"):
+            setattr(part, name, [getattr(self, name)[i] for i in places])
+        return part
+
+    def put(self, places: Sequence[int], part: "Masks") -> None:
+        """Take over what `some` gave and was changed since."""
+        for i, bits, kept in zip(places, part.bits, part.kept, strict=True):
+            self.bits[i], self.kept[i] = bits, kept
+
     def unpacked(self) -> list[Tensor]:
         """Bool tensors of the weights' shapes; new ones at every call."""
         masks = sweeps.unpack(self.bits, [math.prod(shape) for shape, _ in self._layouts])

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from seven_exp.pruning.criteria.base import Criterion
-from seven_exp.pruning.inputs import unwatchable
+from seven_exp.pruning.criteria.solver import Solver
+from seven_exp.pruning.inputs import shown
 from seven_exp.pruning.layers import Coverage, matches
 from seven_exp.pruning.matrices import Layer, transposed
+from seven_exp.pruning.patterns import Units
 from seven_exp.registry import nearest
 
 Misfits = Literal["error", "dense"]
@@ -32,14 +34,37 @@ def misfits_of(
     of_rows = scope == "per_row" or pattern.counts_rows
     found: dict[str, str] = {}
     for layer in layers:
-        if criterion.one_by_one and (reason := unwatchable(layer)):
-            found[layer.name] = reason
-        elif of_rows and transposed(layer):
+        if of_rows and transposed(layer) and not _turns(layer, criterion):
             found[layer.name] = f"{layer.name} is transposed, its rows are inputs"
         elif needs_gradients and not layer.weight.requires_grad:
             found[layer.name] = f"{layer.name} is frozen and its gradient is needed"
     fitting = [layer for layer in layers if layer.name not in found]
     return found | pattern.misfits(fitting)
+
+
+def unserved(layers: Sequence[Layer], solver: Solver, scope: str) -> dict[str, str]:
+    """Name -> reason, as a sentence, of the layers that a solver leaves dense in any model.
+
+    Args:
+        layers: The prunable weights.
+        solver: With its pattern.
+        scope: Name of the allocation.
+    """
+    of_rows = scope == "per_row" or solver.pattern.counts_rows
+    found = {}
+    for layer in layers:
+        if not shown(layer):
+            kind = type(layer.module).__name__
+            found[layer.name] = f"{layer.name} is part of a {kind}, which does not show its inputs"
+        elif of_rows and transposed(layer) and not _turns(layer, solver):
+            found[layer.name] = f"{layer.name} is transposed, its rows are inputs"
+    return found
+
+
+def _turns(layer: Layer, criterion: Criterion) -> bool:
+    """Whether the criterion judges a transposed matrix by its outputs all the same."""
+    plain = layer.weight.dim() == 2 and not layer.stacked
+    return isinstance(criterion, Solver) and plain and not isinstance(criterion.pattern, Units)
 
 
 def settle(coverage: Coverage, found: Mapping[str, str], choice: Misfits) -> Coverage:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from seven_exp.pruning.matrices import Layer, Stack
+from seven_exp.pruning.matrices import Layer, Stack, transposed
 from seven_exp.pruning.select import first_of_rows
 
 
@@ -76,7 +76,7 @@ class NOfM(Pattern):
 
     def _misfit(self, layer: Layer) -> str | None:
         """Groups must fit into the inputs."""
-        inputs = layer.shape[1]
+        inputs = layer.shape[0 if transposed(layer) else 1]
         if inputs % self.m == 0:
             return None
         return (
@@ -95,7 +95,7 @@ class NOfM(Pattern):
         return tensor.movedim(1, -1).reshape(-1, self.m)
 
 
-class _Units(Pattern):
+class Units(Pattern):
     """Whole units stay or go."""
 
     counts_rows: ClassVar[bool] = True
@@ -123,7 +123,7 @@ class _Units(Pattern):
         raise NotImplementedError
 
 
-class Rows(_Units):
+class Rows(Units):
     """Whole output rows: a neuron's or a channel's weights."""
 
     name = "rows"
@@ -134,7 +134,7 @@ class Rows(_Units):
 
 
 @dataclass(frozen=True)
-class Blocks(_Units):
+class Blocks(Units):
     """Blocks of ``rows`` outputs by ``columns`` inputs, kernels included."""
 
     rows: int
@@ -158,7 +158,7 @@ class Blocks(_Units):
         return grid.view(out, inputs, *[1] * len(kernel))
 
 
-class Heads(_Units):
+class Heads(Units):
     """Whole attention heads: their rows of the projections and their columns of the output."""
 
     name = "heads"

@@ -4,6 +4,8 @@ import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -14,9 +16,10 @@ from seven_exp.pruning.allocation import SCOPES, Pool
 from seven_exp.pruning.check import Check, check_zeros, counterparts
 from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.criteria.base import Criterion, LossFunction
+from seven_exp.pruning.criteria.solver import Gathered, Solver
 from seven_exp.pruning.evidence import NoEvidenceError, informative, likely_cause, undecidable
 from seven_exp.pruning.identity import Anchors, Pulse
-from seven_exp.pruning.inputs import evaluating, order_of_use
+from seven_exp.pruning.inputs import Use, uses_of
 from seven_exp.pruning.keywords import (
     check_optimizer,
     count,
@@ -24,15 +27,17 @@ from seven_exp.pruning.keywords import (
     positive,
     refuse_unread,
 )
-from seven_exp.pruning.layers import Coverage, Layer, matches, survey, unwrap
+from seven_exp.pruning.layers import Coverage, Layer, matches, survey, transposed, unwrap
+from seven_exp.pruning.layerwise import inference, showing, used_again, walk
 from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
-from seven_exp.pruning.misfits import Misfits, misfits_of, settle
+from seven_exp.pruning.misfits import Misfits, misfits_of, settle, unserved
 from seven_exp.pruning.name_patterns import check_patterns
 from seven_exp.pruning.patterns import NOfM, parse_pattern
 from seven_exp.pruning.registry import PRUNERS, PrunerSpec, When, check_when
 from seven_exp.pruning.regrowth import regrowth_of
 from seven_exp.pruning.replicas import average, group_of
 from seven_exp.pruning.schedules import SCHEDULES, Schedule, course
+from seven_exp.pruning.structure import blocks_of
 from seven_exp.registry import nearest
 
 T = TypeVar("T")
@@ -78,6 +83,9 @@ class Pruner:
         self._groups = _groups(self.layers, sparsity, sparsities)
         self._anchors, self._pulse = Anchors(model, self.layers), Pulse()
         self._t = 0
+        self._unused: set[int] = set()
+        of_rows = scope == "per_row" or criterion.pattern.counts_rows
+        self._turned = {i for i, x in enumerate(self.layers) if of_rows and transposed(x)}
         self._warned_of_waiting = False
         self._masks = Masks(self._weights())
         self._sizes = [weight.numel() for weight in self._weights()]
@@ -218,8 +226,8 @@ class Pruner:
         self._begin()
         for _ in range(self.rounds if rounds is None else min(rounds, self.rounds - self._t)):
             chosen = list(itertools.islice(supply, max(1, per_round)))
-            if self.criterion.one_by_one and loss_fn is not None:
-                self._advance_one_by_one(chosen, loss_fn)
+            if isinstance(self.criterion, Solver) and loss_fn is not None:
+                self._advance_by_inputs(self.criterion, chosen, loss_fn)
                 continue
             if self.criterion.uses_gradients and loss_fn is not None:
                 self._measure(chosen, loss_fn, range(len(self.layers)))
@@ -386,7 +394,7 @@ class Pruner:
             draw = self.criterion.scores(self._weights())
             average(draw, self.criterion.group)
             pools = self._pools(lambda target: target)
-            self._choose(pools, dict(enumerate(draw)), self._masks.unpacked())
+            self._choose(pools, dict(enumerate(draw)), dict(enumerate(self._masks.unpacked())))
             self._zero()
 
     def _zero(self) -> None:
@@ -457,29 +465,70 @@ class Pruner:
         self._t += 1
         self._zero()
 
-    def _advance_one_by_one(self, batches: Sequence[Any], loss_fn: LossFunction) -> None:
-        """One step on, pool after pool, each measured behind the pruned ones before it."""
-        with evaluating(self._model):
-            order = order_of_use(self._weights(), lambda: loss_fn(self._model, batches[0]))
-        for i, layer in enumerate(self.layers):
-            if i not in order:
-                raise ValueError(
-                    f"{layer.name} was fed with nothing that can be watched: exclude it"
-                )
-        gathered: dict[str, list[Tensor]] = {}
-        pools = self._pools(self._wanted)
-        for pool in sorted(pools, key=lambda pool: min(map(order.index, pool.layers))):
-            self.criterion.state = {}
-            self._measure(batches, loss_fn, pool.layers)
-            with torch.no_grad():
-                self._update([pool])
-                self._zero()
-            for name, tensors in self.criterion.state.items():
-                own = gathered.setdefault(name, [torch.empty(0, device="cpu")] * len(self.layers))
-                for i, tensor in zip(pool.layers, tensors, strict=True):
-                    own[i] = tensor
-        self.criterion.state = gathered
+    def _advance_by_inputs(
+        self, solver: Solver, batches: Sequence[Any], loss_fn: LossFunction
+    ) -> None:
+        """One step on, block after block, each solved for its inputs behind the solved ones.
+
+        What competes across blocks, and weights that a model without blocks uses again and again,
+        are measured in the dense model before. Weights that no batch uses stay dense.
+        """
+        self._unused = set()
+        concluded: dict[int, dict[str, Tensor]] = {}
+        uses = {i: use for i, use in enumerate(uses_of(self._model, self.layers)) if use}
+        weights = self._weights()
+        blocks = blocks_of(self._model) if solver.order == "blocks" else []
+        runs = [partial(loss_fn, self._model, batch) for batch in batches]
+        gathered = Gathered(solver, uses, dict(enumerate(weights)))
+        with inference(self._model, [weight.device for weight in weights]):
+            first = self._across(uses, blocks)
+            first |= set() if blocks else used_again(uses, runs[0])
+            if first:
+                with showing({i: uses[i] for i in first}, gathered.see):
+                    for run in runs:
+                        run()
+                concluded |= self._solve(solver, sorted(first), gathered, uses)
+            later = {i: use for i, use in uses.items() if i not in first}
+            with closing(walk(later, blocks, runs, gathered.see)) as stages:
+                for members in stages:
+                    concluded |= self._solve(solver, members, gathered, uses)
+        names = {name for state in concluded.values() for name in state}
+        solver.state = {
+            name: [
+                concluded[i][name] if i in concluded else torch.zeros_like(weight.detach())
+                for i, weight in enumerate(weights)
+            ]
+            for name in sorted(names)
+        }
         self._t += 1
+        self._warn_of_unused(stacklevel=4)
+
+    def _across(self, uses: Mapping[int, Use], blocks: Sequence[nn.Module]) -> set[int]:
+        """The layers that compete with others outside of their block."""
+        block = {module: i for i, block in enumerate(blocks) for module in block.modules()}
+        places = {i: block.get(use.module, use.module) for i, use in uses.items()}
+        pools = [set(pool.layers) & set(uses) for pool in self._pools(self._wanted)]
+        return {i for pool in pools if len({places[j] for j in pool}) > 1 for i in pool}
+
+    def _solve(
+        self, solver: Solver, members: Sequence[int], gathered: Gathered, uses: Mapping[int, Use]
+    ) -> dict[int, dict[str, Tensor]]:
+        """Prune the layers that have been measured; what the solver has concluded of each."""
+        states = gathered.take(members)
+        self._unused |= set(members) - set(states)
+        concluded: dict[int, dict[str, Tensor]] = {}
+        for pool in self._pools(self._wanted):
+            if not states.keys() >= set(pool.layers):
+                continue
+            layers = [self.layers[i] for i in pool.layers]
+            own = [states.pop(i) for i in pool.layers]
+            with torch.no_grad():
+                solver.solve([uses[i] for i in pool.layers], [x.weight for x in layers], own)
+                self._update([pool])
+                self._masks.some(pool.layers).apply([layer.weight for layer in layers])
+            for place, i in enumerate(pool.layers):
+                concluded[i] = {name: column[place] for name, column in solver.state.items()}
+        return concluded
 
     def _measure(
         self, batches: Sequence[Any], loss_fn: LossFunction, members: Sequence[int]
@@ -507,9 +556,9 @@ class Pruner:
         members = sorted(i for pool in pools for i in pool.layers)
         everything = self._regrowth.dense()
         values = [everything[i] for i in members]
-        masks = self._masks.unpacked()
-        before = [masks[i] for i in members]
-        rows = [self.layers[pool.layers[0]].shape[0] for pool in pools]
+        masks = dict(zip(members, self._masks.some(members).unpacked(), strict=True))
+        before = list(masks.values())
+        rows = [self._shape(pool.layers[0])[0] for pool in pools]
         kept = sum(p.kept * (n if p.each_row else 1) for p, n in zip(pools, rows, strict=True))
         ranks = self.criterion.rank(
             values,
@@ -519,8 +568,7 @@ class Pruner:
         )
         # Equal on all ranks but for what one of them may have drawn or rounded otherwise.
         average(ranks, self.criterion.group)
-        masks = self._choose(pools, dict(zip(members, ranks, strict=True)), masks)
-        after = [masks[i] for i in members]
+        after = list(self._choose(pools, dict(zip(members, ranks, strict=True)), masks).values())
         weights = [self.layers[i].weight for i in members]
         own = dict(zip(members, values, strict=True))
         self._regrowth.revive(before, after, own)
@@ -539,27 +587,37 @@ class Pruner:
     def _pools(self, wanted: Callable[[float], float]) -> list[Pool]:
         """Who competes for how many places, given the sparsity wanted of layers with a target."""
         pools = []
-        for target, members in self._groups.items():
-            shapes = [self.layers[i].shape for i in members]
+        for target, group in self._groups.items():
+            members = [i for i in group if i not in self._unused]
+            shapes = [self._shape(i) for i in members]
             pools += [
                 pool._replace(layers=[members[i] for i in pool.layers])
                 for pool in SCOPES[self.scope](1 - wanted(target), shapes)
             ]
         return pools
 
+    def _shape(self, i: int) -> tuple[int, ...]:
+        """(outputs, inputs, *kernel) of a layer, where what is asked for tells them apart."""
+        shape = self.layers[i].shape
+        return (shape[1], shape[0]) if i in self._turned else shape
+
+    def _matrix(self, i: int, tensor: Tensor) -> Tensor:
+        """A tensor shaped like a layer's weight, with the layer's `_shape`."""
+        matrix = self.layers[i].matrix(tensor)
+        return matrix.T.contiguous() if i in self._turned else matrix
+
     def _choose(
-        self, pools: Sequence[Pool], ranks: Mapping[int, Tensor], masks: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """Masks anew for the pools' layers, the highest ranks kept, and those of the others."""
-        masks = list(masks)
+        self, pools: Sequence[Pool], ranks: Mapping[int, Tensor], masks: Mapping[int, Tensor]
+    ) -> dict[int, Tensor]:
+        """Masks anew for the pools' layers, of those given: the highest ranks are kept."""
+        masks = dict(masks)
         for pool in pools:
-            layers = [self.layers[i] for i in pool.layers]
             candidates, counts = [masks[i] for i in pool.layers], self._masks.kept
             if self.criterion.revival != "never":
                 candidates, counts = [torch.ones_like(mask) for mask in candidates], self._sizes
-            scores = [layer.matrix(ranks[i]) for i, layer in zip(pool.layers, layers, strict=True)]
+            scores = [self._matrix(i, ranks[i]) for i in pool.layers]
             candidates = [
-                layer.matrix(mask) for layer, mask in zip(layers, candidates, strict=True)
+                self._matrix(i, mask) for i, mask in zip(pool.layers, candidates, strict=True)
             ]
             available = sum(counts[i] for i in pool.layers)
             if undecidable(scores, candidates, pool, available):
@@ -574,8 +632,10 @@ class Pruner:
                 min_density=self._min_density,
             )
             for i, mask in zip(pool.layers, chosen, strict=True):
-                masks[i] = mask.view_as(masks[i])
-        self._masks.set(masks)
+                masks[i] = (mask.T if i in self._turned else mask).reshape(masks[i].shape)
+        part = self._masks.some(list(masks))
+        part.set(list(masks.values()))
+        self._masks.put(list(masks), part)
         return masks
 
     def _no_evidence(self, pool: Pool, scores: Sequence[Tensor]) -> str:
@@ -603,6 +663,20 @@ class Pruner:
                 f"{self.name} ends at sparsity {self.sparsity:.3f} and not {self.target:.3f}: its "
                 "own threshold prunes no more",
                 stacklevel=6,
+            )
+
+    def _warn_of_unused(self, *, stacklevel: int) -> None:
+        if len(self._unused) == len(self.layers):
+            raise NoEvidenceError(
+                f"{self.name} has seen no layer's inputs: the loss calls none of the model's layers"
+            )
+        if self._unused:
+            names = [self.layers[i].name for i in sorted(self._unused)]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            warnings.warn(
+                f"{', '.join(names[:3])}{more} stay dense: no batch calls their modules, so their "
+                "inputs are unknown",
+                stacklevel=stacklevel,
             )
 
     def _warn_of_lost_layers(self, before: Sequence[int], *, stacklevel: int) -> None:
@@ -736,6 +810,8 @@ def create_pruner(
     for own in _groups(coverage.layers, target, sparsities):
         criterion.pattern.check(own, scope)
     frozen_too = criterion.uses_gradients and when == "during"
+    if isinstance(criterion, Solver):
+        coverage = settle(coverage, unserved(coverage.layers, criterion, scope), "dense")
     found = misfits_of(coverage.layers, criterion, scope, needs_gradients=frozen_too)
     coverage = settle(coverage, found, misfits)
     if when == "during":

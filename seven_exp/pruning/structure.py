@@ -4,6 +4,7 @@ Nothing is run: what a layer is follows from where it stands among the others, f
 from the names that torchvision, timm, transformers and peft give to such places.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -35,6 +36,8 @@ _HEADS = (
 )
 _NO_HEADS = ("pre_logits", "pre_classifier")
 """Hidden layers in front of a head."""
+
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 _LAST = ("fc*", "lin*", "dense*", "out*", "*_out", "last*", "final*", "to_logits", "logits")
 """What the last layer of a model without a head may be called, as in a LeNet's fc1, fc2, fc3."""
@@ -85,6 +88,20 @@ def structure_of(model: nn.Module, layers: Sequence[Layer] | None = None) -> Str
     recognised = outputs or any(id(layer.weight) in tied for layer in layers)
     last = None if recognised or len(hidden) < 2 else hidden[-1].name
     return Structure(roles, last)
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks that a model consists of: the elements of its lists in which a class repeats.
+
+    The outermost ones, in module order; sequences and lists are looked into and are none.
+    """
+    children = list(model.children())
+    kinds = Counter(map(type, children)) if isinstance(model, _LISTS) else Counter()
+    blocks = []
+    for child in children:
+        repeats = kinds[type(child)] > 1 and type(child) not in _LISTS
+        blocks += [child] if repeats else blocks_of(child)
+    return blocks
 
 
 def _embeds(module: nn.Module) -> bool:

@@ -41,10 +41,6 @@ class Criterion:
     starts_sparse: ClassVar[bool] = False
     """Whether the first masks are chosen by `scores`, as soon as pruning starts."""
 
-    one_by_one: ClassVar[bool] = False
-    """Whether layers that don't compete are measured and pruned in turn, each fed by the pruned
-    ones before it."""
-
     at_once: ClassVar[bool] = False
     """Whether `observe_and_choose` may choose, so that it is worth asking."""
 

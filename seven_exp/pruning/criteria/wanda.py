@@ -1,50 +1,38 @@
 """Wanda: weights times the activations they meet."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from seven_exp.pruning.criteria.base import Criterion, LossFunction, precision
-from seven_exp.pruning.inputs import evaluating, watching
+from seven_exp.pruning.criteria.solver import Solver, State
+from seven_exp.pruning.inputs import Use
 from seven_exp.pruning.registry import register
 
 
 @register("wanda", when="after", schedule="one_shot", scope="per_row")
-class Wanda(Criterion):
+class Wanda(Solver):
     """|W_ij| * ||X_j||_2, compared within each output row (Sun et al., arXiv 2306.11695, eq. 1).
 
-    X_j is all that input j is fed with over the calibration batches, behind layers pruned already
-    unless they compete with this one.
+    X_j is input j over the calibration batches. Block by block as the authors, unless ``order`` is
+    "layers"; layers that compete across blocks are all measured in the dense model.
     """
 
-    uses_gradients = True
-    only_before = True
-    one_by_one = True
+    def init(self, weight: Tensor) -> State:
+        """One sum for each input."""
+        return {"squares": torch.zeros_like(weight[:, 0])}
 
-    def measure(
-        self,
-        model: nn.Module,
-        weights: Sequence[Tensor],
-        values: Sequence[Tensor],
-        batches: Sequence[Any],
-        loss_fn: LossFunction,
-    ) -> None:
-        """Sum x_j^2 over the batches."""
-        squares = [torch.zeros(w[0].numel(), dtype=precision(w), device=w.device) for w in weights]
+    def see(self, state: State, inputs: Sequence[Tensor]) -> None:
+        """Sum x_j^2."""
+        state["squares"] += torch.stack([x.square().sum(0) for x in inputs])
 
-        def add(i: int, inputs: Tensor) -> None:
-            squares[i] += inputs.to(squares[i].dtype).square().sum(0)
-
-        with watching(weights, add), evaluating(model):
-            for batch in batches:
-                loss_fn(model, batch)
-        self.averaged(squares)
-        self.state["norm"] = [
-            total.sqrt().view(1, *w.shape[1:]).expand(w.shape)
-            for total, w in zip(squares, weights, strict=True)
-        ]
+    def solve(self, uses: Sequence[Use], weights: Sequence[Tensor], states: list[State]) -> None:
+        """||X_j||, for each weight of its column."""
+        self.state["norm"] = []
+        for use, weight, state in zip(uses, weights, states, strict=True):
+            norm = state["squares"].sqrt().unsqueeze(1)
+            columns = norm.expand_as(use.matrices(weight, len(norm)))
+            self.state["norm"].append(use.weight(columns, weight.shape))
 
     def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """|W_ij| ||X_j||."""

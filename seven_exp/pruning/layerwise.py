@@ -1,0 +1,249 @@
+"""The block walk: the inputs of one block after another, behind the pruned blocks before it.
+
+Every batch has a forward pass of its own, which waits in front of each block. There the block runs
+once as it is, to show what its weights multiply, and once more when it is pruned, to go on. What
+lies between blocks is the model's own code, so masks, position embeddings, skip connections and
+encoder states come as the model makes them, and a waiting pass holds one block's inputs.
+"""
+
+import contextvars
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.pruning.inputs import Use, evaluating
+
+See = Callable[[int, list[Tensor]], None]
+"""``see(i, inputs)``: what weight i multiplies, as `Use.inputs` gives it."""
+
+Run = Callable[[], object]
+"""A forward pass of one batch."""
+
+_Work = Callable[[tuple[Any, ...], dict[str, Any]], None]
+
+
+class _Stopped(BaseException):
+    """Ends a pass that nobody needs any more."""
+
+
+class _Pass:
+    """A forward pass in a thread of its own, which can wait in the midst of the model's code.
+
+    Only one of the threads runs at any time, and none while the walk's own thread does.
+
+    Args:
+        run: The pass.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.place: nn.Module | None = None
+        """The module in front of which it waits; None: it has ended."""
+        self.working = False
+        """Whether it runs that module on the side."""
+        self._orders: SimpleQueue[_Work | None] = SimpleQueue()
+        self._halts: SimpleQueue[nn.Module | BaseException | None] = SimpleQueue()
+        context = contextvars.copy_context()
+        self._thread = Thread(target=context.run, args=(self._run, run), daemon=True)
+
+    def start(self) -> None:
+        """Run up to the first halt."""
+        self._thread.start()
+        self._wait()
+
+    def go_on(self) -> None:
+        """Run up to the next halt."""
+        self._orders.put(None)
+        self._wait()
+
+    def work(self, work: _Work) -> None:
+        """Do something with the arguments of the call that waits."""
+        self._orders.put(work)
+        self._wait()
+
+    def stop(self) -> None:
+        """End it where it is."""
+        if self.place is not None:
+            self._orders.put(_stop)
+            self._thread.join()
+            self.place = None
+
+    def halt(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """In the pass's thread: wait in front of a module's call, and work on it when asked."""
+        self._halts.put(module)
+        while (work := self._orders.get()) is not None:
+            self.working = True
+            work(args, kwargs)
+            self.working = False
+            self._halts.put(module)
+
+    def _wait(self) -> None:
+        halt = self._halts.get()
+        self.place = None if isinstance(halt, BaseException) else halt
+        if isinstance(halt, BaseException):
+            raise halt
+
+    def _run(self, run: Run) -> None:
+        end: BaseException | None = None
+        try:
+            run()
+        except _Stopped:
+            pass
+        except BaseException as error:
+            end = error
+        self._halts.put(end)
+
+
+def _stop(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    raise _Stopped
+
+
+def walk(
+    uses: Mapping[int, Use], blocks: Sequence[nn.Module], runs: Sequence[Run], see: See
+) -> Generator[list[int]]:
+    """Show the inputs of some weights, block after block, each behind those yielded before.
+
+    A weight outside all blocks is a block of its own. A block that a pass calls again counts with
+    its first call.
+
+    Args:
+        uses: Number of a weight -> where it is used.
+        blocks: Modules, none within another.
+        runs: One forward pass for each batch.
+        see: Called for each weight of a block and each batch that comes to it.
+
+    Yields:
+        The weights whose inputs have been shown, if they have any. The walk goes on with these
+        weights as they are by then.
+    """
+    if not uses:
+        return
+    gates = _gates(uses, blocks)
+    left = set(uses)
+    passes = [_Pass(_as_here(run)) for run in runs]
+    current = passes[0]
+
+    def gate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not current.working and left & gates[module]:
+            current.halt(module, args, kwargs)
+
+    with ExitStack() as stack:
+        for module in gates:
+            stack.enter_context(module.register_forward_pre_hook(gate, with_kwargs=True))
+        for one in passes:
+            stack.callback(one.stop)
+            current = one
+            one.start()
+        while left and (places := Counter(one.place for one in passes if one.place)):
+            place = places.most_common(1)[0][0]
+            waiting = [one for one in passes if one.place is place]
+            members = sorted(left & gates[place])
+            here = {i: uses[i] for i in members if uses[i].module is place}
+            inside = {i: uses[i] for i in members if uses[i].module is not place}
+            with showing(inside, see):
+                for current in waiting:
+                    current.work(_shows(place, here, see, run=bool(inside)))
+            if members:
+                yield members
+            left -= set(members)
+            for current in waiting if left else ():
+                current.go_on()
+        if left:
+            yield sorted(left)
+
+
+def _gates(uses: Mapping[int, Use], blocks: Sequence[nn.Module]) -> dict[nn.Module, set[int]]:
+    """Module in front of which passes may wait -> the weights that it uses."""
+    gates: dict[nn.Module, set[int]] = {}
+    for i, use in uses.items():
+        gates.setdefault(use.module, set()).add(i)
+    single = dict(gates)
+    for block in blocks:
+        inside = {i for module in block.modules() for i in single.get(module, ())}
+        if inside:
+            gates[block] = inside
+    return gates
+
+
+def _shows(module: nn.Module, here: Mapping[int, Use], see: See, *, run: bool) -> _Work:
+    """Shows the inputs of the weights that a module uses itself, and runs it for those inside."""
+
+    def work(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for i, use in here.items():
+            see(i, use.inputs(args, kwargs))
+        if run:
+            # What works in place must leave the arguments as they are for the second run.
+            module.forward(*map(_cloned, args), **{k: _cloned(v) for k, v in kwargs.items()})
+
+    return work
+
+
+def _cloned(argument: Any) -> Any:
+    return argument.clone() if isinstance(argument, Tensor) else argument
+
+
+@contextmanager
+def showing(uses: Mapping[int, Use], see: See) -> Iterator[None]:
+    """While it lasts, each call that uses one of the weights shows its inputs."""
+    with ExitStack() as hooks:
+        for i, use in uses.items():
+
+            def show(_: nn.Module, args: Any, kwargs: Any, i: int = i, use: Use = use) -> None:
+                see(i, use.inputs(args, kwargs))
+
+            hooks.enter_context(use.module.register_forward_pre_hook(show, with_kwargs=True))
+        yield
+
+
+def used_again(uses: Mapping[int, Use], run: Run) -> set[int]:
+    """The weights that a forward pass uses more than once."""
+    counts: Counter[int] = Counter()
+    with showing(uses, lambda i, _: counts.update([i])):
+        run()
+    return {i for i, count in counts.items() if count > 1}
+
+
+@contextmanager
+def inference(model: nn.Module, devices: Iterable[torch.device]) -> Iterator[None]:
+    """While it lasts, the model only computes outputs, and calls its modules one by one.
+
+    Without gradients, dropout, caches of earlier tokens and fused encoder layers; the modules'
+    modes, the models' configs and the random numbers' state are as before afterwards.
+    """
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None))}
+    caching = [c for c in configs.values() if getattr(c, "use_cache", False)]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    of_cuda = {device.index for device in devices if device.type == "cuda"}
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for config in caching:
+            config.use_cache = False
+        with evaluating(model), torch.no_grad(), torch.random.fork_rng(sorted(of_cuda)):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for config in caching:
+            config.use_cache = True
+
+
+def _as_here(run: Run) -> Run:
+    """The same for another thread, with this thread's settings of torch."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    autocast = {kind: torch.get_autocast_dtype(kind) for kind in kinds}
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+    def run_there() -> None:
+        with ExitStack() as settings:
+            settings.enter_context(torch.no_grad())
+            if device is not None:
+                settings.enter_context(torch.cuda.device(device))
+            for kind, dtype in autocast.items():
+                settings.enter_context(torch.autocast(kind, dtype))
+            run()
+
+    return run_there
