@@ -17,7 +17,11 @@ Choice = Callable[[slice, Tensor], Tensor]
 """``choice(columns, scores)``: which weights of these columns stay."""
 
 _MANY = 100
-"""Where a block keeps more weights than this, one more or less is not felt."""
+"""A block that keeps more weights than this gives up one more, as the authors' code does: under 1%.
+
+The place goes to the best of the pruned weights, so that the count is exact. Smaller blocks choose
+exactly.
+"""
 
 
 @register("sparsegpt", when="after", schedule="one_shot", scope="per_layer")
