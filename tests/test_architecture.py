@@ -12,6 +12,7 @@ PACKAGE = ROOT / "seven_exp"
 
 # Room -> the rooms of this package it may import from.
 ARROWS = {
+    "__main__": {"command", "registry"},
     "registry": set(),
     "atomic": set(),
     "pruning": {"registry"},

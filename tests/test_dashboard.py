@@ -339,7 +339,7 @@ def test_without_the_extra_it_says_what_to_install(sweep, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert main([str(sweep), "--wandb", "team/project"]) == 2
     assert capsys.readouterr().err == (
-        "error: --wandb needs wandb-workspaces: pip install 'seven-exp[dashboard]'\n"
+        "error: --wandb needs wandb-workspaces: uv sync --extra dashboard\n"
     )
     # nothing is done before
     assert not (sweep / "comparison.csv").exists()

@@ -76,9 +76,7 @@ def require_login() -> None:
     try:
         import wandb_workspaces  # noqa: F401
     except ImportError:
-        raise ValueError(
-            "--wandb needs wandb-workspaces: pip install 'seven-exp[dashboard]'"
-        ) from None
+        raise ValueError("--wandb needs wandb-workspaces: uv sync --extra dashboard") from None
     from seven_exp.tracking.weights_and_biases import logged_in
 
     if not logged_in():

@@ -78,8 +78,8 @@ class Coverage:
         if self.prunable >= _ENOUGH * every:
             return None
         return (
-            f"{self.prunable / every:.1%} of the weights in matrices are prunable, and the sparsity "
-            f"counts these alone; dense: {self.parts()}"
+            f"{self.prunable / every:.1%} of the weights in matrices are prunable, and the "
+            f"sparsity counts these alone; dense: {self.parts()}"
         )
 
 
