@@ -58,6 +58,8 @@ class Masks:
 
     def put(self, places: Sequence[int], part: "Masks") -> None:
         """Take over what `some` gave and was changed since."""
+        # New lists: who has read `kept` before compares it with what is kept then.
+        self.bits, self.kept = list(self.bits), list(self.kept)
         for i, bits, kept in zip(places, part.bits, part.kept, strict=True):
             self.bits[i], self.kept[i] = bits, kept
 
