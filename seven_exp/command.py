@@ -93,7 +93,9 @@ def main(config_dir: Path) -> None:
         if (left := left_elsewhere()) is not None:
             print(left, file=sys.stderr)
         if not wants_trace:
-            if isinstance(error, OSError) and not started and error.errno not in PASSING:
+            # A name that Hydra does not find is an OSError, too, without a number of the system's.
+            number = error.errno if isinstance(error, OSError) else None
+            if number is not None and not started and number not in PASSING:
                 _stop(f"output_root: can't write the run's folder: {error}", 2)
             _stop_if_explained(error)
             if isinstance(error, ValueError) and not started:
