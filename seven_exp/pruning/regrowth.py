@@ -72,13 +72,10 @@ class Regrowth:
 
 
 class FromZero(Regrowth):
-    """Weights return from zero, and the optimizer's moments for them are cleared.
-
-    Without the optimizer the moments stay as the gradients of the pruned model have left them.
-    """
+    """Weights return from zero, and the optimizer's moments for them are cleared."""
 
     def __init__(
-        self, layers: Sequence[Layer], masks: Masks, optimizer: torch.optim.Optimizer | None
+        self, layers: Sequence[Layer], masks: Masks, optimizer: torch.optim.Optimizer
     ) -> None:
         super().__init__(layers, masks)
         self._optimizer = optimizer
@@ -93,8 +90,7 @@ class FromZero(Regrowth):
         for i, old, new in zip(values, before, after, strict=True):
             weight, places = self._layers[i].weight, new & ~old
             weight.data.masked_fill_(places, 0.0)
-            state = self._optimizer.state.get(weight, {}) if self._optimizer else {}
-            for moment in state.values():
+            for moment in self._optimizer.state.get(weight, {}).values():
                 if isinstance(moment, Tensor) and moment.shape == weight.shape:
                     moment.masked_fill_(places, 0.0)
 
@@ -327,6 +323,7 @@ def regrowth_of(
         optimizer, watching = None, False
         revival = "remembered" if revival in ("moved", "zero") else revival
     if revival == "zero":
+        assert optimizer is not None  # `check_optimizer` has seen to it
         return FromZero(layers, masks, optimizer)
     if revival == "remembered":
         return Remembered(layers, masks, optimizer, watching=watching)
