@@ -4,10 +4,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seven_exp.pruning import Criterion, Pruner, create_pruner, register
+    from seven_exp.pruning import (
+        GradientScore,
+        ModelScore,
+        Pruner,
+        Ranking,
+        Rule,
+        Score,
+        Solver,
+        State,
+        create_pruner,
+        register,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Criterion", "Pruner", "__version__", "create_pruner", "register"]
+__all__ = [
+    "GradientScore",
+    "ModelScore",
+    "Pruner",
+    "Ranking",
+    "Rule",
+    "Score",
+    "Solver",
+    "State",
+    "__version__",
+    "create_pruner",
+    "register",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -207,7 +207,7 @@ def check(config: RunConfig) -> None:
     """
     from seven_exp.datasets import DATASETS, TRAIN_SIZES, check_data, text_head
     from seven_exp.models import check_model, factory, is_hub_model
-    from seven_exp.pruning import PRUNERS, build_criterion
+    from seven_exp.pruning import PRUNERS, build_method
     from seven_exp.pruning.allocation import SCOPES
     from seven_exp.pruning.patterns import parse_pattern
     from seven_exp.pruning.schedules import SCHEDULES
@@ -220,9 +220,9 @@ def check(config: RunConfig) -> None:
         SCHEDULES[config.schedule.name]
         SCOPES[config.pruner.scope or spec.scope]
         parse_pattern(config.pruner.pattern)
-        check_arguments("pruner", config.pruner.name, spec.criterion, config.pruner.arguments)
+        check_arguments("pruner", config.pruner.name, spec.make, config.pruner.arguments)
         try:
-            build_criterion(config.pruner.name, config.pruner.arguments)
+            build_method(config.pruner.name, config.pruner.arguments)
         except ValueError as error:
             # Its words begin with a keyword of its own; who calls it from Python has no group.
             if str(error).partition(" ")[0] in config.pruner.arguments:

@@ -20,7 +20,7 @@ from seven_exp.build import data_of, first_example, model_of
 from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Batch, Data
-from seven_exp.pruning import NoEvidenceError, Pruner, create_pruner, read_by
+from seven_exp.pruning import PRUNERS, NoEvidenceError, Pruner, create_pruner, read_by
 from seven_exp.pruning.layers import prunable_layers
 from seven_exp.pruning.name_patterns import check_patterns, matches
 from seven_exp.pruning.replicas import group_of
@@ -511,7 +511,7 @@ def _facts(
         "schema": runs.SCHEMA,
         "run_hash": runs.digest(identity),
         "pruner": pruner.name,
-        "criterion": type(pruner.criterion).__name__.lower(),
+        "criterion": PRUNERS[pruner.name].criterion,
         "when": pruner.when,
         "schedule": pruner.curve,
         "scope": pruner.scope,

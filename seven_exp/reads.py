@@ -35,7 +35,7 @@ class Method:
             config: Checked already.
             prunes: None: as the config says.
         """
-        from seven_exp.pruning import PRUNERS
+        from seven_exp.pruning import PRUNERS, build_method, needs_batches
 
         pruner, spec = config.pruner, PRUNERS[config.pruner.name]
         if prunes is None:
@@ -45,7 +45,7 @@ class Method:
             prunes=prunes,
             when=pruner.when or spec.when,
             scope=pruner.scope or spec.scope,
-            needs_batches=spec.criterion.uses_gradients,
+            needs_batches=needs_batches(build_method(pruner.name, pruner.arguments)),
             rounds=pruner.rounds or (1 if pruner.levels > 1 else spec.rounds),
         )
 

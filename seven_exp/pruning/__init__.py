@@ -2,32 +2,55 @@
 
 from seven_exp.pruning import criteria
 from seven_exp.pruning.check import Check, LayerCheck
-from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.create import check_sparsity, create_pruner
+from seven_exp.pruning.criteria.score import GradientScore, ModelScore, Score, State
+from seven_exp.pruning.criteria.solver import Budget, Solver
 from seven_exp.pruning.evidence import NoEvidenceError
 from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import Coverage, prunable_layers, survey
 from seven_exp.pruning.masks import pack_bits, unpack_bits
 from seven_exp.pruning.memory import MemoryPlan, plan_memory
-from seven_exp.pruning.pruner import Pruner, build_criterion, check_sparsity, create_pruner
-from seven_exp.pruning.registry import PRUNERS, PrunerSpec, register
-from seven_exp.pruning.schedules import SCHEDULES, Schedule
+from seven_exp.pruning.method import Ranking, needs_batches
+from seven_exp.pruning.pruner import Pruner
+from seven_exp.pruning.registry import PRUNERS, PrunerSpec, build_method, register
+from seven_exp.pruning.regrowth import FromZero, Moved, Remembered, StayGone, StraightThrough
+from seven_exp.pruning.rules import DropAndGrow, Moment, Rule, Threshold, TopK
+from seven_exp.pruning.schedules import SCHEDULES, Gradual, Rounds
 
 __all__ = [
     "PRUNERS",
     "SCHEDULES",
+    "Budget",
     "Check",
     "Coverage",
-    "Criterion",
+    "DropAndGrow",
+    "FromZero",
+    "GradientScore",
+    "Gradual",
     "LayerCheck",
     "MemoryPlan",
+    "ModelScore",
+    "Moment",
+    "Moved",
     "NoEvidenceError",
     "Pruner",
     "PrunerSpec",
-    "Schedule",
-    "build_criterion",
+    "Ranking",
+    "Remembered",
+    "Rounds",
+    "Rule",
+    "Score",
+    "Solver",
+    "State",
+    "StayGone",
+    "StraightThrough",
+    "Threshold",
+    "TopK",
+    "build_method",
     "check_sparsity",
     "create_pruner",
     "criteria",
+    "needs_batches",
     "pack_bits",
     "plan_memory",
     "prunable_layers",

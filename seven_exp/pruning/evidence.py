@@ -110,6 +110,32 @@ def likely_cause(
     )
 
 
+def no_evidence(
+    name: str,
+    pool: Sequence[str],
+    model: nn.Module,
+    lost: Sequence[str],
+    scores: Sequence[Tensor],
+    uses_gradients: bool,
+) -> NoEvidenceError:
+    """The error for layers whose scores carry no information.
+
+    Args:
+        name: Of the pruner.
+        pool: The layers' names.
+        model: As for `likely_cause`, as are the others.
+        lost: Names of weights that have been pruned entirely.
+        scores: One tensor for each of the layers.
+        uses_gradients: Whether they come of gradients or activations.
+    """
+    first, *others = pool
+    where = f"{first} and {len(others)} more" if others else first
+    return NoEvidenceError(
+        f"{name} can't choose what to prune of {where}, for all scores there are equal or broken; "
+        f"likely cause: {likely_cause(model, lost, scores, uses_gradients)}"
+    )
+
+
 def _rows_undecidable(scores: Sequence[Tensor], candidates: Sequence[Tensor], kept: int) -> bool:
     choices = 0
     for score, places in zip(scores, candidates, strict=True):

@@ -8,7 +8,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from seven_exp.pruning.layers import Layer
-from seven_exp.pruning.registry import PRUNERS, When
+from seven_exp.pruning.method import Method, regrows
+from seven_exp.pruning.registry import PRUNERS, When, build_method
+from seven_exp.pruning.regrowth import FromZero, Remembered
 from seven_exp.pruning.schedules import course
 
 _TIMING = {
@@ -20,13 +22,19 @@ _OF_MODEL = ("sparsity", "include", "exclude", "exclude_defaults", "misfits")
 _OF_CHOICE = ("when", "schedule", "scope", "sparsities", "pattern", "min_density")
 
 
-def read_by(name: str, when: When | None = None, schedule: str | None = None) -> tuple[str, ...]:
+def read_by(
+    name: str,
+    when: When | None = None,
+    schedule: str | None = None,
+    method: Method | None = None,
+) -> tuple[str, ...]:
     """The keywords that a pruner reads, its hyper-parameters aside.
 
     Args:
         name: A registered name.
         when: The time at which it prunes; None: what the name stands for.
         schedule: The name of its curve; None: what the name stands for.
+        method: What it prunes by; None: the method with its default hyper-parameters.
 
     Raises:
         ValueError: The name or the schedule is unknown.
@@ -38,24 +46,31 @@ def read_by(name: str, when: When | None = None, schedule: str | None = None) ->
     if len(set(course(schedule or spec.schedule))) == 1:
         # A curve without a slope has no stairs.
         timing = tuple(keyword for keyword in timing if keyword != "levels")
-    returns = spec.criterion.revival in ("zero", "remembered", "trained")
+    method = method or build_method(name, {})
+    returns = issubclass(regrows(method), FromZero | Remembered)
     optimizer = ("optimizer",) if returns and (when or spec.when) == "during" else ()
     return (*_OF_MODEL, *_OF_CHOICE, *timing, *optimizer)
 
 
 def refuse_unread(
-    name: str, when: When, schedule: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
+    name: str,
+    method: Method,
+    when: When,
+    schedule: str,
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
 ) -> None:
     """Raise ValueError if a keyword is given that the pruner does not read; it names all of them.
 
     Args:
         name: A registered name.
+        method: What it prunes by.
         when: The time at which it prunes.
         schedule: The name of its curve.
         given: Keyword -> value.
         defaults: Keyword -> the value that means that it was not given.
     """
-    read = read_by(name, when, schedule)
+    read = read_by(name, when, schedule, method)
     unread = [k for k, v in given.items() if k not in read and v != defaults[k] and v is not None]
     if not unread:
         return

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seven_exp.pruning.create import create_pruner
 from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import prunable_layers
-from seven_exp.pruning.pruner import Pruner, create_pruner
+from seven_exp.pruning.pruner import Pruner
 
 
 class MemoryPlan(NamedTuple):
@@ -67,7 +68,7 @@ def _bytes_per_weight(name: str, dtype: torch.dtype, settings: dict[str, Any]) -
 def held_bytes(pruner: Pruner) -> int:
     """Bytes of the tensors that a pruner holds now: masks, evidence and remembered weights."""
     tensors: list[Tensor] = [*pruner._masks.bits, *(pruner._regrowth.memory or ())]
-    for column in pruner.criterion.state.values():
+    for column in pruner.state.tensors.values():
         tensors += column
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())

@@ -5,12 +5,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from seven_exp.pruning.criteria.base import Criterion
-from seven_exp.pruning.criteria.solver import Solver
 from seven_exp.pruning.inputs import shown
 from seven_exp.pruning.layers import Coverage, matches
 from seven_exp.pruning.matrices import Layer, transposed
-from seven_exp.pruning.patterns import Units
+from seven_exp.pruning.patterns import Pattern, Units
 from seven_exp.registry import nearest
 
 Misfits = Literal["error", "dense"]
@@ -20,21 +18,21 @@ _SHOWN = 3
 
 
 def misfits_of(
-    layers: Sequence[Layer], criterion: Criterion, scope: str, *, needs_gradients: bool
+    layers: Sequence[Layer], pattern: Pattern, scope: str, *, solved: bool, needs_gradients: bool
 ) -> dict[str, str]:
     """Name -> reason, as a sentence, of the layers that can't be pruned as asked.
 
     Args:
         layers: The prunable weights.
-        criterion: With its pattern.
+        pattern: Which sets of weights may go together.
         scope: Name of the allocation.
+        solved: Whether a solver prunes them.
         needs_gradients: Whether frozen weights are misfits.
     """
-    pattern = criterion.pattern
     of_rows = scope == "per_row" or pattern.counts_rows
     found: dict[str, str] = {}
     for layer in layers:
-        if of_rows and transposed(layer) and not _turns(layer, criterion):
+        if of_rows and transposed(layer) and not (solved and _turns(layer, pattern)):
             found[layer.name] = f"{layer.name} is transposed, its rows are inputs"
         elif needs_gradients and not layer.weight.requires_grad:
             found[layer.name] = f"{layer.name} is frozen and its gradient is needed"
@@ -42,29 +40,28 @@ def misfits_of(
     return found | pattern.misfits(fitting)
 
 
-def unserved(layers: Sequence[Layer], solver: Solver, scope: str) -> dict[str, str]:
+def unserved(layers: Sequence[Layer], pattern: Pattern, scope: str) -> dict[str, str]:
     """Name -> reason, as a sentence, of the layers that a solver leaves dense in any model.
 
     Args:
         layers: The prunable weights.
-        solver: With its pattern.
+        pattern: Which sets of weights may go together.
         scope: Name of the allocation.
     """
-    of_rows = scope == "per_row" or solver.pattern.counts_rows
+    of_rows = scope == "per_row" or pattern.counts_rows
     found = {}
     for layer in layers:
         if not shown(layer):
             kind = type(layer.module).__name__
             found[layer.name] = f"{layer.name} is part of a {kind}, which does not show its inputs"
-        elif of_rows and transposed(layer) and not _turns(layer, solver):
+        elif of_rows and transposed(layer) and not _turns(layer, pattern):
             found[layer.name] = f"{layer.name} is transposed, its rows are inputs"
     return found
 
 
-def _turns(layer: Layer, criterion: Criterion) -> bool:
-    """Whether the criterion judges a transposed matrix by its outputs all the same."""
-    plain = layer.weight.dim() == 2 and not layer.stacked
-    return isinstance(criterion, Solver) and plain and not isinstance(criterion.pattern, Units)
+def _turns(layer: Layer, pattern: Pattern) -> bool:
+    """Whether a solver judges a transposed matrix by its outputs all the same."""
+    return layer.weight.dim() == 2 and not layer.stacked and not isinstance(pattern, Units)
 
 
 def settle(coverage: Coverage, found: Mapping[str, str], choice: Misfits) -> Coverage:

@@ -18,6 +18,10 @@ class Pattern:
     counts_rows: ClassVar[bool] = False
     """Whether it tells a weight's outputs from its inputs."""
 
+    def __str__(self) -> str:
+        """The word that `parse_pattern` reads."""
+        return "unstructured"
+
     def check(self, sparsity: float, scope: str) -> None:
         """Raise ValueError, with the reason, where the pattern does not fit the settings."""
 
@@ -61,6 +65,9 @@ class NOfM(Pattern):
 
     counts_rows: ClassVar[bool] = True
 
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
     def check(self, sparsity: float, scope: str) -> None:
         """The sparsity follows from the pattern, in every row alike."""
         implied = 1 - self.n / self.m
@@ -102,6 +109,9 @@ class Units(Pattern):
 
     name = "units"
 
+    def __str__(self) -> str:
+        return self.name
+
     def check(self, sparsity: float, scope: str) -> None:
         """Units of a layer must be able to compete."""
         if scope == "per_row":
@@ -141,6 +151,9 @@ class Blocks(Units):
     columns: int
 
     name = "blocks"
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}"
 
     def _misfit(self, layer: Layer) -> str | None:
         """Blocks must tile the weight, of experts each one's."""

@@ -1,14 +1,20 @@
-"""Name -> pruner. A named pruner is a criterion with a good time and schedule for it."""
+"""Name -> pruner. A named pruner is a method with a good time and schedule for it."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from numbers import Real
+from typing import Any, Literal, TypeVar, get_args
 
-from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.criteria.score import ModelScore, Score
+from seven_exp.pruning.method import Method, Ranking
 from seven_exp.registry import Registry, nearest
 
 When = Literal["before", "during", "after"]
 """Relative to training (or fine-tuning): on batches before it, step by step, or once it is done."""
+
+Made = Score | ModelScore | Method
+"""A score alone ranks weights, the highest staying and the others gone for good."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,7 @@ class PrunerSpec:
     """What a name stands for.
 
     Attributes:
-        criterion: The class that scores weights; its constructor's keywords are hyper-parameters.
+        make: Makes the method; its keywords are the hyper-parameters.
         when: When the masks are chosen.
         schedule: The curve used unless the user names another.
         rounds: Mask updates of a "before" or "after" pruner unless the user says otherwise.
@@ -24,17 +30,22 @@ class PrunerSpec:
         scope: How the sparsity is shared among layers unless the user says otherwise.
     """
 
-    criterion: type[Criterion]
+    make: Callable[..., Made]
     when: When
     schedule: str
     rounds: int
     prunes: bool
     scope: str
 
+    @property
+    def criterion(self) -> str:
+        """The name that the pruners of one criterion share, such as "seven"."""
+        return self.make.__name__.replace("_", "").lower()
+
 
 PRUNERS: Registry[PrunerSpec] = Registry("pruner")
 
-C = TypeVar("C", bound=type[Criterion])
+M = TypeVar("M", bound=Callable[..., Made])
 
 
 def register(
@@ -45,8 +56,11 @@ def register(
     rounds: int = 1,
     prunes: bool = True,
     scope: str = "global",
-) -> Callable[[C], C]:
-    """Class decorator: file a criterion under ``name``. One class may have several names.
+) -> Callable[[M], M]:
+    """Decorator: file a method under ``name``. One method may have several names.
+
+    What is decorated is the class of a score, whose highest are kept and whose pruned weights stay
+    gone; the class of a solver; or a function that returns a `Ranking` of score, rule and regrowth.
 
     Args:
         name: What users write: ``pruner=NAME``, ``create_pruner(NAME, ...)``.
@@ -61,11 +75,30 @@ def register(
     """
     check_when(when)
 
-    def add(criterion: C) -> C:
-        PRUNERS.add(name, PrunerSpec(criterion, when, schedule, rounds, prunes, scope))
-        return criterion
+    def add(make: M) -> M:
+        PRUNERS.add(name, PrunerSpec(make, when, schedule, rounds, prunes, scope))
+        return make
 
     return add
+
+
+def build_method(name: str, hyperparameters: Mapping[str, Any]) -> Method:
+    """The method that a pruner's name stands for.
+
+    Raises:
+        ValueError: Unknown pruner, or a hyper-parameter that it does not take.
+    """
+    make = PRUNERS[name].make
+    known = inspect.signature(make).parameters
+    for key, value in hyperparameters.items():
+        if key not in known:
+            hint = nearest(key, known) if known else "it takes none"
+            raise ValueError(f"{name} has no hyper-parameter '{key}': {hint}")
+        usual = known[key].default
+        if type(usual) in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise ValueError(f"{key} is {value!r}: choose a number, such as {usual}")
+    made = make(**hyperparameters)
+    return Ranking(made) if isinstance(made, Score | ModelScore) else made
 
 
 def check_when(when: str) -> None:

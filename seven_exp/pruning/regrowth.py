@@ -9,24 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from seven_exp.pruning.criteria.base import Revival
 from seven_exp.pruning.layers import Layer
 from seven_exp.pruning.masks import Masks
 
 
 class Regrowth:
-    """Pruned weights stay gone ("never") or return as the optimizer has left them ("moved").
+    """Whether a pruned weight may return, and with which value. What is common to all kinds.
 
     Args:
         layers: The pruner's layers.
         masks: Their masks, which the pruner changes.
 
     Attributes:
-        keeps: Whether dense weights are kept beside the model.
-        memory: They, one tensor a layer, from the first step on that needs them.
+        memory: Dense weights kept beside the model, one tensor a layer, from the first step on that
+            needs them; None where the kind keeps none.
     """
-
-    keeps = False
 
     def __init__(self, layers: Sequence[Layer], masks: Masks) -> None:
         self._layers, self._masks = layers, masks
@@ -69,6 +66,14 @@ class Regrowth:
 
     def _weights(self) -> list[nn.Parameter]:
         return [layer.weight for layer in self._layers]
+
+
+class StayGone(Regrowth):
+    """Pruned weights never return."""
+
+
+class Moved(Regrowth):
+    """Weights return with the value to which the last optimizer step has moved them from zero."""
 
 
 class FromZero(Regrowth):
@@ -114,7 +119,6 @@ class Remembered(Regrowth):
         watching: Whether the criterion asks for `forward` while the model is trained.
     """
 
-    keeps = True
     hides_gradients = True
 
     def __init__(
@@ -300,7 +304,7 @@ def _weakly(owner: Remembered, act: Callable[..., None]) -> Callable[..., None]:
 
 
 def regrowth_of(
-    revival: Revival,
+    kind: type[Regrowth],
     layers: Sequence[Layer],
     masks: Masks,
     optimizer: torch.optim.Optimizer | None,
@@ -308,25 +312,27 @@ def regrowth_of(
     training: bool,
     watching: bool,
 ) -> Regrowth:
-    """What the criterion's word for it means for some weights.
+    """A kind of regrowth for some weights.
 
     Args:
-        revival: The criterion's.
+        kind: What the method asks for.
         layers: The pruner's layers.
         masks: Their masks.
         optimizer: It trains the weights.
         training: Whether masks change while the model is trained. Outside training nothing moves
-            weights, and those that would be moved are remembered.
-        watching: Whether the criterion looks at weights and gradients of training steps.
+            weights, so all that may return keep their value.
+        watching: Whether the method looks at weights and gradients of training steps.
+
+    Raises:
+        TypeError: Weights are to return from zero during training, and there is no optimizer.
     """
-    if not training:
-        optimizer, watching = None, False
-        revival = "remembered" if revival in ("moved", "zero") else revival
-    if revival == "zero":
-        assert optimizer is not None  # `check_optimizer` has seen to it
-        return FromZero(layers, masks, optimizer)
-    if revival == "remembered":
-        return Remembered(layers, masks, optimizer, watching=watching)
-    if revival == "trained":
-        return StraightThrough(layers, masks, optimizer, watching=watching)
-    return Regrowth(layers, masks)
+    if not training and kind is not StayGone:
+        kind = StraightThrough if kind is StraightThrough else Remembered
+        return kind(layers, masks)
+    if issubclass(kind, FromZero):
+        if optimizer is None:
+            raise TypeError("FromZero needs the optimizer, whose moments it clears")
+        return kind(layers, masks, optimizer)
+    if issubclass(kind, Remembered):
+        return kind(layers, masks, optimizer, watching=watching)
+    return kind(layers, masks)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from seven_exp.registry import Registry
 
@@ -67,13 +68,13 @@ def alternating(progress: float, sparsity: float) -> float:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """A curve laid over the steps ``begin <= t < end``, with a mask update every ``interval``.
+class Gradual:
+    """During training: a curve laid over the steps ``begin <= t < end``.
 
     The window's steps are numbered j = 0 .. N-1 with N = end - begin. Masks are updated at the
-    last step of each interval and at j = N-1, to the curve's value at ``(j + 1) / N``; so the last
-    update reaches the final sparsity exactly. With ``levels``, the way there is a staircase of so
-    many equal treads, each as high as the curve at its end.
+    last step of each ``interval`` and at j = N-1, to the curve's value at ``(j + 1) / N``; so the
+    last update reaches the final sparsity exactly. With ``levels``, the way there is a staircase of
+    so many equal treads, each as high as the curve at its end.
 
     Raises:
         ValueError: The window is empty or negative, the interval or the levels do not fit into it,
@@ -133,3 +134,23 @@ class Schedule:
             # Nudged, so that a tread's last step is not lifted by rounding.
             progress = math.ceil(progress * self.levels - 1e-9) / self.levels
         return target if progress == 1 else SCHEDULES[self.curve](progress, target)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Outside training: so many mask updates along a curve, one after another.
+
+    Attributes:
+        curve: Name of the curve.
+        n: How many.
+        when: Before training or after it.
+    """
+
+    curve: str
+    n: int
+    when: Literal["before", "after"]
+
+    @property
+    def window(self) -> Gradual:
+        """The rounds as steps."""
+        return Gradual(self.curve, 0, self.n)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seven_exp.config import ConfigError, RunConfig
-from seven_exp.pruning import Schedule
+from seven_exp.pruning import Gradual
 from seven_exp.reads import Method
 
 
@@ -177,6 +177,6 @@ def _check_window(config: RunConfig, begin: int, end: int, interval: int, steps:
                 f"steps; the nearest valid choice is {steps}"
             )
     try:
-        Schedule(config.schedule.name, begin, end, interval, config.schedule.levels)
+        Gradual(config.schedule.name, begin, end, interval, config.schedule.levels)
     except ValueError as error:
         raise ConfigError(f"schedule.{error}") from None

@@ -5,24 +5,33 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from seven_exp.pruning.criteria.magnitude import Magnitude
+from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
+from seven_exp.pruning.regrowth import FromZero
+from seven_exp.pruning.rules import Moment, Rule
 
 
 @register("ac_dc", when="during", schedule="alternating")
-class AcDc(Magnitude):
+def ac_dc() -> Ranking:
     """|w| at the start of each sparse phase; dense phases let all weights return from zero.
 
     (Peste et al., "AC/DC: alternating compressed/decompressed training", arXiv 2106.12379.) The
     moments of returning weights are cleared; those of the others go on.
     """
+    return Ranking(Magnitude(), Phases(), FromZero)
 
-    revival = "zero"
+
+class Phases(Rule):
+    """Within a sparse phase those alive stay, whatever the optimizer moves the others to."""
 
     def rank(
-        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
+        self,
+        scores: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        moment: Moment,
     ) -> list[Tensor]:
-        """Within a sparse phase those alive stay, whatever the optimizer moves the others to."""
-        scores = self.scores(weights)
+        """The scores of those alive."""
         if not any(mask.any() for mask in masks):
-            return scores
+            return list(scores)
         return [score.masked_fill(~mask, -1.0) for score, mask in zip(scores, masks, strict=True)]

@@ -5,20 +5,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.criteria.score import GradientScore, State
 from seven_exp.pruning.registry import register
 
 
 @register("gradient", when="during", schedule="linear")
-class Gradient(Criterion):
+class Gradient(GradientScore):
     """|dL/dw| of the latest batch."""
 
-    uses_gradients = True
+    def init(self, weights: Sequence[Tensor]) -> State:
+        """No gradient yet."""
+        return State.zeros(weights, "score")
 
-    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Remember the latest gradient's size."""
-        self.state["score"] = list(torch._foreach_abs(list(grads)))
+        state.tensors["score"] = list(torch._foreach_abs(list(grads)))
 
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
         """|g|."""
-        return self.zeros("score", weights)
+        return state["score"]

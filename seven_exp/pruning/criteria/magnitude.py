@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from seven_exp.pruning.criteria.base import Criterion, magnitudes
+from seven_exp.pruning.criteria.score import Score, State, magnitudes
 from seven_exp.pruning.registry import register
 
 
@@ -12,9 +12,9 @@ from seven_exp.pruning.registry import register
 @register("magnitude", when="after", schedule="one_shot")
 @register("magnitude_pre", when="before", schedule="one_shot")
 @register("magnitude_dyn", when="during", schedule="cubic")
-class Magnitude(Criterion):
+class Magnitude(Score):
     """|w| (Han et al., arXiv 1506.02626); during training, gradually (Zhu, Gupta, 1710.01878)."""
 
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
         """|w|."""
         return magnitudes(weights)

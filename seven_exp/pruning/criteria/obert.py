@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seven_exp.pruning.criteria.base import Criterion, precision
+from seven_exp.pruning.criteria.score import CompensatingScore, State, precision
 from seven_exp.pruning.registry import register
 
 _CHUNK = 4096
@@ -19,7 +19,7 @@ eigenvalues down to a third of it below zero."""
 
 @register("obert_pre", when="before", schedule="exponential", rounds=10)
 @register("obert", when="during", schedule="cubic")
-class Obert(Criterion):
+class Obert(CompensatingScore):
     """w^2 / (2 [F^-1]_qq), the survivors of each block then moved to where the loss is least.
 
     F is the mean of g g^T, plus lambda I, on blocks of consecutive weights of a layer, the pruned
@@ -36,10 +36,7 @@ class Obert(Criterion):
             indefinite by its own rounding.
     """
 
-    uses_gradients = True
-
     def __init__(self, *, gradients: int = 1024, block: int = 50, dampening: float = 1e-7) -> None:
-        super().__init__()
         for name, value in (("gradients", gradients), ("block", block)):
             if value < 1:
                 raise ValueError(f"{name} is {value}: choose 1 or more")
@@ -47,29 +44,28 @@ class Obert(Criterion):
             raise ValueError(f"dampening is {dampening}: choose a positive number")
         self.gradients, self.block, self.dampening = gradients, block, dampening
 
-    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def init(self, weights: Sequence[Tensor]) -> State:
+        """F = 0."""
+        return State({"fisher": [self._empty(weight) for weight in weights]})
+
+    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Take the gradient's outer product with itself into the mean, block by block."""
-        seen = self.numbers["seen"] = self.numbers.get("seen", 0) + 1
+        seen = state.numbers["seen"] = state.numbers.get("seen", 0) + 1
         share = 1 / min(seen, self.gradients)
-        if "fisher" not in self.state:
-            self.state["fisher"] = [
-                grad.new_zeros(-(-grad.numel() // self.block), self.block, self.block)
-                for grad in grads
-            ]
-        for fisher, grad in zip(self.state["fisher"], grads, strict=True):
+        for fisher, grad in zip(state["fisher"], grads, strict=True):
             rows = self._blocks(grad)
             fisher.baddbmm_(rows.unsqueeze(2), rows.unsqueeze(1), beta=1 - share, alpha=share)
 
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
         """w^2 / (2 [F^-1]_qq); weights of zero count as pruned."""
-        if "fisher" not in self.state:
+        if "seen" not in state.numbers:
             return [torch.zeros_like(weight, dtype=precision(weight)) for weight in weights]
         scores = []
-        for i, weight in enumerate(weights):
+        for fisher, weight in zip(state["fisher"], weights, strict=True):
             w = self._blocks(weight.detach())
             parts = [
                 w[own].double().square()
-                / (2 * _inverse_diagonal(self._fisher(i, own), w[own] != 0))
+                / (2 * _inverse_diagonal(self._dampened(fisher[own]), w[own] != 0))
                 for own in _chunks(len(w))
             ]
             score = torch.cat(parts).flatten()[: weight.numel()].view_as(weight)
@@ -77,15 +73,19 @@ class Obert(Criterion):
         return scores
 
     def compensate(
-        self, weights: Sequence[Tensor], before: Sequence[Tensor], after: Sequence[Tensor]
+        self,
+        state: State,
+        weights: Sequence[Tensor],
+        before: Sequence[Tensor],
+        after: Sequence[Tensor],
     ) -> list[Tensor]:
         """w_S + delta_S."""
         moved = []
-        for i, (weight, old, new) in enumerate(zip(weights, before, after, strict=True)):
+        for fisher, weight, old, new in zip(state["fisher"], weights, before, after, strict=True):
             w, stays = self._blocks(weight.detach()), self._blocks(new)
             goes = self._blocks(old) & ~stays
             parts = [
-                w[own] + _shift(self._fisher(i, own), w[own], stays[own], goes[own])
+                w[own] + _shift(self._dampened(fisher[own]), w[own], stays[own], goes[own])
                 for own in _chunks(len(w))
             ]
             moved.append(torch.cat(parts).flatten()[: weight.numel()].view_as(weight))
@@ -96,9 +96,14 @@ class Obert(Criterion):
         flat = tensor.flatten()
         return functional.pad(flat, (0, -flat.numel() % self.block)).view(-1, self.block)
 
-    def _fisher(self, layer: int, blocks: slice) -> Tensor:
-        """F of some blocks, in float64, which the dampening needs: (blocks, block, block)."""
-        fisher = self.state["fisher"][layer][blocks].to(torch.float64, copy=True)
+    def _empty(self, weight: Tensor) -> Tensor:
+        """(blocks, block, block) zeros."""
+        shape = (-(-weight.numel() // self.block), self.block, self.block)
+        return torch.zeros(shape, dtype=precision(weight), device=weight.device)
+
+    def _dampened(self, fisher: Tensor) -> Tensor:
+        """F of some blocks, in float64, which the dampening needs."""
+        fisher = fisher.to(torch.float64, copy=True)
         fisher.diagonal(dim1=1, dim2=2).add_(self.dampening)
         return fisher
 

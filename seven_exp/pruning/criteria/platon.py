@@ -5,13 +5,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.criteria.score import GradientScore, State
+from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
+from seven_exp.pruning.regrowth import Moved
 
 
 @register("platon", when="during", schedule="cubic")
-class Platon(Criterion):
-    """Ibar * U: smoothed importance times its uncertainty; pruned weights may return.
+def platon(*, beta_1: float = 0.85, beta_2: float = 0.95, window: int = 10) -> Ranking:
+    """The highest Ibar * U, see `Platon`; pruned weights return as the optimizer has moved them.
+
+    Args:
+        beta_1: Decay of the importance, in [0, 1).
+        beta_2: Decay of the uncertainty, in [0, 1).
+        window: Steps that I is averaged over.
+    """
+    return Ranking(Platon(beta_1, beta_2, window), regrowth=Moved)
+
+
+class Platon(GradientScore):
+    """Ibar * U: smoothed importance times its uncertainty.
 
     At step t, with I the mean of |w g| over the current window of steps (Zhang et al., "PLATON",
     arXiv 2206.12562, eqs. 6 to 8)::
@@ -27,11 +40,7 @@ class Platon(Criterion):
         window: Steps that I is averaged over.
     """
 
-    uses_gradients = True
-    revival = "moved"
-
-    def __init__(self, *, beta_1: float = 0.85, beta_2: float = 0.95, window: int = 10) -> None:
-        super().__init__()
+    def __init__(self, beta_1: float, beta_2: float, window: int) -> None:
         for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is {value}: choose a number in [0, 1)")
@@ -39,12 +48,16 @@ class Platon(Criterion):
             raise ValueError(f"window is {window}: choose 1 or more")
         self.beta_1, self.beta_2, self.window = beta_1, beta_2, window
 
-    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def init(self, weights: Sequence[Tensor]) -> State:
+        """All averages at 0."""
+        return State.zeros(weights, "window_mean", "importance", "uncertainty")
+
+    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Average |w g|; at each window's end move Ibar and U."""
         names = ("window_mean", "importance", "uncertainty")
-        mean, importance, uncertainty = (self.zeros(name, weights) for name in names)
-        place = int(self.numbers.get("t", 0)) % self.window
-        self.numbers["t"] = self.numbers.get("t", 0) + 1
+        mean, importance, uncertainty = (state[name] for name in names)
+        place = int(state.numbers.get("t", 0)) % self.window
+        state.numbers["t"] = state.numbers.get("t", 0) + 1
 
         sensitivity = list(grads)
         torch._foreach_mul_(sensitivity, [weight.detach() for weight in weights])
@@ -57,12 +70,8 @@ class Platon(Criterion):
             torch._foreach_abs_(deviation)
             torch._foreach_lerp_(uncertainty, deviation, 1 - self.beta_2)
 
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
         """Ibar U; before the first window's end, the importance so far."""
-        if self.numbers.get("t", 0) < self.window:
-            return self.zeros("window_mean", weights)
-        return list(
-            torch._foreach_mul(
-                self.zeros("importance", weights), self.zeros("uncertainty", weights)
-            )
-        )
+        if state.numbers.get("t", 0) < self.window:
+            return state["window_mean"]
+        return list(torch._foreach_mul(state["importance"], state["uncertainty"]))

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.base import Criterion, precision
+from seven_exp.pruning.criteria.score import Score, State
 from seven_exp.pruning.registry import register
+from seven_exp.pruning.rules import drawn
 
 
 @register("random", when="before", schedule="one_shot")
-class Random(Criterion):
+class Random(Score):
     """U(0, 1), drawn once, so that gradual pruning is nested.
 
     Args:
@@ -18,17 +18,12 @@ class Random(Criterion):
     """
 
     def __init__(self, *, seed: int = 0) -> None:
-        super().__init__()
         self.seed = seed
 
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The draw, made on the CPU so that every device prunes the same weights."""
-        if "score" not in self.state:
-            generator = torch.Generator().manual_seed(self.seed)
-            self.state["score"] = [
-                torch.rand(w.shape, generator=generator, dtype=precision(w), device="cpu").to(
-                    w.device
-                )
-                for w in weights
-            ]
-        return self.state["score"]
+    def init(self, weights: Sequence[Tensor]) -> State:
+        """The draw."""
+        return State({"score": drawn(weights, self.seed)})
+
+    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+        """The draw."""
+        return state["score"]

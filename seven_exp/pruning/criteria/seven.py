@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seven_exp.pruning import sweeps
-from seven_exp.pruning.criteria.base import Criterion, cleaned
+from seven_exp.pruning.criteria.score import OnePassScore, State, cleaned
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.one_pass import seven_and_best
 from seven_exp.pruning.registry import register
@@ -18,7 +18,7 @@ _MOMENTS = ("float32", "bfloat16")
 
 @register("seven_pre", when="before", schedule="cubic", rounds=100)
 @register("seven_dyn", when="during", schedule="cubic")
-class Seven(Criterion):
+class Seven(OnePassScore):
     """Sum over the steps of |w g| times the gradient's signal-to-noise factor.
 
     With a = |g / u| at step t = 0, 1, ... (Xiao et al., "SEVEN: Pruning Transformer Model by
@@ -42,13 +42,9 @@ class Seven(Criterion):
             step and saves 4 of 12 bytes a weight.
     """
 
-    uses_gradients = True
-    at_once = True
-
     def __init__(
         self, *, alpha_1: float = 0.8, alpha_2: float = 0.9, moments: str = "float32"
     ) -> None:
-        super().__init__()
         if moments not in _MOMENTS:
             raise ValueError(f"moments is '{moments}': {nearest(moments, _MOMENTS)}")
         for name, value in (("alpha_1", alpha_1), ("alpha_2", alpha_2)):
@@ -56,13 +52,28 @@ class Seven(Criterion):
                 raise ValueError(f"{name} is {value}: choose a number in [0, 1)")
         self.alpha_1, self.alpha_2, self.moments = alpha_1, alpha_2, moments
 
-    def observe(self, weights: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
-        """One step of the recurrence above, on gradients as they lie."""
-        if step := self._step(weights, grads):
+    def init(self, weights: Sequence[Tensor]) -> State:
+        """M = v = S = 0."""
+        state = State.zeros(weights, "m", "v", "score")
+        if self.moments == "bfloat16":
+            for name in ("m", "v"):
+                state.tensors[name] = [torch.zeros_like(w, dtype=torch.bfloat16) for w in weights]
+        return state
+
+    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """One step of the recurrence above."""
+        self.observe(state, weights, grads)
+
+    def observe(
+        self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
+    ) -> None:
+        """The same without a copy: the pass over memory cleans gradients as it reads them."""
+        if step := self._step(state, weights, grads):
             sweeps.seven(step)
 
     def observe_and_choose(
         self,
+        state: State,
         weights: Sequence[Tensor],
         grads: Sequence[Tensor | None],
         masks: Masks,
@@ -71,36 +82,30 @@ class Seven(Criterion):
         """Both in one pass over memory, where there is a compiled one."""
         # A subclass may gather or score otherwise.
         if type(self) is not Seven:
-            return super().observe_and_choose(weights, grads, masks, k)
-        step = self._step(weights, grads)
+            self.observe(state, weights, grads)
+            return False
+        step = self._step(state, weights, grads)
         return step is not None and seven_and_best(step, masks, k)
 
+    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+        """S."""
+        return state["score"]
+
     def _step(
-        self, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
+        self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> sweeps.SevenStep | None:
         """The next step; None while all gradients vanish."""
         seen = [
             torch.zeros_like(weight) if grad is None else grad.detach()
             for weight, grad in zip(weights, grads, strict=True)
         ]
-        unit = self.numbers.get("unit") or _unit(cleaned(seen, weights))
+        unit = state.numbers.get("unit") or _unit(cleaned(seen, weights))
         if unit == 0:
             return None
-        t = int(self.numbers.get("t", 0))
-        self.numbers.update(unit=unit, t=t + 1)
-        if self.moments == "bfloat16" and "m" not in self.state:
-            for name in ("m", "v"):
-                self.state[name] = [torch.zeros_like(w, dtype=torch.bfloat16) for w in weights]
-        m, v, score = (self.zeros(name, weights) for name in ("m", "v", "score"))
+        t = int(state.numbers.get("t", 0))
+        state.numbers.update(unit=unit, t=t + 1)
+        m, v, score = (state[name] for name in ("m", "v", "score"))
         return sweeps.SevenStep(weights, seen, m, v, score, unit, (self.alpha_1, self.alpha_2), t)
-
-    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """The same."""
-        self.observe(weights, grads)
-
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """S."""
-        return self.zeros("score", weights)
 
 
 def _unit(grads: Sequence[Tensor]) -> float:

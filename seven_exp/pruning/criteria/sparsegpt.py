@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.solver import Order, Solver, State
+from seven_exp.pruning.criteria.solver import Budget, Order, Solver, Sums
 from seven_exp.pruning.evidence import constant
-from seven_exp.pruning.inputs import Use
 from seven_exp.pruning.patterns import NOfM
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.select import kept_count
@@ -50,99 +49,80 @@ class SparseGpt(Solver):
         if dampening <= 0:
             raise ValueError(f"dampening is {dampening}: choose a positive number")
         self.block, self.dampening = block, dampening
-        self._uses: Sequence[Use] = []
-        self._factors: list[Tensor] = []
-        self._hessians: list[Tensor] = []
-        self._chosen: Tensor | None = None
 
-    def init(self, weight: Tensor) -> State:
+    def init(self, weight: Tensor) -> Sums:
         """One sum for each pair of inputs."""
         groups, _, inputs = weight.shape
         return {"moments": weight.new_zeros(groups, inputs, inputs)}
 
-    def see(self, state: State, inputs: Sequence[Tensor]) -> None:
+    def see(self, sums: Sums, inputs: Sequence[Tensor]) -> None:
         """Sum x x^T."""
-        for moment, x in zip(state["moments"], inputs, strict=True):
+        for moment, x in zip(sums["moments"], inputs, strict=True):
             moment.addmm_(x.T, x)
 
-    def solve(self, uses: Sequence[Use], weights: Sequence[Tensor], states: list[State]) -> None:
-        """U of each layer, and 1 / U_jj for each weight of column j."""
-        self._uses, self._factors, self._hessians, self._chosen = uses, [], [], None
-        self.state["scale"] = []
-        for use, weight, state in zip(uses, weights, states, strict=True):
-            hessians = 2 / state["uses"].clamp(min=1)[:, None, None] * state["moments"]
-            hessians = torch.stack([_dampened(hessian, self.dampening) for hessian in hessians])
-            factor = torch.stack([_factor(hessian) for hessian in hessians])
-            scale = 1 / factor.diagonal(dim1=1, dim2=2).unsqueeze(1)
-            scales = scale.expand_as(use.matrices(weight, len(factor)))
-            self._factors.append(factor)
-            self._hessians.append(hessians)
-            self.state["scale"].append(use.weight(scales, weight.shape))
-
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, sums: Sums, weight: Tensor) -> Tensor:
         """w^2 / U_jj^2 of the weights as they are."""
-        return [
-            (w.detach().to(scale.dtype) * scale).square()
-            for w, scale in zip(weights, self.state["scale"], strict=True)
-        ]
+        return _score(weight, _factors(self._hessians(sums)))
 
-    def rank(
-        self, weights: Sequence[Tensor], masks: Sequence[Tensor], progress: float, density: float
-    ) -> list[Tensor]:
-        """Of a single layer, each weight's standing within its block or group of columns."""
-        scores = self.scores(weights)
-        if len(weights) > 1 or constant(scores[0], masks[0]):
-            return scores
-        weight, use, factor, pattern = weights[0], self._uses[0], self._factors[0], self.pattern
-        alive = use.matrices(masks[0], len(factor))
-        chosen = torch.zeros_like(alive)
-        standing = torch.zeros(alive.shape, dtype=factor.dtype, device=alive.device)
+    def solve(self, sums: Sums, weight: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
+        """Choose block by block, where nothing is chosen yet; then sweep with the new mask.
+
+        A layer's count is exact, so a weight or so more than its blocks have chosen stays. It takes
+        the value that fits best beside the others, which have been moved without it.
+        """
+        hessians = self._hessians(sums)
+        factors = _factors(hessians)
+        mask, chosen = budget.mask, None
+        if mask is None:
+            standing, chosen = self._standing(weight, factors, budget)
+            mask = budget.best(standing)
+        if chosen is None or (chosen & ~mask).any():
+            chosen = mask
+        moved = self._sweep(weight, factors, _given(chosen)) * chosen
+        _fit(moved, weight, hessians, mask & ~chosen)
+        return mask, moved
+
+    def _hessians(self, sums: Sums) -> Tensor:
+        """H, dampened, of each group."""
+        hessians = 2 / sums["uses"].clamp(min=1)[:, None, None] * sums["moments"]
+        return torch.stack([_dampened(hessian, self.dampening) for hessian in hessians])
+
+    def _standing(
+        self, weight: Tensor, factors: Tensor, budget: Budget
+    ) -> tuple[Tensor, Tensor | None]:
+        """Each weight's rank within its block or group of columns, and what the blocks keep."""
+        scores, pattern = _score(weight, factors), budget.pattern
+        if constant(scores, budget.alive):
+            return scores, None
+        chosen = torch.zeros_like(budget.alive)
+        standing = torch.zeros(weight.shape, dtype=factors.dtype, device=weight.device)
 
         def choose_group(columns: slice, scores: Tensor) -> Tensor:
             assert isinstance(pattern, NOfM)
-            shape = (-1, pattern.m, *weight.shape[2:])
-            best = pattern.protected(scores.view(shape), alive[..., columns].reshape(shape))
+            shape = (-1, pattern.m, *budget.kernel)
+            alive = budget.alive[..., columns].reshape(shape)
+            best = pattern.protected(scores.view(shape), alive)
             standing[..., columns] = best.view_as(scores).to(standing.dtype)
             return best.view_as(scores)
 
         def choose(columns: slice, scores: Tensor) -> Tensor:
-            order = scores.masked_fill(~alive[..., columns], -1.0).flatten().argsort(stable=True)
+            alive = budget.alive[..., columns]
+            order = scores.masked_fill(~alive, -1.0).flatten().argsort(stable=True)
             places = torch.empty_like(order)
             places[order] = torch.arange(1, len(order) + 1, device=order.device)
             places = places.view_as(scores)
             standing[..., columns] = places / len(order)
             # The authors prune what is lower than or equal to the threshold, one weight more.
-            pruned = kept_count(1 - density, len(order))
+            pruned = kept_count(1 - budget.density, len(order))
             more = 0 < pruned < len(order) - _MANY
             chosen[..., columns] = places > pruned + more
             return chosen[..., columns]
 
-        if isinstance(pattern, NOfM) and density <= pattern.n / pattern.m:
-            width = pattern.m * math.prod(weight.shape[2:])
-            self._sweep(use.matrices(weight, len(factor)), factor, choose_group, width)
-        else:
-            self._chosen = chosen
-            self._sweep(use.matrices(weight, len(factor)), factor, choose)
-        return [use.weight(standing, weight.shape)]
-
-    def compensate(
-        self, weights: Sequence[Tensor], before: Sequence[Tensor], after: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """The weights after the sweep with the new masks.
-
-        A layer's count is exact, so a weight or so more than its blocks have chosen stays. It takes
-        the value that fits best beside the others, which have been moved without it.
-        """
-        swept = []
-        each = zip(self._uses, weights, after, self._factors, self._hessians, strict=True)
-        for use, weight, mask, factor, hessian in each:
-            matrices, kept = (use.matrices(t, len(factor)) for t in (weight, mask))
-            chosen = kept if self._chosen is None or (self._chosen & ~kept).any() else self._chosen
-            moved = self._sweep(matrices, factor, _given(chosen)) * chosen
-            _fit(moved, matrices, hessian, kept & ~chosen)
-            swept.append(use.weight(moved, weight.shape).to(weight.dtype))
-        self._factors, self._hessians, self._chosen = [], [], None
-        return swept
+        if isinstance(pattern, NOfM) and budget.density <= pattern.n / pattern.m:
+            self._sweep(weight, factors, choose_group, pattern.m * math.prod(budget.kernel))
+            return standing, None
+        self._sweep(weight, factors, choose)
+        return standing, chosen
 
     def _sweep(
         self, weight: Tensor, factor: Tensor, choice: Choice, width: int | None = None
@@ -204,6 +184,17 @@ def _dampened(hessian: Tensor, dampening: float) -> Tensor:
     used = diagonal != 0
     diagonal[used] += dampening * diagonal.sum() / max(1, int(used.sum()))
     return hessian
+
+
+def _score(weight: Tensor, factors: Tensor) -> Tensor:
+    """w^2 / U_jj^2."""
+    scale = 1 / factors.diagonal(dim1=1, dim2=2).unsqueeze(1)
+    return (weight.to(scale.dtype) * scale).square()
+
+
+def _factors(hessians: Tensor) -> Tensor:
+    """U of each group."""
+    return torch.stack([_factor(hessian) for hessian in hessians])
 
 
 def _factor(hessian: Tensor) -> Tensor:

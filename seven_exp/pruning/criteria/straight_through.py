@@ -1,16 +1,17 @@
 """Straight-through magnitude: dense weights are trained through their own mask."""
 
 from seven_exp.pruning.criteria.magnitude import Magnitude
+from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
+from seven_exp.pruning.regrowth import StraightThrough
 
 
 @register("straight_through", when="during", schedule="cubic")
-class StraightThrough(Magnitude):
+def straight_through() -> Ranking:
     """Top |w| of dense weights that learn from the gradient at the pruned model.
 
     The forward and backward pass use w * mask, the update goes to w, whatever its mask (Lin et al.,
     "Dynamic model pruning with feedback", arXiv 2006.07253, eq. 6); so a wrongly pruned weight
     grows until it returns. The dense weights are kept beside the model.
     """
-
-    revival = "trained"
+    return Ranking(Magnitude(), regrowth=StraightThrough)

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from seven_exp.pruning.criteria.base import Criterion, LossFunction
+from seven_exp.pruning.criteria.score import LossFunction, Mean, ModelScore
 from seven_exp.pruning.inputs import evaluating
 from seven_exp.pruning.outputs import logits_in
 from seven_exp.pruning.registry import register
 
 
 @register("synflow", when="before", schedule="exponential", rounds=100)
-class Synflow(Criterion):
+class Synflow(ModelScore):
     """|w| * dR/d|w| with R = 1^T f(1; |weights|), f the network at absolute weights.
 
     (Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic
@@ -22,18 +22,15 @@ class Synflow(Criterion):
     in float64: R is a product over layers.
     """
 
-    uses_gradients = True
-    only_before = True
-
-    def measure(
+    def score(
         self,
         model: nn.Module,
         weights: Sequence[Tensor],
-        values: Sequence[Tensor],
         batches: Sequence[Any],
         loss_fn: LossFunction,
-    ) -> None:
-        """One backward pass of R at the masked model."""
+        mean: Mean,
+    ) -> list[Tensor]:
+        """One backward pass of R at the masked model: the flow through each weight, float64."""
         example = batches[0][0] if isinstance(batches[0], list | tuple) else batches[0]
         if not isinstance(example, Tensor) or not example.is_floating_point():
             raise ValueError(
@@ -53,11 +50,7 @@ class Synflow(Criterion):
             raise ValueError("synflow finds no logits in what the model returns")
         flow = torch.stack([one.sum() for one in logits.values()]).sum()
         grads = torch.autograd.grad(flow, chosen, allow_unused=True)
-        self.state["score"] = [
+        return [
             torch.zeros_like(w) if g is None else (g * w).detach()
             for g, w in zip(grads, chosen, strict=True)
         ]
-
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The flow through each weight, float64."""
-        return self.state["score"]

@@ -5,27 +5,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.base import Criterion
+from seven_exp.pruning.criteria.score import GradientScore, State
 from seven_exp.pruning.registry import register
 
 
 @register("taylor_pre", when="before", schedule="cubic", rounds=100)
 @register("taylor_dyn", when="during", schedule="cubic")
-class Taylor(Criterion):
+class Taylor(GradientScore):
     """Sum over the steps of |w g| (Molchanov et al., arXiv 1906.10771, eq. 8, without the square).
 
     SEVEN without its signal-to-noise factor.
     """
 
-    uses_gradients = True
+    def init(self, weights: Sequence[Tensor]) -> State:
+        """The sum so far: 0."""
+        return State.zeros(weights, "score")
 
-    def update(self, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Add the step's |w g|."""
         changes = list(grads)
         torch._foreach_mul_(changes, [weight.detach() for weight in weights])
         torch._foreach_abs_(changes)
-        torch._foreach_add_(self.zeros("score", weights), changes)
+        torch._foreach_add_(state["score"], changes)
 
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
         """The sum."""
-        return self.zeros("score", weights)
+        return state["score"]

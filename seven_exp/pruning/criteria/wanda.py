@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.solver import Solver, State
-from seven_exp.pruning.inputs import Use
+from seven_exp.pruning.criteria.solver import Solver, Sums
 from seven_exp.pruning.registry import register
 
 
@@ -18,24 +17,14 @@ class Wanda(Solver):
     "layers"; layers that compete across blocks are all measured in the dense model.
     """
 
-    def init(self, weight: Tensor) -> State:
+    def init(self, weight: Tensor) -> Sums:
         """One sum for each input."""
         return {"squares": torch.zeros_like(weight[:, 0])}
 
-    def see(self, state: State, inputs: Sequence[Tensor]) -> None:
+    def see(self, sums: Sums, inputs: Sequence[Tensor]) -> None:
         """Sum x_j^2."""
-        state["squares"] += torch.stack([x.square().sum(0) for x in inputs])
+        sums["squares"] += torch.stack([x.square().sum(0) for x in inputs])
 
-    def solve(self, uses: Sequence[Use], weights: Sequence[Tensor], states: list[State]) -> None:
-        """||X_j||, for each weight of its column."""
-        self.state["norm"] = []
-        for use, weight, state in zip(uses, weights, states, strict=True):
-            norm = state["squares"].sqrt().unsqueeze(1)
-            columns = norm.expand_as(use.matrices(weight, len(norm)))
-            self.state["norm"].append(use.weight(columns, weight.shape))
-
-    def scores(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, sums: Sums, weight: Tensor) -> Tensor:
         """|W_ij| ||X_j||."""
-        return [
-            w.detach().abs() * norm for w, norm in zip(weights, self.state["norm"], strict=True)
-        ]
+        return weight.abs() * sums["squares"].sqrt().unsqueeze(1)

@@ -1,0 +1,241 @@
+"""Creating a pruner: flat keywords in, the types that a pruner is made of out."""
+
+import inspect
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from seven_exp.pruning.allocation import SCOPES
+from seven_exp.pruning.competition import COMPETITIVE, Competition
+from seven_exp.pruning.criteria.solver import Solver
+from seven_exp.pruning.keywords import check_optimizer, count, fraction, positive, refuse_unread
+from seven_exp.pruning.layers import Coverage, Layer, matches, survey
+from seven_exp.pruning.method import Method, needs_batches, needs_model, regrows, starts_sparse
+from seven_exp.pruning.misfits import Misfits, misfits_of, settle, unserved
+from seven_exp.pruning.name_patterns import check_patterns
+from seven_exp.pruning.patterns import NOfM, Pattern, parse_pattern
+from seven_exp.pruning.pruner import Pruner
+from seven_exp.pruning.registry import PRUNERS, PrunerSpec, When, build_method, check_when
+from seven_exp.pruning.regrowth import FromZero, StayGone
+from seven_exp.pruning.schedules import SCHEDULES, Gradual, Rounds, course
+
+
+def create_pruner(
+    name: str,
+    model: nn.Module,
+    *,
+    sparsity: float,
+    begin_step: int = 0,
+    end_step: int | None = None,
+    interval: int = 1,
+    levels: int | None = None,
+    rounds: int | None = None,
+    when: When | None = None,
+    schedule: str | None = None,
+    scope: str | None = None,
+    sparsities: Mapping[str, float] | None = None,
+    pattern: str = "unstructured",
+    min_density: float = 0.0,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    exclude_defaults: bool = True,
+    misfits: Misfits = "error",
+    optimizer: torch.optim.Optimizer | None = None,
+    **hyperparameters: Any,
+) -> Pruner:
+    """A registered pruner for a model.
+
+    Args:
+        name: A registered name, such as "seven_dyn", "seven_pre" or "magnitude".
+        model: Prunable weights are found in it; nothing in it is wrapped or renamed. Given as
+            DistributedDataParallel, all ranks choose the same masks, by evidence of all batches.
+        sparsity: Final fraction of zeros among the prunable weights, in [0, 1).
+        begin_step: First call of `Pruner.step` at which it acts ("during" only).
+        end_step: The masks are final after ``end_step`` calls of `Pruner.step`. For a "before"
+            pruner the same as ``rounds``, of which it is enough to give one.
+        interval: Steps from one choice of masks to the next ("during" only).
+        levels: Stairs of the schedule ("during" only); default: as fine as the steps.
+        rounds: Mask updates of a "before" or "after" pruner.
+        when: "before", "during" or "after"; default: what the name stands for.
+        schedule: Name of a curve; default: what the name stands for.
+        scope: "global": all weights compete; "per_layer": each layer reaches the sparsity;
+            "per_row", "lamp", "erk"; default: what the name stands for.
+        sparsities: Name or pattern -> another sparsity for the layers that match, the first one
+            counting. The layers of one sparsity are pruned by ``scope`` among themselves.
+        pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads".
+        min_density: Every layer of n weights keeps at least ``int(min_density * n)``, in [0, 1);
+            for scopes in which layers compete, "global" and "lamp".
+        include: Names or patterns of what alone is pruned; see `survey`.
+        exclude: Names or patterns of what stays dense, too; see `survey`.
+        exclude_defaults: Whether output layers, embeddings, routers and adapters stay dense.
+        misfits: What becomes of layers that the pruner, the scope or the pattern can't prune:
+            "error", or "dense": they stay as they are, with a warning.
+        optimizer: The one that trains the weights, not a wrapper of it. Methods whose weights may
+            return treat its moments as their papers do: SET, RigL and AC/DC, which need it, clear
+            them; movement and straight-through magnitude let it step on the dense weights.
+        **hyperparameters: The method's own, such as ``alpha_1``.
+
+    Raises:
+        ValueError: A name, a number or a combination of them is not valid, or the pruner does not
+            read a keyword; the message says which and names the nearest valid choice.
+    """
+    spec = PRUNERS[name]
+    when = when or spec.when
+    check_when(when)
+    scope = scope or spec.scope
+    SCOPES[scope]
+    curve = schedule or spec.schedule
+    SCHEDULES[curve]
+    sparsities = dict(sparsities or {})
+    given = {
+        "begin_step": begin_step,
+        "end_step": end_step,
+        "interval": interval,
+        "levels": levels,
+        "rounds": rounds,
+        "when": when,
+        "schedule": curve,
+        "scope": scope,
+        "sparsities": sparsities,
+        "pattern": pattern,
+        "min_density": min_density,
+        "optimizer": optimizer,
+    }
+    method = build_method(name, hyperparameters)
+    refuse_unread(name, method, when, curve, given, _defaults(spec))
+    sparsity = fraction("sparsity", sparsity)
+    min_density = fraction("min_density", min_density)
+    numbers = {
+        keyword: None if given[keyword] is None else count(keyword, given[keyword])
+        for keyword in ("begin_step", "end_step", "interval", "levels", "rounds")
+    }
+    sparsities = {key: fraction(f"sparsities['{key}']", own) for key, own in sparsities.items()}
+    which = parse_pattern(pattern)
+    for own in (sparsity, *sparsities.values()):
+        _check_floor(min_density, own, which, scope)
+    timing = _timing(name, method, when, curve, spec.rounds, numbers)
+
+    coverage = survey(model, include, exclude, exclude_defaults=exclude_defaults)
+    target = sparsity if spec.prunes else 0.0
+    for own in _groups(coverage.layers, target, sparsities):
+        which.check(own, scope)
+    coverage = _fitting(coverage, method, which, scope, when, misfits)
+    if when == "during":
+        needed = issubclass(regrows(method), FromZero)
+        check_optimizer(name, optimizer, coverage.layers, needed=needed)
+    if spec.prunes:
+        _warn_of_curve(name, method, curve)
+        if words := coverage.shortfall():
+            warnings.warn(words, stacklevel=2)
+    groups = _groups(coverage.layers, target, sparsities)
+    competition = Competition(coverage.layers, target, groups, scope, which, min_density)
+    return Pruner(name, model, method, timing, competition, coverage, optimizer)
+
+
+def _timing(
+    name: str,
+    method: Method,
+    when: When,
+    curve: str,
+    usual_rounds: int,
+    numbers: Mapping[str, int | None],
+) -> Gradual | Rounds:
+    """When masks are chosen.
+
+    Raises:
+        ValueError: The method can't act then, or a number is missing or contradicts another.
+    """
+    if needs_model(method) and when == "during":
+        raise ValueError(f"{name} looks at the model itself: choose when=before or when=after")
+    if starts_sparse(method) and when != "during":
+        raise ValueError(f"{name} exchanges weights while they are trained: choose when=during")
+    begin, end, interval, levels, rounds = numbers.values()
+    if when == "during":
+        if end is None:
+            raise ValueError(f"{name} prunes during training: give end_step")
+        assert begin is not None
+        assert interval is not None
+        return Gradual(curve, begin, end, interval, levels)
+    if when == "before" and None not in (rounds, end) and rounds != end:
+        raise ValueError(
+            f"rounds is {rounds} and end_step {end}: before training they are the same, give one"
+        )
+    chosen = next(
+        r for r in (rounds, end if when == "before" else None, usual_rounds) if r is not None
+    )
+    return Rounds(curve, positive("rounds", chosen), when)
+
+
+def _fitting(
+    coverage: Coverage, method: Method, pattern: Pattern, scope: str, when: When, misfits: Misfits
+) -> Coverage:
+    """What of the prunable weights the method, the pattern and the scope can prune.
+
+    Raises:
+        ValueError: Some don't fit, and ``misfits`` asks for an error; or none does.
+    """
+    solved = isinstance(method, Solver)
+    if solved:
+        coverage = settle(coverage, unserved(coverage.layers, pattern, scope), "dense")
+    frozen_too = needs_batches(method) and when == "during"
+    found = misfits_of(coverage.layers, pattern, scope, solved=solved, needs_gradients=frozen_too)
+    return settle(coverage, found, misfits)
+
+
+def _defaults(spec: PrunerSpec) -> dict[str, Any]:
+    """Keyword of `create_pruner` -> what it is where nobody gives it."""
+    parameters = inspect.signature(create_pruner).parameters.values()
+    own = {"when": spec.when, "schedule": spec.schedule, "scope": spec.scope, "sparsities": {}}
+    return {parameter.name: parameter.default for parameter in parameters} | own
+
+
+def _groups(
+    layers: Sequence[Layer], sparsity: float, sparsities: Mapping[str, float]
+) -> dict[float, list[int]]:
+    """Target -> the layers that have it.
+
+    Raises:
+        ValueError: A pattern matches no layer.
+    """
+    check_patterns("sparsities", sparsities, [layer.name for layer in layers], "prunable weight")
+    groups: dict[float, list[int]] = {}
+    for i, layer in enumerate(layers):
+        own = (s for pattern, s in sparsities.items() if matches(layer.name, pattern))
+        groups.setdefault(float(next(own, sparsity)), []).append(i)
+    return groups
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise ValueError unless the sparsity is a number in [0, 1)."""
+    fraction("sparsity", sparsity)
+
+
+def _check_floor(min_density: float, sparsity: float, pattern: Pattern, scope: str) -> None:
+    # 0.1 is a little more than 1 - 0.9.
+    if min_density > 1 - sparsity + 1e-9:
+        raise ValueError(
+            f"min_density is {min_density}: more than the density asked for, {1 - sparsity:g}"
+        )
+    if min_density and not (isinstance(pattern, NOfM) or type(pattern) is Pattern):
+        raise ValueError(f"min_density counts weights: pattern '{pattern}' removes whole units")
+    if min_density and scope not in COMPETITIVE:
+        raise ValueError(
+            f"min_density is {min_density}: scope '{scope}' fixes what each layer keeps; choose "
+            f"{' or '.join(COMPETITIVE)}"
+        )
+
+
+def _warn_of_curve(name: str, method: Method, curve: str) -> None:
+    """Say so where the curve is one that the method is not made for."""
+    values = course(curve)
+    if starts_sparse(method) and min(values) < max(values):
+        words = "starts sparse, which the schedule undoes: choose constant"
+    elif regrows(method) is StayGone and any(b < a for a, b in itertools.pairwise(values)):
+        words = "lets no weight return, so it keeps the highest sparsity so far"
+    else:
+        return
+    warnings.warn(f"{name} with schedule '{curve}': it {words}", stacklevel=3)

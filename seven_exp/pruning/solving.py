@@ -1,0 +1,154 @@
+"""Pruning by solvers: the inputs of layer after layer are gathered, and each layer is solved."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.pruning.allocation import Pool
+from seven_exp.pruning.competition import Competition, Wanted
+from seven_exp.pruning.criteria.score import precision
+from seven_exp.pruning.criteria.solver import Budget, Solver, Sums
+from seven_exp.pruning.evidence import no_evidence
+from seven_exp.pruning.inputs import uses_of
+from seven_exp.pruning.layerwise import Run, inference, showing, used_again, walk
+from seven_exp.pruning.masks import Masks
+from seven_exp.pruning.replicas import Group, average
+from seven_exp.pruning.structure import blocks_of
+
+
+@dataclass
+class Solving:
+    """One round of a solver on a model.
+
+    Attributes:
+        name: Of the pruner, for its words.
+        model: Run as it is by then: blocks that are solved are pruned.
+        solver: Judges weights by their inputs.
+        competition: Its layers, and what they may keep.
+        masks: Of the layers; changed as these are solved.
+        wanted: The sparsity of layers with a target.
+        group: Ranks with replicas of the model, each of which sees other batches.
+    """
+
+    name: str
+    model: nn.Module
+    solver: Solver
+    competition: Competition
+    masks: Masks
+    wanted: Wanted
+    group: Group | None
+
+    def __post_init__(self) -> None:
+        self._layers = self.competition.layers
+        self._uses = {i: use for i, use in enumerate(uses_of(self.model, self._layers)) if use}
+        self._sums: dict[int, Sums] = {}
+        self.unused: set[int] = set()
+        """Layers that stay dense, since no batch calls their modules."""
+
+    def run(self, runs: Sequence[Run]) -> None:
+        """Solve block after block, each for its inputs behind the solved ones.
+
+        What competes across blocks, and weights that a model without blocks uses again and again,
+        are measured in the dense model before.
+
+        Args:
+            runs: A forward pass for each batch.
+
+        Raises:
+            NoEvidenceError: Nothing tells a layer's weights apart; those solved before are pruned.
+        """
+        blocks = blocks_of(self.model) if self.solver.order == "blocks" else []
+        with inference(self.model, [layer.weight.device for layer in self._layers]):
+            first = self._across(blocks)
+            first |= set() if blocks else used_again(self._uses, runs[0])
+            if first:
+                with showing({i: self._uses[i] for i in first}, self._see):
+                    for run in runs:
+                        run()
+                self._solve(sorted(first))
+            later = {i: use for i, use in self._uses.items() if i not in first}
+            with closing(walk(later, blocks, runs, self._see)) as stages:
+                for members in stages:
+                    self._solve(members)
+
+    def _across(self, blocks: Sequence[nn.Module]) -> set[int]:
+        """The layers that compete with others outside of their block."""
+        block = {module: i for i, block in enumerate(blocks) for module in block.modules()}
+        places = {i: block.get(use.module, use.module) for i, use in self._uses.items()}
+        pools = [set(pool.layers) & set(self._uses) for pool in self._pools()]
+        return {i for pool in pools if len({places[j] for j in pool}) > 1 for i in pool}
+
+    def _pools(self) -> list[Pool]:
+        return self.competition.pools(self.wanted, self.unused)
+
+    def _see(self, i: int, inputs: list[Tensor]) -> None:
+        """Add what weight i multiplies in one call: for each group (uses, inputs)."""
+        if i not in self._sums:
+            self._sums[i] = self._nothing(i, len(inputs))
+        sums, dtype = self._sums[i], precision(self._layers[i].weight)
+        sums["uses"] += torch.tensor([len(group) for group in inputs]).to(sums["uses"])
+        self.solver.see(sums, [group.detach().to(dtype) for group in inputs])
+
+    def _nothing(self, i: int, groups: int) -> Sums:
+        weight = self._layers[i].weight.detach()
+        matrices = self._uses[i].matrices(weight, groups).to(precision(weight))
+        return {"uses": matrices.new_zeros(groups), **self.solver.init(matrices)}
+
+    def _solve(self, members: Sequence[int]) -> None:
+        """Prune the layers whose inputs have been gathered."""
+        known = {i: self._sums.pop(i, None) or self._nothing(i, 1) for i in members}
+        average([tensor for sums in known.values() for tensor in sums.values()], self.group)
+        known = {i: sums for i, sums in known.items() if sums["uses"].any()}
+        self.unused |= set(members) - set(known)
+        for pool in self._pools():
+            if known.keys() >= set(pool.layers):
+                with torch.no_grad():
+                    self._prune(pool, {i: known.pop(i) for i in pool.layers})
+
+    def _prune(self, pool: Pool, known: Mapping[int, Sums]) -> None:
+        weights = {i: self._layers[i].weight for i in pool.layers}
+        views = {i: partial(self._uses[i].matrices, groups=len(known[i]["uses"])) for i in known}
+        alive = dict(zip(weights, self.masks.some(pool.layers).unpacked(), strict=True))
+        density = self.competition.kept(pool) / sum(w.numel() for w in weights.values())
+        together: dict[int, Tensor] = {}
+        if len(weights) > 1:
+            matrices = {i: view(weights[i].detach()) for i, view in views.items()}
+            ranks = {i: self.solver.score(known[i], matrix) for i, matrix in matrices.items()}
+            together = self._best(pool, ranks, alive)
+        new = {}
+        for i, view in views.items():
+            budget = Budget(
+                density=density,
+                pattern=self.competition.pattern,
+                kernel=tuple(weights[i].shape[2:]),
+                alive=view(alive[i]),
+                best=lambda scores, i=i, view=view: view(self._best(pool, {i: scores}, alive)[i]),
+                mask=view(together[i]) if together else None,
+            )
+            mask, moved = self.solver.solve(known[i], view(weights[i].detach()), budget)
+            new[i] = self._uses[i].weight(mask, weights[i].shape)
+            weights[i].data.copy_(self._uses[i].weight(moved, weights[i].shape))
+        part = self.masks.some(list(new))
+        part.set(list(new.values()))
+        self.masks.put(list(new), part)
+        part.apply(list(weights.values()))
+
+    def _best(
+        self, pool: Pool, ranks: Mapping[int, Tensor], alive: Mapping[int, Tensor]
+    ) -> dict[int, Tensor]:
+        """The masks that keep the best of a pool; ranks are (groups, outputs, inputs)."""
+        shaped = {i: self._uses[i].weight(r, alive[i].shape).contiguous() for i, r in ranks.items()}
+        # Equal on all ranks but for what one of them may have rounded otherwise.
+        average(list(shaped.values()), self.group)
+        best = self.competition.best(pool, shaped, alive, sum(self.masks.kept[i] for i in alive))
+        if best is None:
+            names = [self._layers[i].name for i in pool.layers]
+            lost = [
+                x.name for x, kept in zip(self._layers, self.masks.kept, strict=True) if not kept
+            ]
+            raise no_evidence(self.name, names, self.model, lost, list(shaped.values()), True)
+        return best
