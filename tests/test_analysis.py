@@ -50,12 +50,13 @@ def test_it_is_the_factor_in_seven_s_own_score():
     generator = torch.Generator().manual_seed(0)
     moments, seven, before = Moments(), Seven(), torch.zeros(6)
     weight = torch.randn(6, generator=generator)
+    state = seven.init([weight])
     for _ in range(8):
         grad = 0.01 * torch.randn(6, generator=generator)
-        seven.update([weight], [grad.clone()])
+        seven.update(state, [weight], [grad.clone()])
         moments.update([grad.clone()])
-        score = seven.scores([weight])[0].clone()
-        factor = (score - before) / (weight * grad / seven.numbers["unit"]).abs()
+        score = seven.score(state, [weight])[0].clone()
+        factor = (score - before) / (weight * grad / state.numbers["unit"]).abs()
         torch.testing.assert_close(moments.ratios()["snr"][0], factor, rtol=1e-4, atol=0)
         before = score
 

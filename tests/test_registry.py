@@ -9,8 +9,8 @@ CELL = """
 import seven_exp
 
 @seven_exp.register("of_a_cell", when="{when}")
-class {name}(seven_exp.Criterion):
-    def scores(self, weights):
+class {name}(seven_exp.Score):
+    def score(self, state, weights):
         return [weight.abs() for weight in weights]
 """
 
@@ -25,7 +25,7 @@ def test_a_cell_that_is_run_again_replaces_what_it_registered():
     for when in ("before", "during"):
         cell = {"__name__": "__main__"}
         exec(CELL.format(when=when, name="Mine"), cell)
-        assert PRUNERS["of_a_cell"].criterion is cell["Mine"]
+        assert PRUNERS["of_a_cell"].make is cell["Mine"]
         assert PRUNERS["of_a_cell"].when == when
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import seven_exp
+from seven_exp.pruning import State
 
 
 def regression():
@@ -107,10 +108,10 @@ def test_a_criterion_from_outside(name):
 
         @seven_exp.register("my_noise", when="before")
         @seven_exp.register("my_noise_dyn", when="during")
-        class Smallest(seven_exp.Criterion):
+        class Smallest(seven_exp.Score):
             """Keeps the smallest weights."""
 
-            def scores(self, weights):
+            def score(self, state, weights):
                 return [-w.detach().abs() for w in weights]
 
     try:
@@ -422,24 +423,24 @@ def test_outside_training_what_may_return_has_kept_its_value():
     second = np.abs(weight * closed_form(masked, batches[1])).flatten()
     importance = 0.5 * (first + second) / 2
     np.testing.assert_allclose(
-        pruner.criterion.state["importance"][0].flatten().numpy(), importance, rtol=1e-12
+        pruner.state["importance"][0].flatten().numpy(), importance, rtol=1e-12
     )
 
 
-def test_wanda_on_a_chain_of_linear_layers():
+def test_wanda_on_a_chain_of_linear_layers(wanda_scores):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)).double()
     batches = [torch.randn(7, 6).double(), torch.randn(4, 6).double()]
-    pruner = seven_exp.create_pruner("wanda", model, sparsity=0.0)
-    pruner.prune(batches, lambda m, b: m(b).sum())
+    scores = wanda_scores(model)
+    seven_exp.create_pruner("wanda", model, sparsity=0.0).prune(batches, lambda m, b: m(b).sum())
     x = torch.cat(batches)
     hidden = model[0](x).tanh()
     for layer, fed, name in ((model[0], x, "0.weight"), (model[2], hidden, "2.weight")):
         expected = layer.weight.abs() * fed.norm(dim=0)
-        torch.testing.assert_close(pruner.scores[name], expected.detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(scores[name], expected.detach(), rtol=1e-12, atol=0)
 
 
-def test_wanda_sees_patches_of_convolutions_and_attention_s_output_projection():
+def test_wanda_sees_patches_of_convolutions_and_attention_s_output_projection(wanda_scores):
     torch.manual_seed(0)
 
     class Mixed(nn.Module):
@@ -454,11 +455,11 @@ def test_wanda_sees_patches_of_convolutions_and_attention_s_output_projection():
             return self.attention(x, x, x, need_weights=False)[0]
 
     model, x = Mixed().eval(), torch.randn(3, 2, 6, 6)
-    pruner = seven_exp.create_pruner("wanda", model, sparsity=0.0)
-    pruner.prune([x], lambda m, b: m(b).sum())
+    scores = wanda_scores(model)
+    seven_exp.create_pruner("wanda", model, sparsity=0.0).prune([x], lambda m, b: m(b).sum())
     norms = {
         name: (score / model.get_parameter(name).detach().abs())[0]
-        for name, score in pruner.scores.items()
+        for name, score in scores.items()
     }
     # the norm at (channel, i, j): a convolution of x^2 with a single one there
     one_hot = torch.eye(2 * 9).view(18, 2, 3, 3)
@@ -481,20 +482,19 @@ def test_wanda_sees_patches_of_convolutions_and_attention_s_output_projection():
     assert nn.functional.linear.__name__ != "watched_linear"
 
 
-def test_layers_on_their_own_are_measured_behind_pruned_ones():
+def test_layers_on_their_own_are_measured_behind_pruned_ones(wanda_scores):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)).double()
     x = torch.randn(9, 6).double()
     dense = model[0](x).tanh().norm(dim=0)
     second = model[2].weight.detach().abs().clone()
+    scores = wanda_scores(model)
     apart = seven_exp.create_pruner("wanda", model, sparsity=0.5, scope="per_layer", exclude=[])
     apart.prune([x], lambda m, b: m(b).sum())
     pruned = model[0](x).tanh().norm(dim=0).detach()
     assert not torch.allclose(pruned, dense, rtol=0.01)
     survivors = apart.masks["2.weight"]
-    torch.testing.assert_close(
-        apart.scores["2.weight"], second * pruned * survivors, rtol=1e-12, atol=0
-    )
+    torch.testing.assert_close(scores["2.weight"], second * pruned, rtol=1e-12, atol=0)
     kept = (second * pruned)[survivors].min()
     assert (second * pruned)[~survivors].max() <= kept
 
@@ -560,7 +560,8 @@ def test_soft_movement_by_autograd_of_its_penalty():
     capped = seven_exp.create_pruner(
         "soft_movement", model, sparsity=0.5, end_step=1, tau=0.9, exclude=[]
     )
-    capped.criterion.state["score"] = [score.detach() for score in scores]
+    capped.state = State.zeros([layer.weight for layer in model], "score", "mean", "square")
+    capped.state.tensors["score"] = [score.detach() for score in scores]
     capped.step()
     assert capped.sparsity == 0.5
 

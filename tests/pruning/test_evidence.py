@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import seven_exp
-from seven_exp.pruning import PRUNERS, NoEvidenceError
+from seven_exp.pruning import PRUNERS, FromZero, NoEvidenceError, build_method, needs_batches
 from seven_exp.pruning.allocation import Pool
 from seven_exp.pruning.evidence import constant, informative, undecidable
+from seven_exp.pruning.method import regrows
 
-LEARNING = [name for name in PRUNERS if PRUNERS[name].criterion.uses_gradients]
+LEARNING = [name for name in PRUNERS if needs_batches(build_method(name, {}))]
 DURING = [name for name in LEARNING if PRUNERS[name].when == "during"]
 OUTSIDE = [name for name in LEARNING if PRUNERS[name].when != "during"]
 # What these look at is not a step's gradient.
@@ -40,7 +41,7 @@ def loss_fn(model, batch):
 
 
 def made(name, model, **settings):
-    if PRUNERS[name].criterion.revival == "zero":
+    if regrows(build_method(name, {})) is FromZero:
         settings["optimizer"] = torch.optim.SGD(model.parameters())
     pruner = seven_exp.create_pruner(name, model, **{"sparsity": 0.6, "exclude": ["4"]} | settings)
     pruner.start()

@@ -46,7 +46,7 @@ def test_replay(case, name):
         kept = sum(int(mask.sum()) for mask in pruner.masks.values())
         assert kept == int(tensors["k"][t])
         for i, (mask, score) in enumerate(
-            zip(pruner.masks.values(), pruner.criterion.state["score"], strict=True)
+            zip(pruner.masks.values(), pruner.state["score"], strict=True)
         ):
             recorded_mask = tensors[f"L{i}.mask"][t].bool()
             recorded = tensors[f"L{i}.imp_after"][t]

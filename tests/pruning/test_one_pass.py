@@ -119,17 +119,18 @@ def test_what_it_does_not_know_it_leaves_to_others():
 class Backwards(Seven):
     """Keeps what SEVEN would prune first."""
 
-    def scores(self, weights):
-        return [-score for score in super().scores(weights)]
+    def score(self, state, weights):
+        return [-score for score in super().score(state, weights)]
 
 
 def test_a_criterion_made_of_seven_has_its_own_say():
     torch.manual_seed(0)
     weights, grads = [torch.randn(300, 400)], [torch.randn(300, 400)]
-    for criterion, at_once in ((Seven(), True), (Backwards(), False)):
-        chosen = criterion.observe_and_choose(weights, grads, Masks(weights), 60_000)
-        assert chosen is at_once
-        assert criterion.numbers["t"] == 1
+    for criterion, in_one_pass in ((Seven(), True), (Backwards(), False)):
+        state = criterion.init(weights)
+        chosen = criterion.observe_and_choose(state, weights, grads, Masks(weights), 60_000)
+        assert chosen is in_one_pass
+        assert state.numbers["t"] == 1
 
 
 def test_a_layer_that_dies_is_announced():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seven_exp
+from seven_exp.pruning.criteria.seven import Seven
 
 SHAPES = [(6, 5), (4, 6), (3, 4)]
 
@@ -127,13 +128,11 @@ def test_moments_in_bfloat16_follow_those_in_float32_within_their_rounding():
     """Each step rounds by 2^-9 at most, and forgets a fifth and a tenth of it at the next."""
     states = []
     for moments in ("float32", "bfloat16"):
-        criterion = seven_exp.create_pruner(
-            "seven_dyn", net(), sparsity=0.5, end_step=40, moments=moments
-        ).criterion
-        weights = [layer.weight.detach() for layer in net()]
+        score, weights = Seven(moments=moments), [layer.weight.detach() for layer in net()]
+        state = score.init(weights)
         for layers in evidence(40):
-            criterion.observe(weights, [torch.from_numpy(g).float() for g in layers])
-        states.append(criterion.state)
+            score.observe(state, weights, [torch.from_numpy(g).float() for g in layers])
+        states.append(state)
     exact, rounded = states
     assert {t.dtype for name in ("m", "v") for t in rounded[name]} == {torch.bfloat16}
     for name, forgotten in (("m", 0.2), ("v", 0.1)):
