@@ -9,26 +9,35 @@ point at, none of their code is here:
 
     python benchmarks/cost.py --seven DIR --platon DIR
     python benchmarks/cost.py --device cuda --layers 12 --width 768 --batch 32 --length 128
+
+With --depths, what does the block walk of Wanda and SparseGPT cost in models of so many blocks?
+
+    python benchmarks/cost.py --depths 2 4 8 16 32 --width 128 --batch 16 --length 128
 """
 
 import argparse
 import contextlib
+import gc
 import io
 import itertools
 import math
+import multiprocessing
 import platform
+import resource
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
@@ -105,12 +114,16 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--steps", type=int, default=40, help="pairs of steps for each pruner")
     parser.add_argument("--only", nargs="*", help="names of the rows wanted")
+    parser.add_argument("--depths", nargs="*", type=int, help="blocks of the walked models")
     for peer in ("seven", "platon"):
         parser.add_argument(f"--{peer}", type=Path)
     options = parser.parse_args()
 
     warnings.filterwarnings("ignore", message=".*has lost all its weights")
     console = Console(width=120, highlight=False)
+    if options.depths:
+        console.print(walks(options))
+        return
     dense = Run(options)
     weights = sum(layer.weight.numel() for layer in prunable_layers(dense.encoder))
     console.print(
@@ -135,6 +148,74 @@ def main() -> None:
         f"dense step {1e3 * quickest:.0f} ms at least; {weights:,} prunable weights; torch "
         f"{torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
     )
+
+
+class Walk(NamedTuple):
+    """What a block walk costs.
+
+    Attributes:
+        passes: Of each block and batch.
+        live: Bytes of tensors, the most at a time, beside the model and the batches.
+        resident: Bytes that the peak of the process's resident set grows by.
+        seconds: Of the whole walk.
+    """
+
+    passes: float
+    live: int
+    resident: int
+    seconds: float
+
+
+def walks(options: argparse.Namespace) -> Table:
+    """Walks by the model's depth, each in a process of its own, whose peak is its own."""
+    table = Table(
+        "pruner", *("blocks", "passes a block", "tensors, MB", "resident, MB", "s a block")
+    )
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        for name in ("wanda", "sparsegpt"):
+            for depth in options.depths:
+                walk = pool.submit(walked, name, depth, options).result()
+                table.add_row(
+                    name, str(depth), f"{walk.passes:g}", f"{walk.live / 1e6:.2f}",
+                    f"{walk.resident / 1e6:.1f}", f"{walk.seconds / depth:.2f}",
+                )  # fmt: skip
+    return table
+
+
+def walked(name: str, depth: int, options: argparse.Namespace) -> Walk:
+    """Prune a model of so many blocks, and look at each call of a layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Block(options.width) for _ in range(depth)))
+    batches = [torch.randn(1, options.length, options.width) for _ in range(options.batch)]
+    pruner = seven_exp.create_pruner(name, model, sparsity=0.5)
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    passes, most = 0, 0
+
+    def look(module: nn.Module, _: Any) -> None:
+        nonlocal passes, most
+        passes += module in firsts
+        tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        most = max(most, sum(size for place, size in sizes.items() if place not in own))
+
+    firsts = {block.query for block in model}
+    for layer in prunable_layers(model):
+        layer.module.register_forward_pre_hook(look)
+    # What exists by now is not looked at.
+    gc.collect()
+    gc.freeze()
+    before, start = peak(), time.perf_counter()
+    pruner.prune(batches, lambda m, batch: m(batch).mean())
+    seconds = time.perf_counter() - start
+    return Walk(passes / depth / len(batches), most, peak() - before, seconds)
+
+
+def peak() -> int:
+    """Bytes of this process's resident set, the most so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def compare(dense: Run, run: Run, steps: int) -> tuple[list[float], list[float], list[float]]:

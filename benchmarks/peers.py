@@ -1,37 +1,62 @@
 """Do our criteria agree with other people's code? Same weights, same batches, scores and masks.
 
-None of their code is here: point at checkouts of
+Without a checkout, Wanda and SparseGPT prune the decoder in tests/golden, whose masks the public
+implementations gave. None of their code is here: point at checkouts of
 
+    --wanda           locuslab/wanda (Wanda, SparseGPT: a Llama and an OPT)
+    --sparsegpt       IST-DASLab/sparsegpt (likewise)
     --synaptic-flow   ganguli-lab/Synaptic-Flow (SNIP, GraSP, SynFlow)
     --platon          QingruZhang/PLATON
     --force           naver/force (iterative SNIP, FORCE: their masks after ten rounds)
-    --wanda           locuslab/wanda (Wanda, SparseGPT: the correlation is that of the new weights)
     --torch-pruning   VainF/Torch-Pruning (LAMP; Taylor, summed over rows as it does)
 
-    python benchmarks/peers.py --synaptic-flow DIR --platon DIR ...
+    python benchmarks/peers.py --wanda DIR --sparsegpt DIR --synaptic-flow DIR ...
 """
 
 import argparse
 import contextlib
+import copy
 import importlib
 import importlib.util
 import io
+import re
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from pydoc_data.topics import topics
 from types import ModuleType, SimpleNamespace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from torch import Tensor, nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+)
 
 import seven_exp
 from seven_exp.datasets import build_data
 
 SPARSITY = 0.9
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "block_walk.safetensors"
+SETTINGS: dict[str, dict[str, Any]] = {
+    "50%": {"sparsity": 0.5, "pattern": "unstructured"},
+    "75%": {"sparsity": 0.75, "pattern": "unstructured"},
+    "2:4": {"sparsity": 0.5, "pattern": "2:4"},
+    "4:8": {"sparsity": 0.5, "pattern": "4:8"},
+}
+METHODS = ("wanda", "sparsegpt")
+LENGTH = 128
+"""Tokens of a sequence."""
 Scores = dict[str, Tensor]
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -48,17 +73,273 @@ class Compared(NamedTuple):
 Agreements = Iterator[Compared]
 
 
+class Language(NamedTuple):
+    """A language model, and the tokens that it is pruned and judged by.
+
+    Attributes:
+        model: In evaluation mode.
+        calibration: Batches, each (sequences, tokens).
+        held_out: (sequences, tokens).
+    """
+
+    model: PreTrainedModel
+    calibration: Sequence[Tensor]
+    held_out: Tensor
+
+
+Prune = Callable[[Language, str, str], PreTrainedModel | None]
+"""``prune(language, method, setting)``: a pruned copy of the model, None where there is none."""
+
+
 def main() -> None:
-    """Print a table of agreements."""
+    """Print a table of masks of whole models, and one of scores where there is a peer for it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for peer in PEERS:
+    for peer in (*WHOLE, *PEERS):
         parser.add_argument(f"--{peer}", type=Path)
-    options = vars(parser.parse_args())
+    given = {name.replace("_", "-"): folder for name, folder in vars(parser.parse_args()).items()}
+    folders = {peer: folder for peer, folder in given.items() if folder}
+    console = Console()
+    console.print(whole_models({peer: folders[peer] for peer in WHOLE if peer in folders}))
+    if any(peer in folders for peer in PEERS):
+        console.print(scores({peer: folders[peer] for peer in PEERS if peer in folders}))
+
+
+def whole_models(folders: dict[str, Path]) -> Table:
+    """Wanda's and SparseGPT's masks of whole models, ours and theirs.
+
+    Args:
+        folders: Name in `WHOLE` -> checkout.
+    """
+    table = Table("model", "method", "peer", "setting", "Jaccard of masks")
+    for column in ("perplexity, dense", "ours", "theirs", "seconds, ours", "theirs"):
+        table.add_column(column, justify="right")
+    runs: list[tuple[str, Language, dict[str, Prune]]] = [
+        ("recorded decoder", recorded_decoder(), {"recording": recorded})
+    ]
+    if folders:
+        prunes = {peer: WHOLE[peer](folder) for peer, folder in folders.items()}
+        runs += [("Llama", trained(llama()), prunes), ("OPT", trained(opt()), prunes)]
+    for (name, language, peers), method, setting in product(runs, METHODS, SETTINGS):
+        own, seconds = timed(ours, language, method, setting)
+        assert own is not None
+        for peer, prune in peers.items():
+            theirs, their_seconds = timed(prune, language, method, setting)
+            if theirs is None:
+                continue
+            table.add_row(
+                name, method, peer, setting, f"{overlap(kept(own), kept(theirs)):.4f}",
+                *(f"{perplexity(m, language.held_out):.3f}" for m in (language.model, own, theirs)),
+                f"{seconds:.2f}", "" if prune is recorded else f"{their_seconds:.2f}",
+            )  # fmt: skip
+    return table
+
+
+def timed(
+    prune: Prune, language: Language, method: str, setting: str
+) -> tuple[PreTrainedModel | None, float]:
+    """What is pruned, and the seconds that it takes; what the peers print is dropped."""
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        pruned = prune(language, method, setting)
+    return pruned, time.perf_counter() - start
+
+
+def ours(language: Language, method: str, setting: str) -> PreTrainedModel:
+    """One of this package's pruners, with its defaults."""
+    model = copy.deepcopy(language.model)
+    pruner = seven_exp.create_pruner(method, model, **SETTINGS[setting])
+    pruner.prune(language.calibration, lambda m, tokens: m(tokens).logits.mean())
+    return model
+
+
+def recorded(language: Language, method: str, setting: str) -> PreTrainedModel | None:
+    """What the public implementations gave, as recorded."""
+    start = f"{method}_{setting.removesuffix('%').replace(':', '_')}"
+    tensors = load_file(GOLDEN)
+    masks = of_llama({n: t for n, t in tensors.items() if n.startswith(f"{start}.mask.")})
+    if not masks:
+        return None
+    moved = of_llama({n: t for n, t in tensors.items() if n.startswith(f"{start}.weight.")})
+    model = copy.deepcopy(language.model)
+    weights = model.state_dict()
+    model.load_state_dict(
+        {name: moved.get(name, weights[name]) * mask for name, mask in masks.items()}, strict=False
+    )
+    return model
+
+
+def recorded_decoder() -> Language:
+    """The recorded decoder: a Llama with one head, which does not rotate its positions."""
+    tensors = load_file(GOLDEN)
+    config = LlamaConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=192, num_hidden_layers=4,
+        num_attention_heads=1, rms_norm_eps=1e-6, eos_token_id=None,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    model.load_state_dict(of_llama({n: t for n, t in tensors.items() if n.startswith("weights.")}))
+    model.get_buffer("model.rotary_emb.inv_freq").zero_()
+    # There is no other text of its language than its own.
+    torch.manual_seed(0)
+    first = torch.randint(96, (64, 1))
+    held_out = model.generate(first, do_sample=True, top_k=0, max_new_tokens=31)
+    return Language(model, list(tensors["calibration"]), held_out)
+
+
+def of_llama(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Recorded tensors by the names that they have in a Llama."""
+    parts = {
+        r".*?(layers|embed_tokens|norm|lm_head)\.": r"model.\1.",
+        r"model\.lm_head": "lm_head",
+        r"\.([qkvo])\.": r".self_attn.\1_proj.",
+        r"\.(gate|up|down)\.": r".mlp.\1_proj.",
+        r"\.norm1\.": ".input_layernorm.",
+        r"\.norm2\.": ".post_attention_layernorm.",
+    }
+    named = {}
+    for name, tensor in tensors.items():
+        for part, its in parts.items():
+            name = re.sub(part, its, name, count=1)
+        named[name] = tensor
+    return named
+
+
+def llama() -> PreTrainedModel:
+    """A small Llama, of characters."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=128, hidden_size=192, intermediate_size=512, num_hidden_layers=4,
+            num_attention_heads=4, max_position_embeddings=LENGTH,
+        )
+    )  # fmt: skip
+
+
+def opt() -> PreTrainedModel:
+    """A small OPT, of characters."""
+    torch.manual_seed(0)
+    return OPTForCausalLM(
+        OPTConfig(
+            vocab_size=128, hidden_size=192, word_embed_proj_dim=192, ffn_dim=768,
+            num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=LENGTH,
+            dropout=0.0,
+        )
+    )  # fmt: skip
+
+
+def trained(model: PreTrainedModel, steps: int = 200) -> Language:
+    """The model after some steps on the text of Python's own manual."""
+    text = "".join(topics[name] for name in sorted(topics)).encode("ascii", "replace")
+    tokens = torch.tensor(list(text[: len(text) // LENGTH * LENGTH])).view(-1, LENGTH)
+    train, held_out = tokens[:-64], tokens[-64:]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(steps):
+        batch = train[torch.randint(len(train), (16,))]
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    return Language(model, list(train[torch.randint(len(train), (16, 1))]), held_out)
+
+
+def locuslab(folder: Path) -> Prune:
+    """Wanda's authors' code, which has SparseGPT as well; it waits for a GPU and loads C4."""
+    sys.path.insert(0, str(folder))
+    vars(torch.cuda)["synchronize"] = lambda *_: None
+    data = ModuleType("lib.data")
+    sys.modules["lib.data"] = data
+
+    def prune(language: Language, method: str, setting: str) -> PreTrainedModel:
+        model, loader = served(language)
+        vars(data)["get_loaders"] = lambda *_, **__: (loader, None)
+        kind = "prune_opt" if isinstance(model, OPTForCausalLM) else "prune"
+        module = importlib.import_module(f"lib.{kind}")
+        vars(module)["get_loaders"] = data.get_loaders
+        n, m = pruned_of(setting)
+        options = SimpleNamespace(
+            nsamples=len(loader), seed=0, sparsity_ratio=SETTINGS[setting]["sparsity"],
+            use_variant=False,
+        )  # fmt: skip
+        walk = getattr(module, f"prune_{method}")
+        walk(options, model, None, torch.device("cpu"), prune_n=n, prune_m=m)
+        return model
+
+    return prune
+
+
+def ist_daslab(folder: Path) -> Prune:
+    """SparseGPT's authors' code, which takes its options from the command line."""
+    sys.path.insert(0, str(folder))
+    vars(torch.cuda)["synchronize"] = lambda *_: None
+
+    def prune(language: Language, method: str, setting: str) -> PreTrainedModel | None:
+        if method != "sparsegpt":
+            return None
+        model, loader = served(language)
+        kind = "opt" if isinstance(model, OPTForCausalLM) else "llama"
+        module = importlib.import_module(kind)
+        n, m = pruned_of(setting)
+        vars(module)["args"] = SimpleNamespace(
+            nsamples=len(loader), sparsity=SETTINGS[setting]["sparsity"], prunen=n, prunem=m,
+            percdamp=0.01, blocksize=128, wbits=16, minlayer=-1, maxlayer=1000, prune_only="",
+            invert=False, true_sequential=False,
+        )  # fmt: skip
+        getattr(module, f"{kind}_sequential")(model, loader, torch.device("cpu"))
+        return model
+
+    return prune
+
+
+def served(language: Language) -> tuple[PreTrainedModel, list[tuple[Tensor]]]:
+    """A copy of the model as the authors' loops expect it, and their loader."""
+    model = copy.deepcopy(language.model)
+    vars(model).update(seqlen=LENGTH, hf_device_map={})
+    if isinstance(model, LlamaForCausalLM):
+        # They call layers without the rotations, which today's layers don't make themselves.
+        rotary = model.model.rotary_emb
+
+        def rotate(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            positions = torch.arange(LENGTH)[None]
+            return args, {"position_embeddings": rotary(args[0], positions), **kwargs}
+
+        for layer in model.model.layers:
+            layer.register_forward_pre_hook(rotate, with_kwargs=True)
+    return model, [(tokens,) for tokens in language.calibration]
+
+
+def pruned_of(setting: str) -> tuple[int, int]:
+    """How many weights of how many are pruned in each group; 0 of 0 where there are no groups."""
+    n, _, m = SETTINGS[setting]["pattern"].partition(":")
+    return (int(m) - int(n), int(m)) if m else (0, 0)
+
+
+def kept(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Which weights of the layers stay."""
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    return {n: layer.weight != 0 for n, layer in layers.items() if n != "lm_head"}
+
+
+def overlap(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The Jaccard index of two whole models' masks."""
+    both = sum(int((mask & theirs[name]).sum()) for name, mask in ours.items())
+    return both / sum(int((mask | theirs[name]).sum()) for name, mask in ours.items())
+
+
+@torch.no_grad()
+def perplexity(model: PreTrainedModel, tokens: Tensor) -> float:
+    """The exponential of the mean cross-entropy of the next token."""
+    return float(model(tokens, labels=tokens).loss.exp())
+
+
+def scores(folders: dict[str, Path]) -> Table:
+    """Scores of single criteria, ours and theirs.
+
+    Args:
+        folders: Name in `PEERS` -> checkout.
+    """
     table = Table("criterion", "peer", "rank correlation", "Jaccard of masks")
     batches = list(build_data("digits", batch_size=64, seed=0, augment=False).train.epoch(0))[:8]
-    for peer, compare in PEERS.items():
-        folder = options[peer.replace("-", "_")]
-        for compared in compare(folder, batches) if folder else ():
+    for peer, folder in folders.items():
+        for compared in PEERS[peer](folder, batches):
             correlation, jaccard = agreement(compared)
             table.add_row(
                 compared.criterion,
@@ -66,7 +347,7 @@ def main() -> None:
                 f"{correlation:.6f}",
                 f"{jaccard:.4f} at {compared.sparsity:.0%}",
             )
-    Console().print(table)
+    return table
 
 
 def synaptic_flow(folder: Path, batches: Batches) -> Agreements:
@@ -96,41 +377,6 @@ def force(folder: Path, batches: Batches) -> Agreements:
         yield Compared(name, ours, dict(zip(ours, masks, strict=True)))
 
 
-def wanda(folder: Path, batches: Batches) -> Agreements:
-    """Wanda and SparseGPT on one wide layer, fed by the layers before it."""
-    # Their files import transformers for one class, and wait for a GPU.
-    sys.modules.setdefault("transformers", cast(ModuleType, SimpleNamespace(Conv1D=type(None))))
-    torch.cuda.synchronize = lambda *_: None
-    layer = "5.weight"
-    fed = [net()[:5](images).detach() for images, _ in batches]
-
-    model = net()
-    wrapped = load(folder / "lib" / "layerwrapper.py").WrappedGPT(model[5])
-    for inputs in fed:
-        wrapped.add_batch(inputs, None)
-    pruner = seven_exp.create_pruner("wanda", net(), sparsity=0.0, include=[layer])
-    pruner.prune(batches, loss)
-    scores = model[5].weight.detach().abs() * wrapped.scaler_row.sqrt()
-    yield Compared("wanda", pruner.scores, {layer: scores})
-
-    for name, sparsity, pattern, groups in (
-        ("sparsegpt", SPARSITY, "unstructured", {}),
-        ("sparsegpt 2:4", 0.5, "2:4", {"prune_n": 2, "prune_m": 4}),
-    ):
-        model = net()
-        theirs = load(folder / "lib" / "sparsegpt.py").SparseGPT(model[5])
-        for inputs in fed:
-            theirs.add_batch(inputs, None)
-        theirs.fasterprune(sparsity, **groups)
-        own = net()
-        pruner = seven_exp.create_pruner(
-            "sparsegpt", own, sparsity=sparsity, pattern=pattern, include=[layer]
-        )
-        pruner.prune(batches, loss)
-        weights = ({layer: net[5].weight.abs()} for net in (own, model))
-        yield Compared(name, *weights, sparsity)
-
-
 def torch_pruning(folder: Path, batches: Batches) -> Agreements:
     """LAMP's normalisation; Taylor's importance of a layer's rows."""
     sys.path.insert(0, str(folder))
@@ -156,11 +402,11 @@ def platon(folder: Path, batches: Batches) -> Agreements:
     yield Compared("platon", *platon_scores(load(folder / "Pruner.py"), batches))
 
 
+WHOLE: dict[str, Callable[[Path], Prune]] = {"wanda": locuslab, "sparsegpt": ist_daslab}
 PEERS: dict[str, Callable[[Path, Batches], Agreements]] = {
     "synaptic-flow": synaptic_flow,
     "platon": platon,
     "force": force,
-    "wanda": wanda,
     "torch-pruning": torch_pruning,
 }
 

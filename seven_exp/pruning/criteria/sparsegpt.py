@@ -16,10 +16,12 @@ Choice = Callable[[slice, Tensor], Tensor]
 """``choice(columns, scores)``: which weights of these columns stay."""
 
 _MANY = 100
-"""A block that keeps more weights than this gives up one more, as the authors' code does: under 1%.
+"""A block of columns that keeps more weights than this first gives up one more.
 
-The place goes to the best of the pruned weights, so that the count is exact. Smaller blocks choose
-exactly.
+The authors' code sorts the scores of a block of n weights, takes the one at index int(sparsity * n)
+as its threshold and prunes all that are `<=` it: int(sparsity * n) + 1 weights. So errors are
+pushed on from the same weights as there. The place goes to the best of the layer's pruned weights,
+so that its count is exact. A smaller block, where one weight is 1% or more, chooses exactly.
 """
 
 
@@ -112,7 +114,6 @@ class SparseGpt(Solver):
             places[order] = torch.arange(1, len(order) + 1, device=order.device)
             places = places.view_as(scores)
             standing[..., columns] = places / len(order)
-            # The authors prune what is lower than or equal to the threshold, one weight more.
             pruned = kept_count(1 - budget.density, len(order))
             more = 0 < pruned < len(order) - _MANY
             chosen[..., columns] = places > pruned + more
