@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from seven_exp.pruning import (
         GradientScore,
         ModelScore,
+        Moment,
         Pruner,
         Ranking,
         Rule,
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "GradientScore",
     "ModelScore",
+    "Moment",
     "Pruner",
     "Ranking",
     "Rule",

@@ -5,6 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+from torch import nn
+
+import seven_exp
+from seven_exp.plugins import import_plugin
+from seven_exp.pruning import PRUNERS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -18,3 +26,64 @@ def test_a_loop_of_ones_own():
     for _, accuracy, sparsity in lines:
         assert float(accuracy) > 70
         assert sparsity == "90.0"
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """A layer, its weight, batches and a loss, once an example's file has registered its name."""
+
+    def load(file):
+        monkeypatch.setattr(PRUNERS, "_entries", dict(PRUNERS._entries))
+        import_plugin(str(ROOT / "examples" / "own_criterion" / file))
+        torch.manual_seed(0)
+        model = nn.Linear(6, 4, bias=False).double()
+        batches = [torch.randn(5, 6).double() for _ in range(3)]
+        return model, model.weight.detach().clone(), batches
+
+    return load
+
+
+def loss_fn(model, batch):
+    return model(batch).square().mean()
+
+
+def test_a_score_of_ones_own(own):
+    model, weight, batches = own("spread.py")
+    pruner = seven_exp.create_pruner(
+        "spread_pre", model, sparsity=0.5, rounds=3, schedule="one_shot", decay=0.5, exclude=[]
+    )
+    pruner.prune(batches, loss_fn)
+    x = batches[0]
+    gradient = 2 / (5 * 4) * (x @ weight.T).T @ x
+    score = weight.abs() / ((0.5 * gradient**2).sqrt() + 1e-8)
+    assert torch.equal(pruner.masks["weight"].flatten(), score.flatten() > score.median())
+
+
+def test_a_solver_of_ones_own(own):
+    model, weight, batches = own("mean_input.py")
+    pruner = seven_exp.create_pruner("mean_input", model, sparsity=0.5, exclude=[])
+    pruner.prune(batches, loss_fn)
+    score = weight.abs() * torch.cat(batches).abs().mean(0)
+    best = score.argsort(1, descending=True)[:, :3]
+    assert torch.equal(pruner.masks["weight"], torch.zeros(4, 6).scatter_(1, best, 1).bool())
+
+
+def test_a_rule_of_ones_own(own):
+    """In a thousand samples of half of the weights, larger ones are kept more often."""
+    model, weight, _ = own("sampled.py")
+    kept = torch.zeros(4, 6)
+    for seed in range(1000):
+        model.weight.data.copy_(weight)
+        pruner = seven_exp.create_pruner("sampled", model, sparsity=0.5, seed=seed, exclude=[])
+        pruner.prune()
+        assert pruner.sparsity == 0.5
+        kept += pruner.masks["weight"]
+    order = weight.abs().flatten().argsort()
+    often = kept.flatten()[order] / 1000
+    assert often[:8].max() < often[-8:].min()
+    cold = seven_exp.create_pruner("sampled", model, sparsity=0.5, temperature=1e-9, exclude=[])
+    model.weight.data.copy_(weight)
+    cold.prune()
+    assert torch.equal(
+        cold.masks["weight"].flatten(), weight.abs().flatten() > weight.abs().median()
+    )
