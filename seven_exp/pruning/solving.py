@@ -110,6 +110,7 @@ class Solving:
                     self._prune(pool, {i: known.pop(i) for i in pool.layers})
 
     def _prune(self, pool: Pool, known: Mapping[int, Sums]) -> None:
+        """Prune a pool; several layers compete by their scores and are then solved one by one."""
         weights = {i: self._layers[i].weight for i in pool.layers}
         views = {i: partial(self._uses[i].matrices, groups=len(known[i]["uses"])) for i in known}
         alive = dict(zip(weights, self.masks.some(pool.layers).unpacked(), strict=True))
@@ -129,9 +130,11 @@ class Solving:
                 best=lambda scores, i=i, view=view: view(self._best(pool, {i: scores}, alive)[i]),
                 mask=view(together[i]) if together else None,
             )
-            mask, moved = self.solver.solve(known[i], view(weights[i].detach()), budget)
+            matrix = view(weights[i].detach())
+            mask, moved = self.solver.solve(known[i], matrix, budget)
             new[i] = self._uses[i].weight(mask, weights[i].shape)
-            weights[i].data.copy_(self._uses[i].weight(moved, weights[i].shape))
+            if moved is not matrix:
+                weights[i].data.copy_(self._uses[i].weight(moved, weights[i].shape))
         part = self.masks.some(list(new))
         part.set(list(new.values()))
         self.masks.put(list(new), part)
