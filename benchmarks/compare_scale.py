@@ -131,7 +131,7 @@ def compare(folder: Path) -> tuple[float, float, float]:
     """Of the whole command, imports too: seconds, processor seconds, peak resident bytes."""
     started = time.perf_counter()
     child = subprocess.Popen(
-        [sys.executable, "-m", "seven_exp.compare", str(folder), "--baseline", "pruner_00"],
+        [sys.executable, "-m", "seven_exp", "compare", str(folder), "--baseline", "pruner_00"],
         stdout=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(child.pid, 0)

@@ -42,12 +42,12 @@ from rich.console import Console
 from rich.table import Table
 from torchvision.datasets import CIFAR10
 
-from seven_exp.build import data_of
-from seven_exp.command import checked
+from seven_exp.cli.train import checked
 from seven_exp.config import RunConfig
-from seven_exp.experiment import run_experiment
+from seven_exp.runs.build import data_of
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import build_tracker
-from seven_exp.training import loop
+from seven_exp.training import evaluation
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 BATCH = 128
@@ -158,13 +158,13 @@ def ours(overrides: list[str], folder: Path) -> Seconds:
     """A run of this package's."""
     folder.mkdir()
     config = composed(*overrides)
-    with timed(loop, "evaluate") as times:
+    with timed(evaluation, "evaluate") as times:
         start = time.perf_counter()
         record = run_experiment(config, folder, build_tracker(config.tracker))
         whole = time.perf_counter() - start
     evaluating = times["evaluate"]
     start = time.perf_counter()
-    for _ in data_of(config, 0).train.epoch(0):
+    for _ in data_of(config.dataset, config.trainer.batch_size, 0).train.epoch(0):
         pass
     return parts(
         whole,

@@ -24,9 +24,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seven_exp.command import explain
-from seven_exp.config import ConfigError, RunConfig, faults_of_the_user, load_plugins, parse
-from seven_exp.locks import held
+from seven_exp.cli.faults import explain
+from seven_exp.config import ConfigError, RunConfig, faults_of_the_user, parse
+from seven_exp.files.locks import held
+from seven_exp.runs.plugins import load_plugins
 from seven_exp.training.interruption import InterruptedRun
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def _direction(run: RunConfig) -> Literal["maximize", "minimize"]:
 
 
 def _hash_of(run: RunConfig, space: Mapping[str, Any]) -> str:
-    from seven_exp.runs import digest, run_hash
+    from seven_exp.runs.identity import digest, run_hash
 
     searched = {key: repr(values) for key, values in space.items()}
     return digest({"run": run_hash(run), "searched": searched})

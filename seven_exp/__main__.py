@@ -1,45 +1,8 @@
-"""``seven-exp COMMAND ...``: training, comparison, export and measurement from one command."""
+"""``python -m seven_exp``: the command ``seven-exp``."""
 
 import sys
-from importlib import import_module
-from pathlib import Path
 
-from seven_exp.registry import nearest
-
-TOOLS = ("compare", "export", "measure")
-"""Each is a package whose ``__main__`` has a ``main`` that returns the exit code."""
-
-PACKAGE = Path(__file__).parent
-PLACES = (PACKAGE / "conf", PACKAGE.parent / "conf")
-"""Where conf/ is: in an installed package, or in a checkout."""
-
-
-def main() -> int:
-    """Run a command with the arguments behind it; returns its exit code.
-
-    ``seven-exp train`` takes what ``train.py`` takes, ``--config-dir`` for a config of one's own
-    among it.
-    """
-    commands = ("train", *TOOLS)
-    name, *arguments = sys.argv[1:] or ["--help"]
-    if name in ("-h", "--help"):
-        print(f"usage: seven-exp {{{','.join(commands)}}} ...; seven-exp COMMAND --help says more")
-        return 0
-    if name not in commands:
-        print(f"error: unknown command '{name}': {nearest(name, commands)}", file=sys.stderr)
-        return 2
-    if name in TOOLS:
-        return int(import_module(f"seven_exp.{name}.__main__").main(arguments))
-    sys.argv = [sys.argv[0], *arguments]
-    try:
-        # Imported here: it takes long enough to be interrupted.
-        from seven_exp.command import main as train
-
-        train(next(place for place in PLACES if place.is_dir()))
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted")
-    return 0
-
+from seven_exp.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -48,7 +48,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     """Pattern -> the folder of a tiny run with it, made once."""
     from test_conf import composed
 
-    from seven_exp.experiment import run_experiment
+    from seven_exp.runs.run import run_experiment
     from seven_exp.tracking import LocalRecord
 
     folders: dict[str, Path] = {}

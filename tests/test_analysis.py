@@ -18,9 +18,9 @@ from seven_exp.analysis.collapse import collapsed, empty_columns, empty_rows
 from seven_exp.analysis.distributions import distribution, separation, separation_in_layers
 from seven_exp.analysis.signal_to_noise import Moments
 from seven_exp.analysis.survival import births, survival, survivors
-from seven_exp.experiment import run_experiment
 from seven_exp.pruning import prunable_layers
 from seven_exp.pruning.criteria.seven import Seven
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import Histogram, LocalRecord
 
 

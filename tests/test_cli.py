@@ -172,7 +172,7 @@ def test_flags_that_do_not_go_together(tmp_path, flags):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("imported", ["seven_exp.command", "torch"])
+@pytest.mark.parametrize("imported", ["seven_exp.cli.train", "torch"])
 def test_interrupted_while_it_starts(tmp_path, imported):
     # As a key press would: wherever Python is when that module begins to be imported.
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTS.format(imported=imported))

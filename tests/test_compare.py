@@ -16,13 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from seven_exp import runs
-from seven_exp.compare.__main__ import compare, main
+from seven_exp.cli.compare import main
+from seven_exp.compare.comparison import compare
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import read_history
 from seven_exp.compare.metrics import bounds, is_share, resolution
 from seven_exp.compare.plot import draw, styles
-from seven_exp.compare.records import read_records, read_runs, runs_frame
+from seven_exp.compare.records import read_records, read_runs
 from seven_exp.compare.statistics import (
     estimate,
     holm,
@@ -31,6 +31,7 @@ from seven_exp.compare.statistics import (
 )
 from seven_exp.compare.summary import spans, summarize, undecided
 from seven_exp.runs import save_masks
+from seven_exp.runs.artifacts import SCHEMA
 
 ROOT = Path(__file__).parent.parent
 
@@ -353,7 +354,7 @@ def test_an_argument_that_was_not_given_is_a_default_which_may_be_another(tmp_pa
 
 def test_a_record_of_a_newer_version_is_left_out(tmp_path):
     write(tmp_path, "magnitude", 0.9, 0, 0.4)
-    write(tmp_path, "magnitude", 0.9, 1, 0.6, schema=runs.SCHEMA + 1)
+    write(tmp_path, "magnitude", 0.9, 1, 0.6, schema=SCHEMA + 1)
     records, notes = read_records([tmp_path])
     assert [record.seed for record in records] == [0]
     assert notes == ["1 of a newer version"]
@@ -694,8 +695,6 @@ def test_zeros_of_all_parameters_are_shown(tmp_path, capsys):
     assert sheet == {"magnitude": "0.47", "snip": "0.45", "random": ""}
     shared = embedded(tmp_path / "comparison.html")["shared"]
     assert sorted(shared["rows"]["zeros"], key=str) == [0.45, 0.47, None]
-    frame = runs_frame(read_records([tmp_path])[0]).set_index("pruner")
-    assert frame["zeros_total"]["snip"] == 0.45
 
 
 def test_a_run_that_kept_everything_lies_at_zero(tmp_path):
@@ -799,25 +798,6 @@ def test_a_seed_counts_once(tmp_path):
     rows, notes = summarize(records, "accuracy", None)
     assert rows[0].by_seed == {0: 0.6}
     assert notes == ["1 alike in all but the hash (the newest is kept)"]
-
-
-def test_frame_of_runs(tmp_path):
-    folder = write(
-        tmp_path, "seven_dyn", 0.9, 3, 0.4, best={"accuracy": 0.5, "step": 7}, flops_sparse=11,
-        params_prunable=1000, scope="global",
-    )  # fmt: skip
-    write(tmp_path, "magnitude", 0.5, 0, 0.8)
-    frame = runs_frame(read_records([tmp_path])[0])
-    assert frame.shape[0] == 2
-    row = frame.set_index("pruner").loc["seven_dyn"]
-    expected = {
-        "model": "mlp", "dataset": "digits", "seed": 3, "sparsity_target": 0.9, "sparsity": 0.9,
-        "accuracy": 0.4, "best_accuracy": 0.5, "best_step": 7, "params_nonzero": 100,
-        "params_prunable": 1000, "flops_sparse": 11, "steps": 10, "scope": "global",
-        "folder": str(folder),
-    }  # fmt: skip
-    assert {key: row[key] for key in expected} == expected
-    assert {"criterion", "when", "schedule", "pattern", "flops_dense", "run_hash"} <= {*frame}
 
 
 def test_files(sweep, capsys):
@@ -1060,7 +1040,7 @@ def test_mistakes(tmp_path, monkeypatch, capsys, arguments, words):
 def test_the_module_is_a_command(sweep):
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, "-m", "seven_exp.compare", *map(str, arguments)],
+            [sys.executable, "-m", "seven_exp", "compare", *map(str, arguments)],
             capture_output=True, text=True, cwd=ROOT,
         )  # fmt: skip
 
@@ -1068,7 +1048,7 @@ def test_the_module_is_a_command(sweep):
     assert done.returncode == 0, done.stderr
     assert (sweep / "out" / "comparison.png").exists()
     with subprocess.Popen(
-        [sys.executable, "-m", "seven_exp.compare", str(sweep)],
+        [sys.executable, "-m", "seven_exp", "compare", str(sweep)],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT,
     ) as piped:  # fmt: skip
         piped.stdout.close()

@@ -15,8 +15,8 @@ pytest.importorskip("wandb_workspaces", reason="the extra 'dashboard' is not ins
 import wandb
 from wandb_server import ENTITY, PROJECT, WandbServer
 
+from seven_exp.cli.compare import main
 from seven_exp.compare import dashboard as boards
-from seven_exp.compare.__main__ import main
 from seven_exp.compare.dashboard import COLUMNS, build_dashboard, parse_place, publish
 from seven_exp.compare.records import read_records
 from seven_exp.compare.summary import summarize
@@ -290,7 +290,7 @@ def test_a_real_client_sends_the_means(sweep, tmp_path):
 REFUSED = """
 import sys
 from seven_exp.compare import dashboard
-from seven_exp.compare.__main__ import main
+from seven_exp.cli.compare import main
 dashboard._send_tables = lambda board: None
 sys.exit(main([sys.argv[1], "--wandb", sys.argv[2]]))
 """

@@ -20,9 +20,9 @@ def commands(page: Path) -> Iterator[list[str]]:
     """The words of each command of this package in a page's code blocks."""
     for block in re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            found = re.search(r"(?:python|uv run) ((?:-m seven_exp\.|train\.py ).*)", line)
+            found = re.search(r"(seven-exp (?!train)|(?<=python |uv run )train\.py ).*", line)
             if found:
-                yield shlex.split(found[1].replace("FOLDER...", "FOLDER"), comments=True)
+                yield shlex.split(found[0].replace("FOLDER...", "FOLDER"), comments=True)
 
 
 FIRST = {page.stem: first for page in PAGES if (first := next(commands(page), None))}
@@ -78,12 +78,14 @@ def test_a_pages_first_training_works(page, reviews, tmp_path):
     assert record["metrics"]["accuracy"] > (0.9 if "minilm" in " ".join(words) else 0.3)
 
 
-@pytest.mark.parametrize("page", [p for p in FIRST if FIRST[p][0] == "-m"])
+@pytest.mark.parametrize("page", [p for p in FIRST if FIRST[p][0] == "seven-exp"])
 def test_a_pages_first_tool_works_on_a_finished_run(page, finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run("unstructured"), run)
     words = [str(run) if word in ("FOLDER", "RUN") else word for word in FIRST[page]]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "seven_exp", *words[1:]], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     # A table, and files beside the run.
     assert "magnitude_dyn" in done.stdout or list(run.glob("exports/*"))

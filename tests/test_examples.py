@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import seven_exp
-from seven_exp.plugins import import_plugin
 from seven_exp.pruning import PRUNERS
+from seven_exp.runs.plugins import load_plugins
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +34,7 @@ def own(monkeypatch):
 
     def load(file):
         monkeypatch.setattr(PRUNERS, "_entries", dict(PRUNERS._entries))
-        import_plugin(str(ROOT / "examples" / "own_criterion" / file))
+        load_plugins([str(ROOT / "examples" / "own_criterion" / file)])
         torch.manual_seed(0)
         model = nn.Linear(6, 4, bias=False).double()
         batches = [torch.randn(5, 6).double() for _ in range(3)]

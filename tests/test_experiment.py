@@ -18,15 +18,19 @@ from test_conf import composed
 from torch import nn
 
 from seven_exp import runs
-from seven_exp.config import ConfigError, RunConfig, check
-from seven_exp.experiment import run_experiment
+from seven_exp.config import ConfigError, RunConfig
 from seven_exp.models import build_model
 from seven_exp.pruning import PRUNERS, Pruner, create_pruner, prunable_layers
+from seven_exp.runs.check import check
+from seven_exp.runs.identity import fingerprint
+from seven_exp.runs.plan import Plan
+from seven_exp.runs.provenance import command
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
+from seven_exp.training.compute import Compute, layout_for
 from seven_exp.training.distillation import Distillation
 from seven_exp.training.flops import forward_flops
-from seven_exp.training.loop import Compute, DivergedError, layout_for
-from seven_exp.training.plan import Plan
+from seven_exp.training.loop import DivergedError
 from seven_exp.training.pretrain import cached_start
 from seven_exp.training.rewinding import Snapshot
 
@@ -50,6 +54,31 @@ def test_same_config_and_seed_same_figures_another_seed_others(tmp_path):
     assert (tmp_path / "a/metrics.jsonl").read_text() == (tmp_path / "b/metrics.jsonl").read_text()
     assert one["metrics"] != other["metrics"]
     assert one["run_hash"] == two["run_hash"] != other["run_hash"]
+
+
+@pytest.mark.parametrize("name", ["snip", "magnitude"])
+def test_without_a_step_the_start_is_pruned_and_measured(tmp_path, name):
+    short = [f"pruner={name}", "sparsity=0.6", "trainer.save_model=true"]
+    record = run(tmp_path, "none", *short, "trainer.max_steps=0")
+    whole = run(tmp_path, "dense", "trainer.max_steps=0", "pruner=dense", *short[2:])
+    assert (record["status"], record["steps"]) == ("finished", 0)
+    assert record["params_nonzero"] == int(0.4 * record["params_prunable"] + 1e-6)
+    assert record["metrics"]["accuracy"] == record["best"]["accuracy"]
+    assert record["metrics"]["loss"] != whole["metrics"]["loss"]
+    # What is kept is the start's to the bit.
+    pruned, dense = (
+        load_file(tmp_path / folder / "checkpoints/final.safetensors")
+        for folder in ("none", "dense")
+    )
+    masks = runs.load_masks(tmp_path / "none/masks.safetensors")
+    for key, start in dense.items():
+        kept = masks.get(key, torch.ones_like(start, dtype=torch.bool))
+        assert torch.equal(pruned[key], torch.where(kept, start, 0.0))
+
+
+def test_without_a_step_nothing_prunes_during_training(tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer\.max_steps is 0: seven_dyn prunes during"):
+        check(config_of(tmp_path, "pruner=seven_dyn", "trainer.max_steps=0"))
 
 
 def test_dropout_follows_the_seed_too(tmp_path):
@@ -94,7 +123,7 @@ def test_the_record_says_what_files_of_ones_own_it_was_made_from(tmp_path):
         run(tmp_path, f"on {name}", *own, f"dataset.data_dir={tmp_path / name}", "trainer.epochs=1")
         for name in ("ia", "ib")
     )
-    assert one["data_files"] == runs.fingerprint(tmp_path / "ia") != two["data_files"]
+    assert one["data_files"] == fingerprint(tmp_path / "ia") != two["data_files"]
     assert run(tmp_path, "published", "trainer.max_steps=1")["data_files"] is None
 
 
@@ -177,8 +206,7 @@ def test_best_is_taken_at_the_target_sparsity_alone(tmp_path):
 
 def test_a_dense_run_serves_every_sparsity(tmp_path):
     hashes = {
-        runs.run_hash(config_of(tmp_path, "pruner=dense", f"sparsity={s}"), prunes=False)
-        for s in (0.5, 0.9)
+        runs.run_hash(config_of(tmp_path, "pruner=dense", f"sparsity={s}")) for s in (0.5, 0.9)
     }
     assert len(hashes) == 1
 
@@ -303,7 +331,7 @@ def test_seed_recipes_run_as_they_stand(tmp_path):
 )
 def test_threads(tmp_path, monkeypatch, overrides, expected):
     before = torch.get_num_threads()
-    monkeypatch.setattr("seven_exp.experiment._ALL_THREADS", 3)
+    monkeypatch.setattr("seven_exp.runs.parts._ALL_THREADS", 3)
     try:
         base = ["trainer.max_steps=2", "tracker.mode=disabled", f"cache_dir={tmp_path}"]
         run_experiment(composed(*base, *overrides), tmp_path / "a", LocalRecord())
@@ -464,7 +492,7 @@ def test_lottery_tickets_go_back_to_an_early_moment_at_each_level(tmp_path, monk
             steps = {int(state["step"]) for state in self.optimizer.state.values()}
             restored.append(steps)
 
-    monkeypatch.setattr("seven_exp.experiment.Snapshot", Watched)
+    monkeypatch.setattr("seven_exp.runs.session.Snapshot", Watched)
     record = run(
         tmp_path, "imp", "pruner=imp", "pruner.levels=3", "pruner.finetune_steps=0.7",
         "sparsity=0.875", "trainer.log_interval=1", "schedule=exponential",
@@ -663,7 +691,7 @@ def test_runs_that_start_alike_say_so(tmp_path):
     ],
 )
 def test_a_command_is_recorded_without_secrets(argument, shown):
-    assert runs.command([argument]) == shown
+    assert command([argument]) == shown
 
 
 @pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])

@@ -13,16 +13,16 @@ from safetensors.torch import load_file, save_file
 from test_conf import composed
 
 from seven_exp import runs
+from seven_exp.cli.export import main
+from seven_exp.cli.measure import main as measure
 from seven_exp.config import ConfigError
-from seven_exp.experiment import run_experiment
 from seven_exp.export import exporting
-from seven_exp.export.__main__ import main
 from seven_exp.export.exporting import export, load
 from seven_exp.export.formats import ExportError, check_format
 from seven_exp.export.semi_structured import accelerate, two_of_four
 from seven_exp.export.sparse import compress, decompress
-from seven_exp.measure.__main__ import main as measure
-from seven_exp.restore import restore
+from seven_exp.runs.restore import restore
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
 
 

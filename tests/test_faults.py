@@ -17,7 +17,7 @@ from test_conf import composed
 from test_resume import CASES, SMALL, left_by
 
 from seven_exp.datasets.folders import Streamed
-from seven_exp.experiment import run_experiment
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import Guarded, LocalRecord, RecordError, Trackers
 from seven_exp.training import checkpoints as checkpoints_file
 from seven_exp.training import pretrain

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seven_exp import command
+from seven_exp.cli import train as command
 from seven_exp.config import ConfigError
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from submitit.core.utils import UncompletedJobError
 from test_cli import ROOT, train
 
-from seven_exp import command
+from seven_exp.cli import faults
 
 SMALL = [
     *("tracker.mode=disabled", "model=mlp", "model.widths=[8]", "trainer.max_steps=20"),
@@ -203,7 +203,7 @@ def test_a_process_that_died_is_one_line(capsys):
         ray.exceptions.WorkerCrashedError(),
     ]:
         with pytest.raises(SystemExit) as stopped:
-            command._stop_if_explained(error)
+            faults.stop_if_explained(error)
         assert stopped.value.code == 1
         said = capsys.readouterr().err
         assert said.startswith("error: a job's process died (")

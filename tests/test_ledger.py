@@ -12,11 +12,15 @@ import pytest
 import torch
 from test_conf import composed
 
-from seven_exp import locks, runs
+from seven_exp import runs
 from seven_exp.config import ConfigError, parse
 from seven_exp.datasets import DATASETS
 from seven_exp.datasets.registry import dataset
-from seven_exp.ledger import RECORD, Ledger, record_of
+from seven_exp.files import locks
+from seven_exp.runs import artifacts, provenance
+from seven_exp.runs import identity as identity_of
+from seven_exp.runs.identity import data_identity
+from seven_exp.runs.ledger import RECORD, Ledger, record_of
 
 HASH, OTHER = "0123456789ab", "ba9876543210"
 
@@ -96,7 +100,7 @@ def test_a_run_whose_masks_are_broken_is_not_done(tmp_path, caplog, damage, chec
     ledger.home(HASH, folder, afresh=False)
     finish(folder)
     if checksums:
-        finish(folder, sha256=runs.checksums(folder))
+        finish(folder, sha256=artifacts.checksums(folder))
     assert ledger.finished(HASH) == folder
     damage(folder / "masks.safetensors")
     assert ledger.finished(HASH) is None
@@ -289,7 +293,7 @@ def test_what_the_package_s_own_data_sets_are_known_by(tmp_path, arguments, know
     model = "bert_base" if "/" in name else "mlp"
     place = [] if name == "digits" else [f"dataset.data_dir={tmp_path}"]
     config = composed(f"dataset={name}", f"model={model}", *place)
-    assert runs.data_identity(config) == {**arguments, **known}
+    assert data_identity(config) == {**arguments, **known}
 
 
 @pytest.fixture
@@ -349,9 +353,9 @@ def test_a_data_set_of_ones_own_may_say_that_its_place_is_nothing(
 
 def test_a_run_is_done_again_when_results_change_not_when_the_package_does(monkeypatch):
     before = runs.run_hash(composed())
-    monkeypatch.setattr(runs, "__version__", "99.0")
+    monkeypatch.setattr(provenance, "__version__", "99.0")
     assert runs.run_hash(composed()) == before
-    monkeypatch.setattr(runs, "RESULTS", runs.RESULTS + 1)
+    monkeypatch.setattr(identity_of, "RESULTS", identity_of.RESULTS + 1)
     assert runs.run_hash(composed()) != before
 
 

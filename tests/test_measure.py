@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from seven_exp.cli.measure import main
 from seven_exp.export.exporting import export
-from seven_exp.measure.__main__ import main
 from seven_exp.measure.csr import bytes_of, to_csr
 from seven_exp.measure.measuring import reading
 from seven_exp.measure.timing import in_turn, peak_memory
 from seven_exp.measure.variants import Variant, fill, subject_of
-from seven_exp.restore import restore
+from seven_exp.runs.restore import restore
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 
-from seven_exp.hub import NAMES
 from seven_exp.models import MODELS, build_model
+from seven_exp.models.hub import NAMES
 from seven_exp.pruning import prunable_layers
 
 # name: arguments, an image size it takes

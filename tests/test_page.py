@@ -11,7 +11,7 @@ import pytest
 from browser import CHROMIUM, Browser
 
 from seven_exp.compare import page as pages
-from seven_exp.compare.__main__ import compare
+from seven_exp.compare.comparison import compare
 from seven_exp.compare.page import Section, render
 
 pytestmark = [

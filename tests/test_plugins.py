@@ -10,13 +10,14 @@ import pytest
 from test_conf import composed
 
 from seven_exp import runs
-from seven_exp.config import load_plugins
 from seven_exp.datasets import DATASETS
-from seven_exp.experiment import run_experiment
 from seven_exp.models import MODELS
 from seven_exp.pruning import PRUNERS
 from seven_exp.pruning.schedules import SCHEDULES
 from seven_exp.registry import ADDED_BY
+from seven_exp.runs.identity import START, plugins_identity
+from seven_exp.runs.plugins import load_plugins
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
 
 ROOT = Path(__file__).parent.parent
@@ -201,7 +202,7 @@ def test_another_model_of_a_plugin_has_another_dense_start():
 def test_a_start_that_no_plugin_has_a_part_in_keeps_its_name():
     plugin("own.py", PRUNER)
     config = composed("model=mlp", "plugins=[own.py]")
-    assert runs.plugins_identity(config, *runs.START) == []
+    assert plugins_identity(config, *START) == []
 
 
 @pytest.fixture
@@ -226,7 +227,16 @@ def run_with_relative_paths(tmp_path, monkeypatch):
 
 
 def exported(run: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seven_exp.export", str(run), "--format", "dense", "--plugins"]
+    command = [
+        sys.executable,
+        "-m",
+        "seven_exp",
+        "export",
+        str(run),
+        "--format",
+        "dense",
+        "--plugins",
+    ]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )

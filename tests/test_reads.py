@@ -10,8 +10,8 @@ from seven_exp import runs
 from seven_exp.compare.records import read_records
 from seven_exp.compare.summary import summarize
 from seven_exp.config import RunConfig
-from seven_exp.experiment import run_experiment
-from seven_exp.reads import READ_BY, Method
+from seven_exp.runs.reads import READ_BY, Method
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
 
 SMALL = [

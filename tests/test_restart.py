@@ -13,7 +13,7 @@ from test_cli import ROOT
 from test_conf import composed
 
 from seven_exp import runs
-from seven_exp.ledger import Ledger
+from seven_exp.runs.ledger import Ledger
 
 COMMAND = [
     *("pruner=seven_dyn", "tracker.mode=disabled", "model.depth=1", "trainer.log_interval=5"),

@@ -13,7 +13,8 @@ from test_conf import composed
 
 from seven_exp import runs
 from seven_exp.config import ConfigError, RunConfig
-from seven_exp.experiment import run_experiment
+from seven_exp.runs import provenance
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
 from seven_exp.training.checkpoints import read_checkpoint, write_checkpoint
 from seven_exp.training.interruption import InterruptedRun
@@ -148,7 +149,7 @@ def test_a_signal_is_obeyed_after_a_checkpoint(tmp_path, name, caplog):
 
 def test_a_run_that_is_continued_keeps_the_date_of_its_start(tmp_path, monkeypatch):
     days = iter(f"2026-01-{day:02}T00:00:00+00:00" for day in range(1, 31))
-    monkeypatch.setattr(runs, "now", lambda: next(days))
+    monkeypatch.setattr(provenance, "now", lambda: next(days))
     with pytest.raises(InterruptedRun):
         after_step_8("during", tmp_path, signal.SIGTERM)
     dates = []

@@ -133,7 +133,16 @@ def record(folder, seed, accuracy=0.5):
 
 def test_the_command_serves_anew_until_it_is_interrupted(tmp_path):
     record(tmp_path, 0)
-    command = [sys.executable, "-m", "seven_exp.compare", str(tmp_path), "--serve", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "seven_exp",
+        "compare",
+        str(tmp_path),
+        "--serve",
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -8,7 +8,7 @@ import yaml
 from test_conf import composed
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from seven_exp import config as schema
+from seven_exp.runs.check import check
 
 ROOT = Path(__file__).parent.parent
 SWEEPS = sorted((ROOT / "sweep").glob("*.yaml"))
@@ -35,7 +35,7 @@ def test_every_point_is_a_valid_run(path):
         arguments = create_sweep_command_args({"args": point})["args_no_hyphens"]
         config = composed(*arguments)
         if seen == 0:
-            schema.check(config)
+            check(config)
         assert config.pruner.name == point["pruner"]["value"]
         assert config.sparsity == point["sparsity"]["value"]
         seen += 1

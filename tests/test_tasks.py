@@ -10,7 +10,9 @@ from torch.nn import functional
 from seven_exp.compare.summary import smaller_is_better
 from seven_exp.tasks import Classification, LanguageModelling, Regression, Spans
 from seven_exp.tasks.spans import answer_f1, normal_form
-from seven_exp.training.loop import Compute, evaluate, train
+from seven_exp.training.compute import Compute
+from seven_exp.training.evaluation import evaluate
+from seven_exp.training.loop import Recipe, Reported, train
 
 CPU = torch.device("cpu")
 
@@ -133,11 +135,9 @@ def test_accumulated_batches_make_the_update_of_one_batch(sizes):
         model = nn.Linear(5, 3)
         model.load_state_dict(start)
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        steps = train(
-            model, Listed(batches), optimizer, Compute(CPU),
-            steps=3, lr_factor=lambda step: 1.0, accumulate=accumulate,
-        )  # fmt: skip
-        return model.state_dict(), list(steps)[-1]
+        recipe = Recipe(3, lambda step: 1.0, accumulate)
+        events = train(model, Listed(batches), optimizer, Compute(CPU), recipe)
+        return model.state_dict(), [event for event in events if isinstance(event, Reported)][-1]
 
     parts = [(a, b) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)]
     (one, seen), (two, seen_two) = updated([(x, y)], 1), updated(parts, 2)

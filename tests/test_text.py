@@ -14,16 +14,17 @@ import torch
 from test_conf import composed
 
 from seven_exp import runs
-from seven_exp.config import ConfigError, check
+from seven_exp.config import ConfigError
 from seven_exp.datasets import build_data, download, glue, squad, wikitext
 from seven_exp.datasets.tokens import TokenBatches, from_lists
-from seven_exp.experiment import run_experiment
 from seven_exp.models import build_model
 from seven_exp.pruning import PRUNERS, create_pruner
 from seven_exp.pruning.layers import prunable_layers
+from seven_exp.runs.check import check
+from seven_exp.runs.plan import Plan
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
-from seven_exp.training.loop import Compute
-from seven_exp.training.plan import Plan
+from seven_exp.training.compute import Compute
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = Path(__file__).parent / "data"

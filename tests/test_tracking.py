@@ -14,7 +14,7 @@ import wandb
 from test_conf import composed
 from wandb.proto import wandb_internal_pb2
 
-from seven_exp.experiment import run_experiment
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import (
     Guarded,
     Histogram,

@@ -13,13 +13,13 @@ from test_conf import composed
 
 from seven_exp.compare import overlap as overlaps
 from seven_exp.compare import why
-from seven_exp.compare.__main__ import compare
+from seven_exp.compare.comparison import compare
 from seven_exp.compare.evidence import pooled, read_evidence
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.overlap import mask_overlap, mask_shapes
 from seven_exp.compare.records import read_records
-from seven_exp.experiment import run_experiment
 from seven_exp.runs import save_masks
+from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
 
 SHAPES = {"a.weight": (5, 7), "b.weight": (3, 3, 2)}

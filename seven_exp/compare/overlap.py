@@ -66,14 +66,6 @@ def mask_overlap(paths: Sequence[Path]) -> Overlap:
         return Overlap(both / (total - both), expected / (total - expected))
 
 
-def mask_shapes(path: Path) -> dict[str, str] | None:
-    """Layer -> shape of a file of masks, as JSON; None if it is missing or broken."""
-    try:
-        return read_shapes(path)
-    except (OSError, ValueError):
-        return None
-
-
 def read_shapes(path: Path) -> dict[str, str]:
     """Layer -> shape of a file of masks, as JSON.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seven_exp.atomic import replacing
+from seven_exp.files.atomic import replacing
 
 _ASSETS = Path(__file__).parent / "assets"
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seven_exp.atomic import replacing
 from seven_exp.compare.metrics import bounds, in_percent
 from seven_exp.compare.summary import Row
+from seven_exp.files.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,16 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.config import Dataset, Model, Optimizer, Pruner
-from seven_exp.runs import SCHEMA
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from seven_exp.runs.artifacts import SCHEMA
 
 _DATA_DIR = "dataset.data_dir"
 
@@ -194,31 +191,6 @@ def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
         | places[r.task].get(r.data_files, {})
         for r in records
     ]
-
-
-def runs_frame(records: Sequence[Record]) -> "DataFrame":
-    """One row for each run, for analyses of one's own.
-
-    Columns: the record's scalars, every final metric under its name, every best one under
-    ``best_`` and its name, and ``folder``.
-    """
-    import pandas as pd
-
-    columns = (
-        *("pruner", "model", "dataset", *_AXES, "sparsity_target", "sparsity", "seed"),
-        *("params_total", "params_prunable", "params_nonzero", "flops_dense", "flops_sparse"),
-        *("steps", "seconds", "seconds_pruning", "started", "ended", "host", "run_hash"),
-    )
-    return pd.DataFrame(
-        {
-            **{key: record.values.get(key) for key in columns},
-            "zeros_total": record.zeros,
-            **record.metrics,
-            **{f"best_{key}": value for key, value in (record.values.get("best") or {}).items()},
-            "folder": str(record.folder),
-        }
-        for record in records
-    )
 
 
 def whole_config(record: Record) -> dict[str, str]:

@@ -8,11 +8,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from seven_exp.atomic import replacing
 from seven_exp.compare.metrics import in_percent, is_share
 from seven_exp.compare.statistics import Difference, Estimate
 from seven_exp.compare.summary import Row, lost_words, undecided
 from seven_exp.console import table_console
+from seven_exp.files.atomic import replacing
 
 ZEROS = "zeros of all parameters"
 

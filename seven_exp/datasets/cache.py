@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seven_exp.atomic import disk_errors, replacing
+from seven_exp.files.atomic import disk_errors, replacing
 
 
 def cached_tensors(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from seven_exp.atomic import replacing
-from seven_exp.locks import held
+from seven_exp.files.atomic import replacing
+from seven_exp.files.locks import held
 
 
 def ensure(data_dir: str, files: Sequence[str], fetch: Callable[[Path], None]) -> list[Path]:

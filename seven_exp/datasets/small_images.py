@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from seven_exp.datasets.batches import Data, InMemory, shift_and_mirror
 from seven_exp.datasets.registry import dataset
-from seven_exp.locks import held
+from seven_exp.files.locks import held
 
 
 def _torchvision(

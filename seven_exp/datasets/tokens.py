@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seven_exp.datasets.batches import batches_an_epoch, epoch_seed
 from seven_exp.datasets.cache import cached_tensors
-from seven_exp.hub import from_source
+from seven_exp.models.hub import from_source
 from seven_exp.tasks import Batch
 
 _BUCKET = 50

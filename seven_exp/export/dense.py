@@ -10,8 +10,8 @@ from torch import nn
 
 from seven_exp.export.tensors import read_state, state_of, write_state
 from seven_exp.models import is_hub_model
-from seven_exp.models.registry import load_state
-from seven_exp.restore import Restored
+from seven_exp.models.loading import load_state
+from seven_exp.runs.restore import Restored
 
 EXACT, TAKES_EXPORTS = True, False
 

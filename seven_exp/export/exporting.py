@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from seven_exp import runs
-from seven_exp.atomic import replacing_folder
-from seven_exp.build import blank_model
 from seven_exp.config import RunConfig, faults_of_the_user
 from seven_exp.datasets import Data
 from seven_exp.export.comparison import Comparison, compare
 from seven_exp.export.formats import ExportError, check_format, files_of
 from seven_exp.export.tensors import state_of
-from seven_exp.restore import Restored, architecture, restore
+from seven_exp.files.atomic import replacing_folder
+from seven_exp.runs.build import blank_model
+from seven_exp.runs.provenance import versions
+from seven_exp.runs.restore import Restored, architecture, restore
 
 SCHEMA = 1
 """Version of export.json's layout."""
@@ -97,7 +97,7 @@ def export(
         sizes = {p.name: p.stat().st_size for p in partial.iterdir() if p.suffix in _WEIGHTS}
         facts |= {"files": sizes, "bytes": sum(sizes.values())}
         facts["ratio"] = facts["bytes"] / facts["bytes_dense"]
-        again = files.read(partial, facts, lambda: blank_model(source.config, source.data))
+        again = files.read(partial, facts, lambda: blank_model(source.config.model, source.data))
         task = source.data.task
         found = compare(source.model, again, source.data.test, task, batches)
         if files.EXACT:
@@ -163,7 +163,7 @@ def _facts(source: Restored, folder: Path, format: str, dtype: str) -> dict[str,
         "bytes_dense": source.dense_bytes,
         "bytes_dense_half": halved,
         "record": {key: source.record.get(key) for key in kept},
-        "versions": runs.versions(),
+        "versions": versions(),
         "config": source.record["config"],
         "directory": source.record.get("directory"),
     }

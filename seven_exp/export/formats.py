@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from seven_exp.restore import Restored
+    from seven_exp.runs.restore import Restored
 
 FORMATS = {
     "dense": "as torchvision and transformers load it, pruned weights zero",

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seven_exp.build import first_example
 from seven_exp.export.formats import ExportError
-from seven_exp.restore import Restored
+from seven_exp.runs.build import first_example
+from seven_exp.runs.restore import Restored
 from seven_exp.tasks import forward
 
 EXACT, TAKES_EXPORTS = False, True

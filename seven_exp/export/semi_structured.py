@@ -17,7 +17,7 @@ from seven_exp.export import sparse
 from seven_exp.export.formats import ExportError
 from seven_exp.export.tensors import state_of, write_state
 from seven_exp.pruning.select import first_of_rows
-from seven_exp.restore import Restored
+from seven_exp.runs.restore import Restored
 
 EXACT, TAKES_EXPORTS = True, False
 

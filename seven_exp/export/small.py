@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from seven_exp.build import first_inputs
 from seven_exp.export.formats import ExportError
 from seven_exp.export.tensors import read_state, state_of, write_state
-from seven_exp.restore import Restored
+from seven_exp.runs.build import first_inputs
+from seven_exp.runs.restore import Restored
 from seven_exp.shrink import fit, shrink
 
 EXACT, TAKES_EXPORTS = False, False

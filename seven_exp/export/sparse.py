@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from seven_exp.export.formats import ExportError
 from seven_exp.export.tensors import read_state, state_of, write_state
-from seven_exp.models.registry import load_state
+from seven_exp.models.loading import load_state
 from seven_exp.pruning.masks import pack_bits, unpack_bits
-from seven_exp.restore import Restored
+from seven_exp.runs.restore import Restored
 
 EXACT, TAKES_EXPORTS = True, False
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seven_exp import runs
-from seven_exp.atomic import replacing
 from seven_exp.config import faults_of_the_user
 from seven_exp.datasets import Batches
+from seven_exp.files.atomic import replacing
 from seven_exp.measure.timing import in_turn, peak_memory
 from seven_exp.measure.variants import Variant, subject_of
+from seven_exp.runs.provenance import processor, versions
 from seven_exp.tasks import Inputs, forward
 from seven_exp.training.world import device_of
 
@@ -84,12 +84,12 @@ def measure(
     facts = {
         "schema": SCHEMA,
         "source": str(folder),
-        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else runs.processor(),
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else processor(),
         "threads": threads,
         "dtype": dtype,
         "batch_size": batch,
         "length": _length(inputs[1]),
-        "versions": runs.versions(),
+        "versions": versions(),
         "variants": rows,
         "reading": reading(rows, subject.variants),
     }

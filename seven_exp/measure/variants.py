@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from seven_exp.build import first_example, first_inputs
 from seven_exp.config import RunConfig
 from seven_exp.datasets import Data
 from seven_exp.export.exporting import is_export, load
 from seven_exp.export.semi_structured import accelerate, two_of_four
 from seven_exp.measure.csr import bytes_of, to_csr
-from seven_exp.restore import architecture, restore
+from seven_exp.runs.build import first_example, first_inputs
+from seven_exp.runs.restore import architecture, restore
 from seven_exp.shrink import shrink
 from seven_exp.training.flops import forward_flops
 

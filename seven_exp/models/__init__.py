@@ -3,7 +3,8 @@
 import importlib
 import pkgutil
 
-from seven_exp.models.registry import MODELS, build_model, check_model, factory, is_hub_model
+from seven_exp.models.build import build_model, check_model, factory, is_hub_model
+from seven_exp.models.registry import MODELS
 
 __all__ = ["MODELS", "build_model", "check_model", "factory", "is_hub_model"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from seven_exp.hub import NAMES, from_source
-from seven_exp.models.registry import HUB, MODELS
+from seven_exp.models.hub import NAMES, from_source
+from seven_exp.models.registry import MODELS
 from seven_exp.tasks import Head
 
 _AUTO = {
@@ -26,7 +26,7 @@ def config_of(name: str, kind: str) -> Any:
     """A model's configuration, if transformers has its architecture for such a task.
 
     Args:
-        name: Of the model; see `seven_exp.hub.source`.
+        name: Of the model; see `seven_exp.models.hub.source`.
         kind: A `Head`, or "images".
 
     Raises:
@@ -134,4 +134,3 @@ def image_model(name: str) -> Callable[..., nn.Module]:
 
 for _name in NAMES:
     MODELS.add(_name, image_model(_name) if _name in _OF_IMAGES else text_model(_name))
-HUB["text"], HUB["images"] = text_model, image_model

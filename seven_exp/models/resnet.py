@@ -5,8 +5,9 @@ from typing import Literal
 from torch import nn
 
 from seven_exp.models.first_layer import adapt_channels
+from seven_exp.models.loading import load_state
 from seven_exp.models.pretrained import imagenet_state
-from seven_exp.models.registry import MODELS, load_state
+from seven_exp.models.registry import MODELS
 
 Stem = Literal["imagenet", "cifar"]
 

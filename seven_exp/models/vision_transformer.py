@@ -3,8 +3,9 @@
 from torch import nn
 
 from seven_exp.models.first_layer import adapt_channels
+from seven_exp.models.loading import load_state
 from seven_exp.models.pretrained import imagenet_state
-from seven_exp.models.registry import MODELS, load_state
+from seven_exp.models.registry import MODELS
 
 
 def _check_patches(image_size: int, patch_size: int) -> None:
@@ -24,7 +25,7 @@ def _wake_head(model: nn.Module) -> None:
 
 
 @MODELS.register("vit_tiny")
-def vit_tiny(
+def vit_tiny(  # noqa: PLR0913  each keyword is a key of conf/model
     num_classes: int,
     image_size: int,
     channels: int,

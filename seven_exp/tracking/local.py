@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seven_exp.atomic import replacing
+from seven_exp.files.atomic import replacing
 from seven_exp.tracking.interface import Histogram, RunInfo, Value
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seven_exp.atomic import clear_partial, disk_errors, replacing
+from seven_exp.files.atomic import clear_partial, disk_errors, replacing
 
 log = logging.getLogger(__name__)
 

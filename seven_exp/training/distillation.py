@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seven_exp.tasks import Inputs, forward
-from seven_exp.training.loop import Compute
+from seven_exp.training.compute import Compute
 
 
 @dataclass(frozen=True)

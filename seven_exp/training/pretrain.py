@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seven_exp.atomic import disk_errors, replacing
-from seven_exp.locks import held
+from seven_exp.files.atomic import disk_errors, replacing
+from seven_exp.files.locks import held
 from seven_exp.training.checkpoints import digest_of
 
 log = logging.getLogger(__name__)

@@ -6,38 +6,31 @@ from typing import Any
 import torch
 from torch import nn
 
+States = tuple[dict[str, Any], dict[str, Any]]
+
 
 class Snapshot:
     """The weights and the optimizer's state of a moment, to be gone back to any number of times.
 
     (Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 1912.05671.)
+
+    Args:
+        model: As it is now.
+        optimizer: Likewise.
+        states: Their state dicts at another moment, as read from a checkpoint.
+
+    Attributes:
+        states: The model's state dict and the optimizer's.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, states: States | None = None
+    ) -> None:
         self._model, self._optimizer = model, optimizer
-        self._states: tuple[dict[str, Any], dict[str, Any]] = copy.deepcopy(
-            (model.state_dict(), optimizer.state_dict())
-        )
-
-    @property
-    def states(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What it holds: the model's state dict and the optimizer's."""
-        return self._states
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        states: tuple[dict[str, Any], dict[str, Any]],
-    ) -> "Snapshot":
-        """One that holds ``states``, as read from a checkpoint."""
-        snapshot = cls(model, optimizer)
-        snapshot._states = states
-        return snapshot
+        self.states = states or copy.deepcopy((model.state_dict(), optimizer.state_dict()))
 
     def restore(self) -> None:
         """Put both back in place."""
-        weights, moments = copy.deepcopy(self._states)
+        weights, moments = copy.deepcopy(self.states)
         self._model.load_state_dict(weights)
         self._optimizer.load_state_dict(moments)

@@ -85,7 +85,7 @@ class State:
             self.outcome = Outcome(**saved["outcome"])
             self.tally = Tally(**saved["tally"])
             self.rewound = [
-                Snapshot.of(self.model, self.optimizer, states) for states in saved["rewound"]
+                Snapshot(self.model, self.optimizer, states) for states in saved["rewound"]
             ]
             if self.probe is not None and saved["probe"] is not None:
                 self.probe.load_state_dict(saved["probe"])

@@ -11,11 +11,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from seven_exp.atomic import clear_partial, replacing
 from seven_exp.config import ConfigError
-from seven_exp.locks import acquired
-from seven_exp.plugins import hash_of
-from seven_exp.runs import MASKS
+from seven_exp.files.atomic import clear_partial, replacing
+from seven_exp.files.hashing import hash_of
+from seven_exp.files.locks import acquired
+from seven_exp.runs.artifacts import MASKS
 
 log = logging.getLogger(__name__)
 

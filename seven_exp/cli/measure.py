@@ -1,4 +1,4 @@
-"""``python -m seven_exp.measure RUN_OR_EXPORT``: latency, throughput, memory and size, measured."""
+"""``seven-exp measure RUN_OR_EXPORT``: latency, throughput, memory and size, measured."""
 
 import os
 import sys
@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seven_exp.arguments import Parser
+from seven_exp.cli.arguments import Parser
 from seven_exp.config import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
     parser = Parser(
-        prog="python -m seven_exp.measure",
+        prog="seven-exp measure",
         description="Measure a pruned model against the dense one, in turn, on this machine.",
     )
     parser.add_argument("folder", type=Path, metavar="RUN_OR_EXPORT")
@@ -90,7 +90,3 @@ def _show(facts: Mapping[str, Any]) -> None:
     where = f"{facts['device']}, {facts['threads']} threads, {facts['dtype']}"
     for line in (f"{where}: medians of {rounds} rounds taken in turn", *facts["reading"]):
         console.print(f" {line}", highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from seven_exp.ledger import Ledger
+from seven_exp.runs.ledger import Ledger
 
 
 @dataclass
@@ -52,7 +52,7 @@ class CompareAfterMultirun(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table and write the pictures into the sweep's folder."""
-        from seven_exp.compare.__main__ import main
+        from seven_exp.cli.compare import main
 
         if _sweeps[-1].gather():
             main([str(config.hydra.sweep.dir)])
@@ -60,7 +60,7 @@ class CompareAfterMultirun(Callback):
 
 def compare_begun() -> None:
     """Compare what there is of a multirun that some job of has failed."""
-    from seven_exp.compare.__main__ import compare
+    from seven_exp.compare.comparison import compare
 
     for sweep in _sweeps:
         with suppress(ValueError, OSError):

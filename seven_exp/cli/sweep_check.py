@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seven_exp.command import checked
+from seven_exp.cli.train import checked
 from seven_exp.config import ConfigError
 
 
@@ -53,7 +53,7 @@ def _check(config: DictConfig) -> None:
         try:
             checked(OmegaConf.masked_copy(values, keys))
         except ConfigError as error:
-            faults[str(error)] = None
+            faults |= dict.fromkeys(error.args)
         else:
             valid.update(point)
     # Only now: composing all points takes its time, and Hydra is about to do it again.

@@ -10,20 +10,26 @@ from collections.abc import Collection, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
+from seven_exp.config import ConfigError
+from seven_exp.files.hashing import hash_of
 from seven_exp.registry import ADDED_BY, adding
 
 
-def import_plugin(plugin: str) -> None:
-    """Import a Python file or a module, once; what it registers is noted as its own.
+def load_plugins(plugins: Sequence[str]) -> None:
+    """Import Python files or modules, each once; what one registers is noted as its own.
 
     Raises:
-        Exception: It can't be found, or raises this itself.
+        ConfigError: One can't be found or imported.
     """
-    with adding(_key(plugin)):
-        if plugin.endswith(".py"):
-            _import_file(_path(plugin))
-        else:
-            importlib.import_module(plugin)
+    for plugin in plugins:
+        try:
+            with adding(_key(plugin)):
+                if plugin.endswith(".py"):
+                    _import_file(_path(plugin))
+                else:
+                    importlib.import_module(plugin)
+        except Exception as error:
+            raise ConfigError(f"plugins: can't import '{plugin}': {error}") from error
 
 
 def matters(plugin: str, used: Collection[tuple[str, str]]) -> bool:
@@ -32,7 +38,7 @@ def matters(plugin: str, used: Collection[tuple[str, str]]) -> bool:
     One that has registered nothing is there for something that can't be seen from here.
 
     Args:
-        plugin: As for `import_plugin`.
+        plugin: As for `load_plugins`.
         used: Kind and name of each thing.
     """
     key = _key(plugin)
@@ -57,7 +63,7 @@ def described(plugin: str, directory: str | None) -> str:
     """Where a plugin is and what its content is known by, found out without running any of it.
 
     Args:
-        plugin: As for `import_plugin`.
+        plugin: As for `load_plugins`.
         directory: Where modules are looked for last.
     """
     try:
@@ -99,16 +105,6 @@ def _key(plugin: str) -> str:
 
 def _path(plugin: str) -> Path:
     return Path(plugin).expanduser().resolve()
-
-
-def hash_of(path: Path) -> str:
-    """The SHA-256 of a file.
-
-    Raises:
-        OSError: It can't be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _import_file(path: Path) -> None:

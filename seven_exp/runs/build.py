@@ -1,4 +1,4 @@
-"""A run's data and model, made as its config says."""
+"""Data, model and optimizer, each made from its own section of a config."""
 
 import inspect
 from collections.abc import Mapping
@@ -7,54 +7,54 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from seven_exp.config import RunConfig
+from seven_exp.config import Dataset, Model, Optimizer
 from seven_exp.datasets import Batches, Data, build_data
 from seven_exp.models import build_model, factory
 from seven_exp.tasks import Inputs
+from seven_exp.training.optimizers import build_optimizer
 
 
-def data_of(config: RunConfig, seed: int) -> Data:
+def data_of(section: Dataset, batch_size: int, seed: int) -> Data:
     """The data, their order drawn from ``seed``.
 
     Raises:
         ValueError: They can't be had.
     """
-    return build_data(
-        config.dataset.name,
-        batch_size=config.trainer.batch_size,
-        seed=seed,
-        **config.dataset.arguments,
-    )
+    return build_data(section.name, batch_size=batch_size, seed=seed, **section.arguments)
 
 
-def model_of(config: RunConfig, data: Data) -> nn.Module:
-    """The model as training starts from it, but for dense pretraining.
+def model_of(section: Model, data: Data, *, gradient_checkpointing: bool = False) -> nn.Module:
+    """The model as training starts from it, before dense pretraining.
 
     Raises:
         ValueError: It can't be had, or does not fit the data.
     """
     model = build_model(
-        config.model.name,
-        checkpoint=config.model.checkpoint,
-        **data.for_model,
-        **config.model.arguments,
+        section.name, checkpoint=section.checkpoint, **data.for_model, **section.arguments
     )
-    if config.trainer.gradient_checkpointing:
+    if gradient_checkpointing:
         cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
-def blank_model(config: RunConfig, data: Data) -> nn.Module:
+def blank_model(section: Model, data: Data) -> nn.Module:
     """The model's architecture, in evaluation mode, its weights to be overwritten.
 
     Raises:
         ValueError: See `model_of`.
     """
-    arguments = config.model.arguments
-    make = factory(config.model.name, "images" if data.text is None else "text")
+    arguments = section.arguments
+    make = factory(section.name, "images" if data.text is None else "text")
     if "pretrained" in inspect.signature(make).parameters:
         arguments["pretrained"] = False
-    return build_model(config.model.name, **data.for_model, **arguments).eval()
+    return build_model(section.name, **data.for_model, **arguments).eval()
+
+
+def optimizer_of(section: Optimizer, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """The optimizer of a section, with a learning rate of its own."""
+    return build_optimizer(
+        section.name, model, lr=lr, weight_decay=section.weight_decay, **section.arguments
+    )
 
 
 def first_inputs(batches: Batches) -> Inputs:

@@ -28,21 +28,14 @@ class Method:
     rounds: int
 
     @classmethod
-    def of(cls, config: RunConfig, *, prunes: bool | None = None) -> "Method":
-        """The method of a config whose plugins are loaded.
-
-        Args:
-            config: Checked already.
-            prunes: None: as the config says.
-        """
+    def of(cls, config: RunConfig) -> "Method":
+        """The method of a checked config."""
         from seven_exp.pruning import PRUNERS, build_method, needs_batches
 
         pruner, spec = config.pruner, PRUNERS[config.pruner.name]
-        if prunes is None:
-            prunes = spec.prunes and (config.sparsity > 0 or bool(pruner.sparsities))
         return cls(
             config=config,
-            prunes=prunes,
+            prunes=spec.prunes and (config.sparsity > 0 or bool(pruner.sparsities)),
             when=pruner.when or spec.when,
             scope=pruner.scope or spec.scope,
             needs_batches=needs_batches(build_method(pruner.name, pruner.arguments)),

@@ -5,7 +5,7 @@ from typing import Literal
 
 from seven_exp.config import ConfigError, RunConfig
 from seven_exp.pruning import Gradual
-from seven_exp.reads import Method
+from seven_exp.runs.reads import Method
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Plan:
         end: End of the window, "during" only.
         interval: Steps between choices of masks, "during" only.
         prune_at: Moments of `Pruner.prune`, rising; none for "during".
+        batches_per_round: Batches that each of its rounds looks at.
         settled: First moment at which the masks are final.
         retrain: Steps of training after each of them, "after" only.
         rewind: What goes back before each retraining: nothing, the learning rate, or the weights
@@ -27,6 +28,7 @@ class Plan:
         log_interval: Steps between reports.
         eval_interval: Steps between evaluations.
         analysis_interval: Steps between measurements of gradients and masks; None: none.
+        checkpoint_interval: Steps between checkpoints, 0: none; None: one at each evaluation.
     """
 
     steps: int
@@ -35,6 +37,7 @@ class Plan:
     end: int
     interval: int
     prune_at: tuple[int, ...]
+    batches_per_round: int
     settled: int
     retrain: int
     rewind: Literal["none", "lr", "weights"]
@@ -42,6 +45,7 @@ class Plan:
     log_interval: int
     eval_interval: int
     analysis_interval: int | None
+    checkpoint_interval: int | None
 
     @classmethod
     def of(cls, config: RunConfig, batches_per_epoch: int) -> "Plan":
@@ -63,16 +67,20 @@ class Plan:
         method = Method.of(config)
         when = method.when
         begin, end = (
-            _moment(value, steps)
-            for value in (config.schedule.begin_step, config.schedule.end_step)
+            moment(value, steps) for value in (config.schedule.begin_step, config.schedule.end_step)
         )
-        interval = max(1, _moment(config.schedule.interval, steps))
-        if when == "during":
+        interval = max(1, moment(config.schedule.interval, steps))
+        if method.in_training and steps == 0:
+            raise ConfigError(
+                f"trainer.max_steps is 0: {config.pruner.name} prunes during training; the nearest "
+                "valid choice is 1"
+            )
+        if when == "during" and steps:
             _check_window(config, begin, end, interval, steps)
         retrain, levels = 0, config.pruner.levels
         prune_at: tuple[int, ...] = (0,) if when == "before" else ()
         if when == "after":
-            retrain = _moment(config.pruner.finetune_steps, steps) // levels
+            retrain = moment(config.pruner.finetune_steps, steps) // levels
             first = steps - levels * retrain
             prune_at = tuple(first + level * retrain for level in range(levels))
             _check_retraining(config, steps, first, retrain)
@@ -97,13 +105,15 @@ class Plan:
             end=end,
             interval=interval,
             prune_at=prune_at,
+            batches_per_round=config.pruner.batches_per_round or 1,
             settled=settled if method.prunes else 0,
             retrain=retrain,
             rewind=config.pruner.rewind,
-            warmup=cls.warmup_steps(config, steps),
+            warmup=moment(config.optimizer.warmup_steps, steps),
             log_interval=trainer.log_interval,
             eval_interval=trainer.eval_interval or steps_per_epoch,
             analysis_interval=config.analysis.every,
+            checkpoint_interval=config.run.checkpoint_interval,
         )
 
     @property
@@ -124,11 +134,6 @@ class Plan:
             return step, end
         return self.rewind_to + (step - end) % self.retrain, end
 
-    @staticmethod
-    def warmup_steps(config: RunConfig, steps: int) -> int:
-        """Steps of a training of ``steps`` over which the learning rate rises."""
-        return _moment(config.optimizer.warmup_steps, steps)
-
     def evaluates(self, done: int) -> bool:
         """Whether the model is evaluated after so many steps."""
         return done % self.eval_interval == 0 or done == self.steps
@@ -143,14 +148,20 @@ class Plan:
         """Whether figures are wanted after so many steps."""
         return done % self.log_interval == 0 or self.evaluates(done) or self.measures(done)
 
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is written after so many steps; one follows pruning at step 0."""
+        if self.checkpoint_interval is None:
+            return done == 0 or self.evaluates(done)
+        return self.checkpoint_interval > 0 and done % self.checkpoint_interval == 0
+
 
 def steps_of(epochs: int, batches_per_epoch: int, accumulate: int) -> int:
     """Steps of ``accumulate`` batches that so many epochs have, the last few batches left over."""
     return max(1, epochs * batches_per_epoch // accumulate)
 
 
-def _moment(value: int | float, steps: int) -> int:
-    """Integers are steps already; decimals are fractions of the training."""
+def moment(value: int | float, steps: int) -> int:
+    """A number of steps: integers are steps already; decimals are fractions of the training."""
     return value if isinstance(value, int) else round(value * steps)
 
 
@@ -170,12 +181,15 @@ def _check_retraining(config: RunConfig, steps: int, first: int, retrain: int) -
 
 
 def _check_window(config: RunConfig, begin: int, end: int, interval: int, steps: int) -> None:
-    for key, moment in (("begin_step", begin), ("end_step", end)):
-        if moment > steps:
-            raise ConfigError(
+    late = [key for key, at in (("begin_step", begin), ("end_step", end)) if at > steps]
+    if late:
+        raise ConfigError(
+            *(
                 f"schedule.{key} is {getattr(config.schedule, key)}: the training has {steps} "
                 f"steps; the nearest valid choice is {steps}"
+                for key in late
             )
+        )
     try:
         Gradual(config.schedule.name, begin, end, interval, config.schedule.levels)
     except ValueError as error:

@@ -1,11 +1,11 @@
-"""``python -m seven_exp.export RUN --format FORMAT``: a run's model as files for others."""
+"""``seven-exp export RUN --format FORMAT``: a run's model as files for others."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seven_exp.arguments import Parser
+from seven_exp.cli.arguments import Parser
 from seven_exp.config import ConfigError
 from seven_exp.export.formats import FORMATS, ExportError, check_format
 
@@ -13,7 +13,7 @@ from seven_exp.export.formats import FORMATS, ExportError, check_format
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
     parser = Parser(
-        prog="python -m seven_exp.export",
+        prog="seven-exp export",
         description="Write a finished run's model in a format, read it again and compare it.",
         epilog="formats: " + "; ".join(f"{name}: {what}" for name, what in FORMATS.items()),
     )
@@ -101,7 +101,3 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,77 +1,22 @@
-"""``python -m seven_exp.compare FOLDER...``: print a table; write comparison.csv, .png, .html."""
+"""Records below some folders as a table, and as comparison.csv, .png and .html."""
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seven_exp.arguments import Parser
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.page import write_html
 from seven_exp.compare.plot import write_png
 from seven_exp.compare.published import print_published
 from seven_exp.compare.records import FINISHED, Record, read_runs
 from seven_exp.compare.sections import comparison_page, relative_to
-from seven_exp.compare.statistics import Differ, paired_difference, unpaired_difference
+from seven_exp.compare.statistics import Differ, paired_difference
 from seven_exp.compare.summary import Row, headline, summarize
 from seven_exp.compare.table import print_table, write_csv
 
 DEFAULT_BASELINE = "magnitude"
 DEFAULT_PORT = 8000
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
-    parser = Parser(
-        prog="python -m seven_exp.compare",
-        description="Compare the runs recorded below some folders.",
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--metric", help="a final metric (the task's headline)")
-    parser.add_argument(
-        "--baseline", help=f"method to subtract ({DEFAULT_BASELINE}, where it took part)"
-    )
-    parser.add_argument(
-        "--unpaired",
-        action="store_const",
-        const=unpaired_difference,
-        default=paired_difference,
-        help="compare means by Welch's t test, for runs on different seeds",
-    )
-    parser.add_argument(
-        "--published", action="store_true", help="also print the figures of SEVEN's authors beside"
-    )
-    parser.add_argument("--output", type=Path, help="where files go (the first FOLDER)")
-    parser.add_argument(
-        "--serve", action="store_true", help="show the page in a browser, anew at each reload"
-    )
-    parser.add_argument("--port", type=int, help=f"of --serve ({DEFAULT_PORT}; 0: any free one)")
-    parser.add_argument(
-        "--wandb", metavar="ENTITY/PROJECT", help="also make or update a W&B report and workspace"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        if options.port is not None and not options.serve:
-            raise ValueError("--port is there for --serve")
-        if options.serve:
-            serve(options.folders, options.metric, options.baseline, options.port, options.unpaired)
-            return 0
-        compare(
-            options.folders,
-            options.metric,
-            options.baseline,
-            options.output,
-            published=options.published,
-            wandb=options.wandb,
-            differ=options.unpaired,
-        )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ConnectionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def compare(
@@ -197,7 +142,3 @@ def read(
         baseline = DEFAULT_BASELINE if took_part else None
     rows, notes = summarize(records, metric, baseline, differ=differ)
     return Comparison(records, rows, metric, baseline, [*left_out, *notes], differ)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

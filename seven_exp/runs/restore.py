@@ -11,21 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from seven_exp import runs
-from seven_exp.build import blank_model, data_of
-from seven_exp.config import (
-    ConfigError,
-    Dataset,
-    Model,
-    RunConfig,
-    Trainer,
-    faults_of_the_user,
-    load_plugins,
-)
+from seven_exp.config import ConfigError, Dataset, Model, RunConfig, Trainer, faults_of_the_user
 from seven_exp.datasets import Data
-from seven_exp.models.registry import load_state, read_state
-from seven_exp.plugins import described
+from seven_exp.models.loading import load_state, read_state
 from seven_exp.pruning.masks import Masks
+from seven_exp.runs.artifacts import FINAL, MASKS, checksums, load_masks
+from seven_exp.runs.build import blank_model, data_of
+from seven_exp.runs.plugins import described, load_plugins
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +59,7 @@ def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
     """
     with faults_of_the_user():
         record = read_record(folder)
-        checkpoint = folder / runs.FINAL
+        checkpoint = folder / FINAL
         if not checkpoint.is_file():
             raise ValueError(
                 f"'{folder}' has no checkpoints/final.safetensors: the run was made with "
@@ -86,12 +78,10 @@ def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
                     f"{tuple(tensor.shape)}, and the model's of {tuple(own[name].shape)}"
                 )
         load_state(model, state, f"'{checkpoint}'")
-        masks = runs.load_masks(folder / runs.MASKS)
+        masks = load_masks(folder / MASKS)
         for name, mask in masks.items():
             if name not in own or own[name].shape != mask.shape:
-                raise ValueError(
-                    f"'{folder / runs.MASKS}' is of another model: {name} does not fit"
-                )
+                raise ValueError(f"'{folder / MASKS}' is of another model: {name} does not fit")
         weights = [model.get_parameter(name) for name in masks]
         Masks(weights, list(masks.values())).apply(weights)
         return Restored(record, config, data, model, masks, checkpoint.stat().st_size)
@@ -106,7 +96,7 @@ def _verify(folder: Path, recorded: Any) -> None:
     if not isinstance(recorded, dict):
         _warn_unverified(folder)
         return
-    for name, sha256 in runs.checksums(folder).items():
+    for name, sha256 in checksums(folder).items():
         if recorded.get(name) != sha256:
             raise ValueError(
                 f"'{folder / name}' is not the file that the run wrote: its SHA-256 is {sha256}, "
@@ -169,7 +159,7 @@ def architecture(
     )
     try:
         load_plugins(config.plugins)
-        data = data_of(config, config.seed)
+        data = data_of(config.dataset, config.trainer.batch_size, config.seed)
     except (OSError, ValueError) as error:
         if not lost:
             raise
@@ -177,7 +167,7 @@ def architecture(
         raise ConfigError(
             f"{error} (relative to {started} where the run was started: {', '.join(lost)})"
         ) from error
-    return config, data, blank_model(config, data)
+    return config, data, blank_model(config.model, data)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The command line: one command with subcommands, and Hydra's shell."""

@@ -1,0 +1,168 @@
+"""``seven-exp train``: Hydra composes, the config is checked, the run starts."""
+
+import atexit
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from seven_exp.cli.faults import explain, rank, stop, stop_if_explained, stop_if_not_begun
+from seven_exp.cli.overrides import for_hydra, prefer_own_presets
+from seven_exp.cli.sweep_compare import compare_begun, left_elsewhere
+from seven_exp.config import ConfigError, RunConfig, parse
+from seven_exp.runs.ledger import Ledger, record_of
+
+log = logging.getLogger(__name__)
+
+# For conf/; here, and not in main, because a launcher's processes import this module only.
+OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()))
+
+
+def main(config_dir: Path) -> None:
+    """Compose from ``config_dir`` and the command line, run, and exit."""
+    wants_trace = "HYDRA_FULL_ERROR" in os.environ
+    # Hydra would print its own pages of explanation and exit with 1; this makes it raise.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    started = False
+    if rank() > 0:
+        _keep_silent()
+
+    def task(values: DictConfig) -> float | None:
+        nonlocal started
+        started = True
+        try:
+            return run(values)
+        except Exception as error:
+            # One job of a sweep must not take the others with it: Hydra goes on and fails last.
+            if not wants_trace and HydraConfig.get().mode == RunMode.RUN:
+                if isinstance(error, ConfigError):
+                    _remove_if_bare(Path(HydraConfig.get().runtime.output_dir))
+                stop_if_explained(error)
+            raise
+
+    sys.argv = [for_hydra(argument, config_dir) for argument in sys.argv]
+    prefer_own_presets(config_dir)
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(task)()
+        left = left_elsewhere()
+    except KeyboardInterrupt:
+        stop("interrupted; the same command goes on from the last checkpoint", 1)
+    except Exception as error:
+        compare_begun()
+        if (left := left_elsewhere()) is not None:
+            print(left, file=sys.stderr)
+        if not wants_trace:
+            (stop_if_explained if started else stop_if_not_begun)(error)
+        raise
+    if left is not None:
+        print(left, file=sys.stderr)
+        sys.exit(75)
+
+
+def _keep_silent() -> None:
+    """Leave folders and words to the main one of several processes."""
+    nowhere = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, nowhere, ignore_errors=True)
+    sys.argv += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
+    sys.argv += ["hydra/job_logging=none", "~hydra.callbacks.compare"]
+    logging.disable()
+
+
+def checked(values: DictConfig) -> RunConfig:
+    """The config as typed values, if it is valid.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    try:
+        plain = OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(plain, dict)
+    config = parse({str(key): value for key, value in plain.items()})
+
+    from seven_exp.runs.check import check
+
+    check(config)
+    return config
+
+
+def run(values: DictConfig) -> float | None:
+    """One job of Hydra's: check the config, then do the run, unless that is done already.
+
+    Returns:
+        The final value of the task's headline metric, for Hydra's sweepers; None where another
+        process is at it.
+
+    Raises:
+        ConfigError: The config is not valid.
+        InterruptedRun: It was stopped by a signal, or outside a multirun another process is at it.
+    """
+    config = checked(values)
+
+    from seven_exp.console import show_record, write_what_can_be_encoded
+    from seven_exp.runs.identity import run_hash
+    from seven_exp.runs.run import run_experiment
+    from seven_exp.tracking import Trackers, build_tracker
+    from seven_exp.training.interruption import InterruptedRun
+    from seven_exp.training.world import join
+
+    write_what_can_be_encoded()
+    # The core warns in its own words; where in its code is of no use here.
+    warnings.formatwarning = lambda message, *_, **__: str(message)
+    logging.captureWarnings(True)
+    place = join(config.device)
+    world, _ = place
+    if not world.main:
+        # The main process looks after folders, and says where the run is done, if it is.
+        home = world.told(None)
+        if home is not None:
+            run_experiment(config, home, Trackers([]), place)
+        return None
+    hydra_config = HydraConfig.get()
+    multirun = hydra_config.mode == RunMode.MULTIRUN
+    if multirun:
+        os.environ.pop("WANDB_RUN_ID", None)  # it would make one run of them all
+    job = Path(hydra_config.runtime.output_dir)
+    root = Path(hydra_config.runtime.cwd, Path(config.output_root).expanduser())
+    skip = multirun if config.run.skip_finished is None else config.run.skip_finished
+    identity, ledger = run_hash(config), Ledger(root)
+    with ledger.claimed(identity, config.run.wait) as mine:
+        if not mine:
+            line = f"{ledger.where(identity)} is being done by another process: left to it"
+            log.warning("%s (run.wait=SECONDS waits for it)", line)
+            world.told(None)
+            if multirun:
+                ledger.leave(identity, job)
+                return None
+            raise InterruptedRun(line)
+        found = None if config.run.force else ledger.finished(identity)
+        record = None if found is None or not skip else record_of(found, identity)
+        if found is not None and record is not None:
+            log.info("done already, in %s: skipped (run.force=true does it again)", found)
+            home = found
+            world.told(None)
+        else:
+            home = ledger.home(identity, job, afresh=config.run.force or found is not None)
+            world.told(home)
+            record = run_experiment(config, home, build_tracker(config.tracker), place)
+        ledger.share(identity, home, job)
+    if home != found or not multirun:
+        show_record(record, home)
+    value: float = record["metrics"][record["metric"]]
+    return value
+
+
+def _remove_if_bare(job: Path) -> None:
+    """Remove the folder that Hydra made for a job which then did nothing."""
+    if {path.name for path in job.iterdir()} <= {".hydra", ".run_hash"} and job != Path.cwd():
+        shutil.rmtree(job, ignore_errors=True)

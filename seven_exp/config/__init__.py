@@ -1,0 +1,28 @@
+"""The schema of ``conf/``, and the words for what is not valid; it knows nothing of the rest."""
+
+from seven_exp.config.arguments import check_arguments
+from seven_exp.config.errors import ConfigError, faults_of_the_user
+from seven_exp.config.parsing import parse
+from seven_exp.config.schema import (
+    Dataset,
+    Model,
+    Optimizer,
+    Pruner,
+    RunConfig,
+    Tracker,
+    Trainer,
+)
+
+__all__ = [
+    "ConfigError",
+    "Dataset",
+    "Model",
+    "Optimizer",
+    "Pruner",
+    "RunConfig",
+    "Tracker",
+    "Trainer",
+    "check_arguments",
+    "faults_of_the_user",
+    "parse",
+]

@@ -1,0 +1,22 @@
+"""The user's mistakes, as errors of one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class ConfigError(ValueError):
+    """One or several mistakes of the user; each argument is one, in words for people."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
+
+
+@contextmanager
+def faults_of_the_user() -> Iterator[None]:
+    """Turns a ValueError or OSError raised inside into a ConfigError with the same words."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error

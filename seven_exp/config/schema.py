@@ -1,0 +1,158 @@
+"""The sections of ``conf/``: every key and its range."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=0, strict=True)] | Annotated[Fraction, Field(strict=True)]
+"""An integer counts steps; a decimal is a fraction of the training."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator takes."""
+
+RULES = ConfigDict(protected_namespaces=(), allow_inf_nan=False)
+"""What all models of pydantic share here."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(**RULES, extra="forbid", frozen=True)
+
+
+class _Named(_Section):
+    """A section that also holds the keyword arguments of what it names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What is passed on to the thing of this name."""
+        return dict(self.model_extra or {})
+
+
+class Pretrain(_Section):
+    """Dense training that the run starts from."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    lr: Annotated[float, Field(gt=0)]
+    seed: Seed
+
+
+class Model(_Named):
+    """conf/model."""
+
+    pretrain: Pretrain
+    checkpoint: str | None
+    freeze: list[str]
+
+
+class Dataset(_Named):
+    """conf/dataset."""
+
+
+class Pruner(_Named):
+    """conf/pruner."""
+
+    when: Literal["before", "during", "after"] | None
+    scope: str | None
+    sparsities: dict[str, Annotated[float, Field(ge=0, lt=1)]] | None
+    pattern: str
+    min_density: Annotated[float, Field(ge=0, lt=1)]
+    include: list[str] | None
+    exclude: list[str] | None
+    exclude_defaults: bool
+    misfits: Literal["error", "dense"]
+    rounds: Annotated[int, Field(ge=1)] | None
+    batches_per_round: Annotated[int, Field(ge=1)] | None
+    finetune_steps: Steps
+    levels: Annotated[int, Field(ge=1)]
+    rewind: Literal["none", "lr", "weights"]
+
+
+class Schedule(_Section):
+    """conf/schedule."""
+
+    name: str
+    begin_step: Steps
+    end_step: Steps
+    interval: Annotated[int, Field(ge=1, strict=True)] | Annotated[Fraction, Field(strict=True)]
+    levels: Annotated[int, Field(ge=1)] | None
+
+
+class Optimizer(_Named):
+    """conf/optimizer."""
+
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    lr_schedule: Literal["constant", "linear", "cosine"]
+    warmup_steps: Steps
+
+
+class Trainer(_Section):
+    """conf/trainer."""
+
+    epochs: Annotated[int, Field(ge=1)] | None
+    max_steps: Annotated[int, Field(ge=0)] | None
+    batch_size: Annotated[int, Field(ge=1)]
+    accumulate: Annotated[int, Field(ge=1)]
+    distill: Fraction
+    distill_hidden: Annotated[float, Field(ge=0)]
+    distill_temperature: Annotated[float, Field(gt=0)]
+    grad_clip: Annotated[float, Field(gt=0)] | None
+    precision: Literal["fp32", "bf16"]
+    gradient_checkpointing: bool
+    compile: bool
+    log_interval: Annotated[int, Field(ge=1)]
+    eval_interval: Annotated[int, Field(ge=1)] | None
+    save_model: bool
+
+
+class Analysis(_Section):
+    """What a run measures of its gradients and masks."""
+
+    every: Annotated[int, Field(ge=1, strict=True)] | None
+    start_batches: Annotated[int, Field(ge=0)]
+    bins: Annotated[int, Field(ge=2, le=512)]
+
+
+class Tracker(_Section):
+    """conf/tracker; where a key is null, W&B's own settings decide."""
+
+    mode: Literal["online", "offline", "disabled"] | None
+    project: str | None
+    entity: str | None
+    group: str | None
+    tags: list[str] | None
+
+
+class Run(_Section):
+    """Whether and how a run is done, which changes nothing about its result."""
+
+    skip_finished: bool | None
+    force: bool
+    wait: Annotated[float, Field(ge=0)]
+    checkpoint_interval: Annotated[int, Field(ge=0)] | None
+    keep: Annotated[int, Field(ge=1)]
+
+
+class RunConfig(_Section):
+    """One run, as Hydra composed it."""
+
+    sparsity: Annotated[float, Field(ge=0, lt=1)]
+    seed: Seed
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    threads: Annotated[int, Field(ge=1)] | None
+    output_root: str
+    cache_dir: str
+    plugins: list[str]
+    run: Run
+    model: Model
+    dataset: Dataset
+    pruner: Pruner
+    schedule: Schedule
+    optimizer: Optimizer
+    trainer: Trainer
+    analysis: Analysis
+    tracker: Tracker

@@ -1,0 +1,84 @@
+"""A model by its name, for data of a kind."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from seven_exp.models.hub import NAMES, is_source, needs_extra
+from seven_exp.models.hub_models import config_of, image_model, text_model
+from seven_exp.models.loading import load_state, read_state
+from seven_exp.models.registry import MODELS
+
+Kind = Literal["images", "text"]
+
+
+def factory(name: str, kind: Kind) -> Callable[..., nn.Module]:
+    """What makes the model of a registered name, a hub id or a local folder, for such data.
+
+    Raises:
+        ValueError: Unknown name, or a model of other data.
+    """
+    if name not in MODELS and is_source(name):
+        return text_model(name) if kind == "text" else image_model(name)
+    make = MODELS[name]
+    reads = "text" if "vocab_size" in inspect.signature(make).parameters else "images"
+    if reads != kind:
+        choices = {"text": "model=minilm or model=bert_base", "images": "model=vit_tiny"}
+        raise ValueError(
+            f"model.name is '{name}': it reads {reads} and the data set is {kind}; choose "
+            f"{choices[kind]}, or another data set"
+        )
+    return make
+
+
+def check_model(name: str, head: str | None) -> None:
+    """Look, before data or weights are read, whether transformers has the model for the task.
+
+    Args:
+        name: A registered name, a hub id or a local folder.
+        head: What text is for; None for images.
+
+    Raises:
+        ValueError: It is not installed, can't be had or does not fit.
+    """
+    if is_hub_model(name):
+        needs_extra("model.name", name)
+        config_of(name, head or "images")
+
+
+def is_hub_model(name: str) -> bool:
+    """Whether transformers makes this model."""
+    return name in NAMES or (name not in MODELS and is_source(name))
+
+
+def build_model(
+    name: str,
+    *,
+    checkpoint: str | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """A model for images of shape (channels, image_size, image_size), or for text.
+
+    Args:
+        name: A registered name, a hub id or a local folder.
+        checkpoint: A state dict to start from, ``.safetensors`` or torch's own format; a head made
+            for another number of classes is left out. It replaces pretrained weights.
+        **arguments: What the data tell, `num_classes` (logits) with `image_size` and `channels`,
+            or with `vocab_size`, `max_length` and `head`; and the model's own keywords.
+
+    Raises:
+        ValueError: Unknown name, a value out of range, or a checkpoint of another model.
+    """
+    make = factory(name, "text" if "vocab_size" in arguments else "images")
+    if checkpoint is None:
+        return make(**arguments)
+    state = read_state(Path(checkpoint).expanduser())
+    if "pretrained" in inspect.signature(make).parameters:
+        # The file overwrites those weights: nobody should have to be online to get them.
+        arguments["pretrained"] = False
+    model = make(**arguments)
+    load_state(model, state, f"model.checkpoint '{checkpoint}'")
+    return model

@@ -1,0 +1,112 @@
+"""What can be checked of a config without data and model: names, arguments, windows, folders."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from seven_exp import datasets, models
+from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_the_user
+from seven_exp.datasets import DATASETS, TRAIN_SIZES, text_head
+from seven_exp.pruning import PRUNERS, build_method
+from seven_exp.pruning.allocation import SCOPES
+from seven_exp.pruning.patterns import parse_pattern
+from seven_exp.pruning.schedules import SCHEDULES
+from seven_exp.runs.plan import Plan
+from seven_exp.runs.plugins import load_plugins
+from seven_exp.training.optimizers import OPTIMIZERS
+
+
+def check(config: RunConfig) -> None:
+    """Load the config's plugins and check all that it names.
+
+    Raises:
+        ConfigError: It has faults; the message holds all that can be found at once.
+    """
+    load_plugins(config.plugins)
+    # A dictionary: what depends on an unknown name says so again.
+    faults: dict[str, None] = {}
+    for part in (_pruner, _scope, _pattern, _dataset, _model, _optimizer, _teacher, _plan):
+        faults |= dict.fromkeys(_faults(part, config))
+    if faults:
+        raise ConfigError(*faults)
+
+
+def _faults(part: Callable[[RunConfig], None], config: RunConfig) -> tuple[str, ...]:
+    try:
+        with faults_of_the_user():
+            part(config)
+    except ConfigError as error:
+        return error.args
+    return ()
+
+
+def _pruner(config: RunConfig) -> None:
+    name, arguments = config.pruner.name, config.pruner.arguments
+    check_arguments("pruner", name, PRUNERS[name].make, arguments)
+    try:
+        build_method(name, arguments)
+    except ValueError as error:
+        # Its words begin with a keyword of its own; who calls it from Python has no group.
+        if str(error).partition(" ")[0] in arguments:
+            raise ValueError(f"pruner.{error}") from error
+        raise
+
+
+def _scope(config: RunConfig) -> None:
+    SCOPES[config.pruner.scope or PRUNERS[config.pruner.name].scope]
+
+
+def _pattern(config: RunConfig) -> None:
+    parse_pattern(config.pruner.pattern)
+
+
+def _dataset(config: RunConfig) -> None:
+    name, arguments = config.dataset.name, config.dataset.arguments
+    check_arguments("dataset", name, DATASETS[name], arguments, {"batch_size", "seed"})
+    datasets.check_data(name, **arguments)
+
+
+def _model(config: RunConfig) -> None:
+    name, checkpoint = config.model.name, config.model.checkpoint
+    DATASETS[config.dataset.name]
+    head = text_head(config.dataset.name)
+    make = models.factory(name, "text" if head else "images")
+    check_arguments("model", name, make, config.model.arguments)
+    if head and config.pruner.name == "synflow":
+        raise ConfigError("pruner.name is 'synflow': it feeds the model ones, not text")
+    if config.trainer.gradient_checkpointing and not models.is_hub_model(name):
+        raise ConfigError(
+            f"trainer.gradient_checkpointing is true: {name} has no such thing, "
+            "transformers' models have; choose false"
+        )
+    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
+        raise ConfigError(f"model.checkpoint is '{checkpoint}': no such file")
+    models.check_model(name, head)
+
+
+def _optimizer(config: RunConfig) -> None:
+    name = config.optimizer.name
+    check_arguments("optimizer", name, OPTIMIZERS[name], config.optimizer.arguments)
+
+
+def _teacher(config: RunConfig) -> None:
+    trainer, model = config.trainer, config.model
+    if trainer.distill and text_head(config.dataset.name) not in (None, "classification"):
+        raise ConfigError(f"trainer.distill is {trainer.distill}: it needs classes; choose 0")
+    trained = model.checkpoint or model.pretrain.epochs or model.arguments.get("pretrained")
+    for key in ("distill", "distill_hidden"):
+        if (weight := getattr(trainer, key)) and not trained:
+            raise ConfigError(
+                f"trainer.{key} is {weight}: the teacher would be untrained; "
+                "give model.pretrain.epochs, model.pretrained or model.checkpoint"
+            )
+    if trainer.distill_hidden and trainer.compile:
+        raise ConfigError(
+            "trainer.distill_hidden can't look into a compiled model: choose trainer.compile=false"
+        )
+
+
+def _plan(config: RunConfig) -> None:
+    SCHEDULES[config.schedule.name]
+    images = TRAIN_SIZES.get(config.dataset.name)
+    if images is not None or config.trainer.max_steps is not None:
+        Plan.of(config, max(1, (images or 0) // config.trainer.batch_size))

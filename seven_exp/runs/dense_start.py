@@ -1,0 +1,78 @@
+"""The dense start of a run: trained once, by whichever run comes first, and shared."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.config import RunConfig
+from seven_exp.console import progress_bar
+from seven_exp.datasets import Data
+from seven_exp.runs.build import data_of, model_of, optimizer_of
+from seven_exp.runs.identity import START, data_identity, digest, model_identity, plugins_identity
+from seven_exp.runs.plan import moment, steps_of
+from seven_exp.training.compute import Compute
+from seven_exp.training.loop import Recipe, Reported, train
+from seven_exp.training.optimizers import lr_factor
+from seven_exp.training.pretrain import cached_start
+from seven_exp.training.world import World
+
+
+def load_dense_start(config: RunConfig, data: Data, model: nn.Module, compute: Compute) -> None:
+    """Load the dense start that the config asks for, trained first if nobody has yet.
+
+    Raises:
+        DivergedError: Its loss is not finite any more.
+        OSError: It is not there, and the cache can't be written.
+    """
+    if config.model.pretrain.epochs == 0:
+        return
+    identity = _identity(config)
+
+    def build() -> dict[str, Tensor]:
+        return _trained(config, data, compute)
+
+    folder = Path(config.cache_dir).expanduser() / "pretrained"
+    model.load_state_dict(cached_start(folder, digest(identity), build, identity))
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    """All that decides what dense training ends in."""
+    identity = {
+        "version": 2,
+        "model": {k: v for k, v in model_identity(config).items() if k != "freeze"},
+        "dataset": data_identity(config),
+        "optimizer": config.optimizer.model_dump(exclude={"lr"}),
+        "trainer": config.trainer.model_dump(
+            include={"batch_size", "accumulate", "grad_clip", "precision"}
+        ),
+    }
+    if plugins := plugins_identity(config, *START):
+        identity["plugins"] = plugins
+    return identity
+
+
+def _trained(config: RunConfig, data: Data, compute: Compute) -> dict[str, Tensor]:
+    pretrain, trainer = config.model.pretrain, config.trainer
+    torch.manual_seed(pretrain.seed)
+    start = model_of(config.model, data, gradient_checkpointing=trainer.gradient_checkpointing).to(
+        compute.device
+    )
+    batches = data_of(config.dataset, trainer.batch_size, pretrain.seed).train
+    steps = steps_of(pretrain.epochs, len(batches), trainer.accumulate)
+    warmup = moment(config.optimizer.warmup_steps, steps)
+    recipe = Recipe(
+        steps,
+        lambda t: lr_factor(config.optimizer.lr_schedule, t, steps, warmup),
+        trainer.accumulate,
+        trainer.grad_clip,
+    )
+    optimizer = optimizer_of(config.optimizer, start, pretrain.lr)
+    with progress_bar("pretraining", steps) as advance:
+        # One process trains it alone, whoever waits for it.
+        for event in train(start, batches, optimizer, replace(compute, world=World()), recipe):
+            if isinstance(event, Reported):
+                advance(event.step, f"loss {event.loss:.3f}")
+    return start.state_dict()

@@ -1,0 +1,148 @@
+"""A run's identity: all that decides its result, and nothing else."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+from seven_exp.config import RunConfig
+from seven_exp.files.hashing import hash_of
+from seven_exp.runs.artifacts import SCHEMA
+from seven_exp.runs.plugins import content_of, load_plugins, matters
+from seven_exp.runs.reads import Method, unread
+
+RESULTS = 1
+"""Raised when the same config comes to other results than before; every run is then done again."""
+
+START = ("model", "dataset", "optimizer")
+"""Kinds of registered things that decide what dense training ends in."""
+
+PLACES = {"data_dir", "cache_dir", "download", "workers"}
+"""Keys of a data set that say where it lies or how it is read, not what it is."""
+
+
+def run_hash(config: RunConfig) -> str:
+    """Twelve hex digits of `run_identity`."""
+    return digest(run_identity(config))
+
+
+def run_identity(config: RunConfig) -> dict[str, Any]:
+    """All that decides a run's result.
+
+    That is the config less where things lie, where figures go, what is looked at on the way, on
+    what device, whether at all, and what the run never reads (see `unread`); the content of files
+    of the user's own that it names; and `RESULTS`. For the dense reference, less everything that
+    only pruning reads.
+
+    Args:
+        config: Checked already.
+
+    Raises:
+        ConfigError: A plugin can't be imported.
+        OSError: A file that the config names can't be read.
+    """
+    load_plugins(config.plugins)
+    method = Method.of(config)
+    identity = config.model_dump(
+        exclude={
+            **dict.fromkeys(
+                (
+                    *("output_root", "cache_dir", "device", "threads", "plugins"),
+                    *("tracker", "analysis", "run"),
+                ),
+                True,
+            ),
+            "trainer": {"log_interval", "save_model"},
+        }
+    )
+    identity["version"] = [RESULTS, SCHEMA]
+    identity["model"], identity["dataset"] = model_identity(config), data_identity(config)
+    identity["pruner"] |= method.chosen
+    identity["sparsity"] = config.sparsity if method.prunes else 0.0
+    ignored = unread(method)
+    for key in ignored:
+        *path, last = key.split(".")
+        reduce(getitem, path, identity).pop(last, None)
+    of_pruning = ["pruner"]
+    if method.prunes:
+        of_pruning += ["scope"] if "schedule.name" in ignored else ["scope", "schedule"]
+    identity["plugins"] = plugins_identity(config, *START, *of_pruning)
+    return identity
+
+
+def model_identity(config: RunConfig) -> dict[str, Any]:
+    """The model's config, files named by their content: a path may hold another tomorrow."""
+    identity = config.model.model_dump()
+    if config.model.checkpoint is not None:
+        identity["checkpoint"] = hash_of(Path(config.model.checkpoint).expanduser())
+    if "/" in config.model.name and Path(config.model.name).expanduser().is_dir():
+        identity["name"] = fingerprint(Path(config.model.name))
+    return identity
+
+
+def data_identity(config: RunConfig) -> dict[str, Any]:
+    """The data set's config less where it lies, and what its files are known by.
+
+    A published data set is known by its name.
+    """
+    from seven_exp.datasets import KNOWN_BY
+
+    identity = config.dataset.model_dump(exclude=PLACES)
+    known_by, data_dir = KNOWN_BY[config.dataset.name], config.dataset.arguments.get("data_dir")
+    if known_by != "name" and data_dir is not None:
+        place = Path(str(data_dir)).expanduser()
+        identity["files"] = fingerprint(place)
+        if known_by == "place":
+            # Arrays of one shape are files of one size.
+            content = hash_of(place) if place.is_file() else identity["files"]
+            identity["files"] = digest({"place": str(place.resolve()), "files": content})
+    return identity
+
+
+def plugins_identity(config: RunConfig, *kinds: str) -> list[str]:
+    """The content of each plugin that has a part in what the config names of these kinds.
+
+    Raises:
+        ConfigError: One can't be imported.
+        OSError: One can't be read.
+    """
+    from seven_exp.pruning import PRUNERS
+
+    load_plugins(config.plugins)
+    names = {
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "optimizer": config.optimizer.name,
+        "pruner": config.pruner.name,
+        "schedule": config.schedule.name,
+        "scope": config.pruner.scope or PRUNERS[config.pruner.name].scope,
+    }
+    used = [(kind, names[kind]) for kind in kinds]
+    return [content_of(plugin) for plugin in config.plugins if matters(plugin, used)]
+
+
+def fingerprint(folder: Path) -> str:
+    """Twelve hex digits of the names and sizes of all files below a folder.
+
+    Their content is not read, which would take longer than many a run. A file that is replaced by
+    another of its size is not noticed.
+    """
+    folder = folder.expanduser()
+    sizes: dict[str, int] = {}
+    for parent, _, names in os.walk(folder, followlinks=True):
+        # Strings: a path object a file takes longer than all else that is done here.
+        inside = Path(parent).relative_to(folder).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        for name in names:
+            sizes[prefix + name] = os.stat(f"{parent}/{name}").st_size  # noqa: PTH116
+    return digest(sizes)
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """Twelve hex digits of a JSON-like mapping, whatever the order of its keys."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,242 @@
+"""All that a run is made of, each thing built once, from its own part of the config."""
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from seven_exp.analysis import Probe
+from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
+from seven_exp.console import progress_bar
+from seven_exp.datasets import Batch, Data
+from seven_exp.pruning import Pruner, create_pruner, read_by
+from seven_exp.pruning.layers import prunable_layers
+from seven_exp.pruning.name_patterns import check_patterns, matches
+from seven_exp.pruning.replicas import group_of
+from seven_exp.runs.build import data_of, model_of, optimizer_of
+from seven_exp.runs.dense_start import load_dense_start
+from seven_exp.runs.plan import Plan
+from seven_exp.runs.reads import Method, unread
+from seven_exp.tasks import Classification
+from seven_exp.training.checkpoints import digest_of
+from seven_exp.training.compute import Compute, layout_for
+from seven_exp.training.distillation import Distillation
+from seven_exp.training.flops import forward_flops
+from seven_exp.training.loop import DivergedError, Objective, Recipe, Tally, endless
+from seven_exp.training.optimizers import lr_factor
+from seven_exp.training.state import Outcome, State
+from seven_exp.training.world import World
+
+_ALL_THREADS = torch.get_num_threads()
+_SMALL = 1_000_000
+"""Weights below which a second thread costs more in waiting than it saves in work, if each of them
+is used once for each of 64 examples; a convolution uses its own at every place of an image."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        data: This rank's share of it.
+        plan: When things happen.
+        recipe: How the model is trained.
+        compute: Device, precision, ranks.
+        seed: Of this rank's generators.
+        trained: The model as it is called in training: replicated, compiled.
+        state: The model with its dense start, its optimizer and pruner, and the probe.
+        start: SHA-256 of the dense start.
+        diverged: What became of the dense start's training, if it came to nothing.
+    """
+
+    data: Data
+    plan: Plan
+    recipe: Recipe
+    compute: Compute
+    seed: int
+    trained: nn.Module
+    state: State
+    start: str
+    diverged: DivergedError | None
+
+
+def build(config: RunConfig, world: World, device: torch.device) -> Parts:
+    """Build all parts of a checked config.
+
+    Raises:
+        ConfigError: A fault that only data and model could show.
+    """
+    if config.trainer.batch_size < world.size:
+        raise ConfigError(
+            f"trainer.batch_size is {config.trainer.batch_size}: {world.size} processes share each "
+            f"batch; the nearest valid choice is {world.size}"
+        )
+    with faults_of_the_user():
+        with world.in_turn():
+            whole = data_of(config.dataset, config.trainer.batch_size, config.seed)
+            data = whole.shared(world.rank, world.size)
+        plan = Plan.of(config, len(data.train))
+        with world.in_turn():
+            model = _fresh(config, data, device)
+        compute = Compute(device, config.trainer.precision, data.task, world, layout_for(model))
+        diverged = None
+        try:
+            load_dense_start(config, data, model, compute)
+        except DivergedError as error:
+            # The run that asked for it has a record, too.
+            diverged = error
+        start = digest_of(sorted(model.state_dict().items()))
+        _freeze(model, config.model.freeze)
+        recipe = _recipe(config, plan, _objective(config, model, compute))
+        optimizer = optimizer_of(config.optimizer, model, config.optimizer.lr)
+        replicas = world.replicas(model)
+        seed = world.seed(config.seed)
+        probe = _probe(config, data, replicas, compute, seed)
+        pruner = _pruner(config, plan, replicas, optimizer)
+    outcome, tally = Outcome(data.task.metric), Tally.empty(device)
+    trained = replicas
+    if config.trainer.compile:
+        trained = cast(nn.Module, torch.compile(replicas))
+    return Parts(
+        data=data,
+        plan=plan,
+        recipe=recipe,
+        compute=compute,
+        seed=seed,
+        trained=trained,
+        state=State(model, optimizer, pruner, outcome, tally, world, probe=probe),
+        start=start,
+        diverged=diverged,
+    )
+
+
+def _fresh(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
+    """The model with its initial weights, or those of ``model.checkpoint``."""
+    trainer = config.trainer
+    torch.manual_seed(config.seed)
+    model = model_of(config.model, data, gradient_checkpointing=trainer.gradient_checkpointing).to(
+        device
+    )
+    torch.set_num_threads(config.threads or _threads_for(model, data, trainer.batch_size, device))
+    return model
+
+
+def _threads_for(model: nn.Module, data: Data, batch_size: int, device: torch.device) -> int:
+    """One where a step is little work, else all."""
+    small = sum(p.numel() for p in model.parameters()) < _SMALL
+    if small and data.text is None:
+        image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device)
+        operations, _ = forward_flops(model, image, [], {})
+        small = operations / 2 * batch_size < 64 * _SMALL
+    return 1 if small else _ALL_THREADS
+
+
+def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Let parameters stay as they are that a name or pattern means.
+
+    Raises:
+        ValueError: A pattern matches none.
+    """
+    named = dict(model.named_parameters())
+    check_patterns("model.freeze:", patterns, list(named), "parameter")
+    for name, parameter in named.items():
+        if any(matches(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+
+
+def _objective(config: RunConfig, model: nn.Module, compute: Compute) -> Objective | None:
+    """Distillation with the start as a teacher, if one is wanted.
+
+    Raises:
+        ValueError: There is nothing that it could teach.
+    """
+    trainer = config.trainer
+    if trainer.distill and not isinstance(compute.task, Classification):
+        raise ValueError(
+            f"trainer.distill is {trainer.distill}: it compares probabilities of classes, and "
+            f"{config.dataset.name} has none: choose 0, or trainer.distill_hidden"
+        )
+    if trainer.distill == trainer.distill_hidden == 0:
+        return None
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    distillation = Distillation(
+        teacher, trainer.distill, trainer.distill_temperature, trainer.distill_hidden
+    )
+    return partial(distillation.loss, compute)
+
+
+def _recipe(config: RunConfig, plan: Plan, objective: Objective | None) -> Recipe:
+    trainer, schedule = config.trainer, config.optimizer.lr_schedule
+    return Recipe(
+        plan.steps,
+        lambda t: lr_factor(schedule, *plan.lr_place(t), plan.warmup),
+        trainer.accumulate,
+        trainer.grad_clip,
+        objective,
+        plan.reports,
+    )
+
+
+def _probe(
+    config: RunConfig, data: Data, model: nn.Module, compute: Compute, seed: int
+) -> Probe | None:
+    """What measures gradients and masks, with the start measured; training seeds itself anew."""
+    if config.analysis.every is None:
+        return None
+    chosen = config.pruner
+    layers = prunable_layers(
+        model, chosen.include, chosen.exclude, exclude_defaults=chosen.exclude_defaults
+    )
+    probe = Probe(layers, bins=config.analysis.bins, group=group_of(model))
+    torch.manual_seed(seed)
+    count = config.analysis.start_batches
+    with progress_bar("measuring the start", count, shown=compute.world.main) as advance:
+
+        def batches() -> Iterator[Batch]:
+            for done, batch in enumerate(itertools.islice(endless(data.train), count)):
+                advance(done, "")
+                yield batch
+
+        probe.begin(model, batches(), compute.fair_loss)
+    return probe
+
+
+def _pruner(
+    config: RunConfig, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> Pruner:
+    """The pruner of the config; keys that it does not read are left out."""
+    rounds, schedule = config.pruner.rounds, config.schedule.name
+    if config.pruner.levels > 1:
+        rounds = config.pruner.levels * (rounds or 1)
+        if schedule == "one_shot":
+            # The first level would leave the others nothing to do.
+            schedule = "exponential"
+    if "schedule.name" in unread(Method.of(config)):
+        schedule = "one_shot"  # as all curves are that have one place
+    keywords = {
+        "sparsity": config.sparsity,
+        "begin_step": plan.begin,
+        "end_step": plan.end if plan.when == "during" else None,
+        "interval": plan.interval,
+        "levels": config.schedule.levels,
+        "rounds": rounds,
+        "when": plan.when,
+        "schedule": schedule,
+        "scope": config.pruner.scope,
+        "sparsities": config.pruner.sparsities,
+        "pattern": config.pruner.pattern,
+        "min_density": config.pruner.min_density,
+        "include": config.pruner.include,
+        "exclude": config.pruner.exclude,
+        "exclude_defaults": config.pruner.exclude_defaults,
+        "misfits": config.pruner.misfits,
+        "optimizer": optimizer,
+    }
+    name, read = config.pruner.name, read_by(config.pruner.name, plan.when, schedule)
+    given: dict[str, Any] = {key: keywords[key] for key in read}
+    return create_pruner(name, model, **given, **config.pruner.arguments)

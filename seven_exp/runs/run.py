@@ -1,0 +1,130 @@
+"""One run: a config in, a masked model and a record out."""
+
+import logging
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seven_exp.config import RunConfig
+from seven_exp.runs import artifacts, provenance
+from seven_exp.runs.build import first_example
+from seven_exp.runs.parts import Parts, build
+from seven_exp.runs.record import facts_of, with_outcome
+from seven_exp.runs.session import Session
+from seven_exp.tracking import RunInfo, Tracker, Trackers, write_json, writing
+from seven_exp.training.checkpoints import Checkpoints
+from seven_exp.training.flops import forward_flops
+from seven_exp.training.freed_memory import keep_freed_memory
+from seven_exp.training.interruption import postponed
+from seven_exp.training.world import World, join
+
+log = logging.getLogger(__name__)
+
+
+def run_experiment(
+    config: RunConfig,
+    folder: Path,
+    tracker: Tracker,
+    place: tuple[World, torch.device] | None = None,
+) -> dict[str, Any]:
+    """Train and prune as the config says, and leave a record in ``folder`` whatever happens.
+
+    Goes on from the folder's newest checkpoint, if it is of the same run. A signal to end is
+    obeyed after the step under way, once a checkpoint is written.
+
+    Args:
+        config: Checked already.
+        folder: The run's own.
+        tracker: Where figures go; of several processes, only the main one's is told.
+        place: What `join` has given; None: join now.
+
+    Returns:
+        The record, as in ``results.json``.
+
+    Raises:
+        ConfigError: A fault that only data and model could show.
+        DivergedError: The loss is not finite any more; the record says so.
+        InterruptedRun: A signal asked for it; the record says so.
+        RecordError: The record can't be written.
+    """
+    world, device = place or join(config.device)
+    keep_freed_memory()
+    parts = build(config, world, device)
+    log.info("%s", parts.state.pruner.coverage)
+    facts = facts_of(config, parts)
+    checkpoints = Checkpoints(folder / "checkpoints", facts["run_hash"], config.run.keep)
+    saved: dict[str, Any] = {
+        "step": 0,
+        "id": uuid.uuid4().hex[:8],
+        "started": provenance.now(),
+        "state": None,
+    }
+    saved |= checkpoints.latest() or {}
+    facts |= {"started": saved["started"], "sha256": {"start": parts.start}}
+    if saved["step"]:
+        log.info("going on after step %d of %d in %s", saved["step"], parts.plan.steps, folder)
+    tracker = tracker if world.main else Trackers([])
+    tracker.start(_info(config, parts, folder, saved["id"], saved["step"]))
+    with postponed() as asked:
+        try:
+            if parts.diverged is not None:
+                raise parts.diverged
+            Session(parts, tracker, checkpoints, saved, asked, config.trainer.save_model).run()
+            found = parts.state.pruner.check(parts.state.model)
+            facts |= _operations(parts)
+            facts |= {"zeros_total": found.zeros_total, "params_zero": found.zeros}
+            found.raise_for_mismatch()
+            if world.main:
+                facts["sha256"] |= _written(folder, parts, config.trainer.save_model)
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            status = "failed" if isinstance(error, Exception) else "interrupted"
+            unfinished = with_outcome(facts, parts.state)
+            tracker.finish({"status": status, "error": reason, **unfinished})
+            raise
+        record = {"status": "finished", **with_outcome(facts, parts.state)}
+        tracker.finish(record)
+        if world.main:
+            checkpoints.clear()
+        if asked.signal is not None:
+            asked.obey()
+    return record
+
+
+def _info(config: RunConfig, parts: Parts, folder: Path, id: str, resumed: int) -> RunInfo:
+    pruner, task = parts.state.pruner, parts.data.task
+    return RunInfo(
+        name=f"{pruner.name}-{pruner.target:g}-seed{config.seed}",
+        group=f"{config.model.name}-{config.dataset.name}-{pruner.name}",
+        tags=[pruner.name],
+        config=config.model_dump(),
+        folder=folder,
+        metric=task.metric,
+        lower_is_better=task.lower_is_better,
+        id=id,
+        resumed=resumed,
+    )
+
+
+def _operations(parts: Parts) -> dict[str, int]:
+    model, pruner = parts.state.model, parts.state.pruner
+    sample = first_example(parts.data.test, parts.compute.device)
+    dense, sparse = forward_flops(model, sample, pruner.layers, pruner.layer_counts)
+    return {"flops_dense": dense, "flops_sparse": sparse}
+
+
+def _written(folder: Path, parts: Parts, with_model: bool) -> dict[str, str]:
+    """Write what stands beside the record; its checksums.
+
+    Raises:
+        RecordError: It can't be written.
+    """
+    with writing(folder):
+        artifacts.save_masks(folder / artifacts.MASKS, parts.state.pruner.masks)
+        if parts.state.probe is not None:
+            write_json(folder / "analysis.json", parts.state.probe.report())
+        if with_model:
+            artifacts.save_model(folder / artifacts.FINAL, parts.state.model)
+        return artifacts.checksums(folder)

@@ -1,0 +1,205 @@
+"""A run's training: what is done at each event of the loop."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from seven_exp.config import ConfigError, faults_of_the_user
+from seven_exp.console import progress_bar
+from seven_exp.pruning import NoEvidenceError
+from seven_exp.runs.artifacts import save_model
+from seven_exp.runs.parts import Parts
+from seven_exp.tracking import Tracker, Value
+from seven_exp.training import evaluation
+from seven_exp.training.checkpoints import Checkpoints
+from seven_exp.training.interruption import Interruption
+from seven_exp.training.loop import DivergedError, Reported, Rested, Stepped, endless, train
+from seven_exp.training.rewinding import Snapshot
+from seven_exp.training.state import State
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """The training of one run, from its start or its newest checkpoint to its end.
+
+    Attributes:
+        parts: What the run is made of.
+        tracker: Where figures go.
+        checkpoints: Where the state is kept.
+        saved: ``step``, ``state`` (None: begin), ``id`` and ``started`` of the newest checkpoint.
+        asked: The signal to stop, if one has come.
+        keep_best: Whether the best model is saved.
+    """
+
+    parts: Parts
+    tracker: Tracker
+    checkpoints: Checkpoints
+    saved: Mapping[str, Any]
+    asked: Interruption
+    keep_best: bool
+    _since: float = field(default=0.0, init=False)
+
+    @property
+    def state(self) -> State:
+        """All that changes, which is what a checkpoint holds."""
+        return self.parts.state
+
+    def run(self) -> None:
+        """Train, prune and evaluate as the plan says.
+
+        Raises:
+            ConfigError: The checkpoint does not fit.
+            DivergedError: The loss, or the evidence for the masks, is no number.
+            InterruptedRun: A signal asked for it; the state is saved.
+        """
+        parts, state = self.parts, self.state
+        # A start that had to be built has drawn numbers which a cached one has not.
+        torch.manual_seed(parts.seed)
+        self._begin()
+        start, title = self.saved["step"], f"{state.pruner.name} {state.pruner.target:g}"
+        with progress_bar(title, parts.plan.steps, shown=state.world.main) as advance:
+            for event in train(
+                parts.trained, parts.data.train, state.optimizer, parts.compute, parts.recipe,
+                start, state.tally,
+            ):  # fmt: skip
+                match event:
+                    case Stepped():
+                        self._stepped(event.step)
+                    case Reported():
+                        self._reported(event, advance)
+                    case Rested() if event.step < parts.plan.steps:
+                        self._rested(event.step)
+        if parts.plan.steps == 0:
+            state.outcome.seconds = time.perf_counter() - self._since
+            self.tracker.log(0, {"sparsity": state.pruner.sparsity, **self._evaluate(0)})
+
+    def _begin(self) -> None:
+        """Go on from the checkpoint, or do what comes before the first step."""
+        self._since = time.perf_counter()
+        if self.saved["state"] is None:
+            self.state.pruner.start()
+            self._prune(0)
+            if 0 in self.parts.plan.prune_at and self.parts.plan.steps:
+                self._rested(0)
+            return
+        try:
+            self.state.load(self.saved["state"])
+        except ValueError as error:
+            raise ConfigError(
+                f"the checkpoint after step {self.saved['step']} in {self.checkpoints.folder} does "
+                f"not fit ({error}): run.force=true starts afresh"
+            ) from error
+        self._since -= self.state.outcome.seconds
+
+    def _stepped(self, done: int) -> None:
+        """Choose masks step by step, look at gradients, and prune in rounds where that is due."""
+        with self._pruning():
+            self.state.pruner.step()
+        if self.state.probe is not None:
+            self.state.probe.update()
+        self._prune(done)
+
+    def _prune(self, done: int) -> None:
+        """Prune in rounds where the plan says so, and rewind to an earlier moment."""
+        parts, state, plan = self.parts, self.state, self.parts.plan
+        if done == plan.rewind_to and plan.rewind == "weights":
+            state.rewound.append(Snapshot(state.model, state.optimizer))
+        if done not in plan.prune_at:
+            return
+        if plan.when == "after":
+            level = evaluation.evaluate(state.model, parts.data.test, parts.compute)
+            state.outcome.levels.append({"step": done, "sparsity": state.pruner.sparsity, **level})
+        with self._pruning(), faults_of_the_user():
+            state.pruner.prune(
+                endless(parts.data.train),
+                parts.compute.fair_loss,
+                batches_per_round=plan.batches_per_round,
+                rounds=state.pruner.rounds // len(plan.prune_at),
+            )
+        for snapshot in state.rewound:
+            snapshot.restore()
+            state.pruner.apply()
+
+    @contextmanager
+    def _pruning(self) -> Iterator[None]:
+        """Counts the time; without evidence for masks a run ends as with a loss that is NaN."""
+        since = time.perf_counter()
+        try:
+            yield
+        except (FloatingPointError, NoEvidenceError) as error:
+            raise DivergedError(str(error)) from error
+        self.state.outcome.seconds_pruning += time.perf_counter() - since
+
+    def _reported(self, now: Reported, advance: Callable[[int, str], None]) -> None:
+        """Evaluate and measure where that is due, and log."""
+        plan, state, pruner = self.parts.plan, self.state, self.state.pruner
+        values: dict[str, Value] = {
+            "loss": now.loss,
+            **({} if now.accuracy is None else {"accuracy": now.accuracy}),
+            "sparsity": pruner.sparsity,
+            "lr": now.lr,
+        }
+        if plan.evaluates(now.step):
+            values |= self._evaluate(now.step)
+        if state.probe is not None and plan.measures(now.step):
+            values |= state.probe.measure(now.step, pruner.masks)
+        state.outcome.steps = now.step
+        state.outcome.seconds = time.perf_counter() - self._since
+        self.tracker.log(now.step, values)
+        advance(now.step, f"loss {now.loss:.3f}  sparsity {pruner.sparsity:.1%}")
+
+    def _evaluate(self, step: int) -> dict[str, Value]:
+        """Metrics of all splits that are measured on, and each layer's sparsity."""
+        parts, state = self.parts, self.state
+        metrics = evaluation.evaluate(parts.trained, parts.data.test, parts.compute)
+        for ending, split in parts.data.more.items():
+            more = evaluation.evaluate(parts.trained, split, parts.compute)
+            metrics |= {f"{name}_{ending}": value for name, value in more.items()}
+        settled = step >= parts.plan.settled
+        best = state.outcome.add(step, metrics, parts.data.task, settled=settled)
+        if best and self.keep_best and state.world.main:
+            with _dispensable("the best model"):
+                save_model(self.checkpoints.folder / "best.safetensors", state.model)
+        return {
+            **{f"test/{name}": value for name, value in metrics.items()},
+            **{
+                f"layer_sparsity/{name}": 1 - kept / size
+                for name, (size, kept) in state.pruner.layer_counts.items()
+            },
+        }
+
+    def _rested(self, done: int) -> None:
+        """Save the state where that is due, and obey a signal to stop."""
+        plan, state, world, asked = self.parts.plan, self.state, self.state.world, self.asked
+        # Ranks may hear of a signal at different steps; a report is where they talk anyway.
+        stop = (world.size == 1 or plan.reports(done)) and world.any(asked.signal is not None)
+        if not (stop or plan.saves(done)):
+            return
+        state.outcome.seconds = time.perf_counter() - self._since
+        everything, kept = state.saved(), {key: self.saved[key] for key in ("id", "started")}
+        if world.main:
+            with _dispensable(f"the checkpoint after step {done}"):
+                self.checkpoints.save(done, {**kept, "state": everything})
+        if stop:
+            log.warning(
+                "%s: stopping after step %d of %d; the same command goes on from there",
+                *(asked.signal.name if asked.signal else "a signal", done, plan.steps),
+            )
+            asked.obey()
+
+
+@contextmanager
+def _dispensable(what: str) -> Iterator[None]:
+    """A file that a run can do without: a full disk costs a warning, not the run."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        log.warning("%s can't be written (%s): the run goes on without", what, reason)

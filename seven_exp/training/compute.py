@@ -1,0 +1,73 @@
+"""Where, how and for what tensors are computed."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.datasets import Batch
+from seven_exp.tasks import Classification, Inputs, Task, forward
+from seven_exp.training.world import World
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where, how and for what tensors are computed; ``layout`` is that of images in memory."""
+
+    device: torch.device
+    precision: str = "fp32"
+    task: Task = field(default_factory=Classification)
+    world: World = field(default_factory=World)
+    layout: torch.memory_format = torch.preserve_format
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """bf16 autocast, or nothing."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def place(self, batch: Batch) -> Batch:
+        """The batch on the device."""
+        inputs, targets = batch
+        targets = targets.to(self.device, non_blocking=True)
+        if isinstance(inputs, Mapping):
+            return {k: v.to(self.device, non_blocking=True) for k, v in inputs.items()}, targets
+        return inputs.to(self.device, non_blocking=True, memory_format=self.layout), targets
+
+    def loss(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The task's mean loss (a scalar) and the logits, float32."""
+        with self.autocast():
+            logits = forward(model, inputs)
+        logits = logits.float()
+        return self.task.loss(logits, targets), logits
+
+    def share(self, weights: Sequence[int]) -> "Callable[[int], float | Tensor]":
+        """What a batch of this rank counts, so that the ranks' mean is the whole batches' mean.
+
+        Args:
+            weights: `Task.weight` of this rank's parts of the batches of one step.
+        """
+        if self.world.size == 1:
+            return lambda weight: weight / sum(weights)
+        total = self.world.total(torch.tensor(float(sum(weights)), device=self.device))
+        return lambda weight: weight * self.world.size / total
+
+    def fair_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of this rank's part of a batch, its mean over the ranks being the batch's."""
+        weight = self.task.weight(batch[1])
+        return self.share([weight])(weight) * self.loss(model, *self.place(batch))[0]
+
+
+def layout_for(model: nn.Module) -> torch.memory_format:
+    """The fastest layout in memory of the images that a model takes.
+
+    On a CPU, convolutions after convolutions and what is between them are faster where the
+    channels of a pixel are neighbours, and each passes on the layout of its inputs. A single
+    convolution, such as the one that cuts the patches of a ViT, gains nothing.
+    """
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return torch.channels_last if on_cpu and convolutions > 1 else torch.preserve_format

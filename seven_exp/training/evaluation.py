@@ -1,0 +1,31 @@
+"""Metrics over a whole split."""
+
+import torch
+from torch import nn
+
+from seven_exp.datasets import Batches
+from seven_exp.training.compute import Compute
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> dict[str, float]:
+    """The task's metrics over a whole split; the model's mode is restored."""
+    training = model.training
+    model.eval()
+    loss, seen, evidence = torch.zeros((), device=compute.device), 0, []
+    for batch in batches.epoch(0):
+        if not len(batch[1]):
+            continue
+        inputs, targets = compute.place(batch)
+        mean_loss, logits = compute.loss(model, inputs, targets)
+        weight = compute.task.weight(targets)
+        if weight:
+            loss += mean_loss * weight
+        seen += weight
+        evidence.append(compute.task.evidence(logits, targets))
+    model.train(training)
+    parts = compute.world.gather((torch.cat(evidence).cpu(), loss.item(), seen))
+    whole = torch.cat([part for part, _, _ in parts])
+    return compute.task.metrics(
+        whole, sum(loss for _, loss, _ in parts) / max(1, sum(seen for _, _, seen in parts))
+    )
