@@ -17,7 +17,7 @@ from seven_exp.analysis.distributions import (
 from seven_exp.analysis.signal_to_noise import MEASURES, Moments
 from seven_exp.analysis.survival import births, survival, survivors
 from seven_exp.pruning import pack_bits, unpack_bits
-from seven_exp.pruning.criteria.base import LossFunction, cleaned
+from seven_exp.pruning.criteria.score import LossFunction, cleaned
 from seven_exp.pruning.layers import Layer, unwrap
 from seven_exp.pruning.replicas import Group, average
 from seven_exp.tracking import Histogram

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning import sweeps
 from seven_exp.pruning.allocation import Pool, lamp_shares
+from seven_exp.pruning.kernels import sweeps
 from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning import sweeps
+from seven_exp.pruning.kernels import sweeps
 
 
 class Masks:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from seven_exp.pruning import sweeps
+from seven_exp.pruning.kernels import sweeps
 
 _DIGIT = 16
 _BINS = 1 << _DIGIT

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning import compiled, read_by, sweeps
-from seven_exp.pruning.addresses import Address, address, layers_of
+from seven_exp.pruning import read_by
+from seven_exp.pruning.kernels import compiled, sweeps
+from seven_exp.pruning.kernels.addresses import Address, address, layers_of
 from seven_exp.pruning.registry import PRUNERS
 
 needs_a_compiler = pytest.mark.skipif(

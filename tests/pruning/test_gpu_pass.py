@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from seven_exp.pruning import sweeps
-from seven_exp.pruning.sweeps import SevenStep
+from seven_exp.pruning.kernels import sweeps
+from seven_exp.pruning.kernels.sweeps import SevenStep
 
 pytest.importorskip("triton")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -90,7 +90,7 @@ def test_compiled_it_rounds_after_every_operation(moment, aligned, architecture)
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from seven_exp.pruning import gpu_pass
+    from seven_exp.pruning.kernels import gpu_pass
 
     names = gpu_pass._step.arg_names
     signature = dict.fromkeys(names[:4], "*i64") | {"layers": "i64"}

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seven_exp.pruning import compiled, pack_bits, sweeps, unpack_bits
+from seven_exp.pruning import pack_bits, unpack_bits
+from seven_exp.pruning.kernels import compiled, sweeps
 from seven_exp.pruning.masks import Masks
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning import one_pass, sweeps
 from seven_exp.pruning.criteria.seven import Seven
+from seven_exp.pruning.kernels import one_pass, sweeps
+from seven_exp.pruning.kernels.sweeps import SevenStep
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.select import top_k_masks
-from seven_exp.pruning.sweeps import SevenStep
 
 pytestmark = pytest.mark.skipif(
     shutil.which(os.environ.get("CC", "cc") or " ") is None, reason="needs a C compiler"

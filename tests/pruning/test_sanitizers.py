@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seven_exp.pruning import compiled
+from seven_exp.pruning.kernels import compiled
 
 COMPILER = shutil.which(os.environ.get("CC", "cc") or " ")
 TRIALS = 25

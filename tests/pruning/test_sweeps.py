@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning import compiled, sweeps
+from seven_exp.pruning.kernels import compiled, sweeps
 from seven_exp.pruning.masks import Masks
 
 needs_a_compiler = pytest.mark.skipif(
@@ -164,6 +164,6 @@ def test_a_run_is_the_same_with_and_without_a_compiler(monkeypatch, name):
 
 
 def test_no_compiler_is_no_error():
-    code = "from seven_exp.pruning.compiled import library; assert library() is None"
+    code = "from seven_exp.pruning.kernels.compiled import library; assert library() is None"
     for compiler in ("", "no-such-compiler", shutil.which("false") or ""):
         subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "CC": compiler})

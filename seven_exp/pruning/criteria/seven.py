@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning import sweeps
 from seven_exp.pruning.criteria.score import OnePassScore, State, cleaned
+from seven_exp.pruning.kernels import sweeps
+from seven_exp.pruning.kernels.one_pass import seven_and_best
 from seven_exp.pruning.masks import Masks
-from seven_exp.pruning.one_pass import seven_and_best
 from seven_exp.pruning.registry import register
 from seven_exp.registry import nearest
 

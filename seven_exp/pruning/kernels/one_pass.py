@@ -11,8 +11,8 @@ import math
 
 import torch
 
-from seven_exp.pruning import sweeps
-from seven_exp.pruning.addresses import address
+from seven_exp.pruning.kernels import sweeps
+from seven_exp.pruning.kernels.addresses import address
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.select import bracket, cut_of, sample_stride
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from seven_exp.pruning.addresses import Address
+from seven_exp.pruning.kernels.addresses import Address
 
 _SOURCE = Path(__file__).with_name("sweeps.c")
 _ALWAYS = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")

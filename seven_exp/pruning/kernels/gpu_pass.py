@@ -13,10 +13,10 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from seven_exp.pruning.addresses import address
+from seven_exp.pruning.kernels.addresses import address
 
 if TYPE_CHECKING:
-    from seven_exp.pruning.sweeps import SevenStep
+    from seven_exp.pruning.kernels.sweeps import SevenStep
 
 _BLOCK = 1024
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.addresses import Column, Layers, address, alike, layers_of, plain
-from seven_exp.pruning.compiled import library
+from seven_exp.pruning.kernels.addresses import Column, Layers, address, alike, layers_of, plain
+from seven_exp.pruning.kernels.compiled import library
 
 _WORTH_COMPILING = 1 << 17
 _IN_CACHE = 1 << 18
@@ -125,7 +125,7 @@ def _gpu_kernel(step: SevenStep) -> Kernel | None:
 def _gpu_pass() -> Any:
     """The module `gpu_pass`; None without Triton, which not all of torch's builds bring along."""
     try:
-        from seven_exp.pruning import gpu_pass
+        from seven_exp.pruning.kernels import gpu_pass
     except ImportError:
         return None
     return gpu_pass
