@@ -1,4 +1,4 @@
-.PHONY: setup check test coverage format compare clean
+.PHONY: setup check test coverage format docs compare clean
 
 setup:            ## install everything for development
 	pip install uv && uv sync && uv run pre-commit install
@@ -15,8 +15,11 @@ coverage:         ## tests with a coverage report
 format:           ## mend what can be mended
 	uv run ruff check --fix && uv run ruff format
 
+docs:             ## the documentation as a site, in site/
+	uv run --group docs mkdocs build --strict
+
 compare:          ## SEVENpre, SEVENdyn and magnitude on digits
 	uv run train.py -m experiment=compare
 
 clean:            ## remove caches, not results
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist site

@@ -1,5 +1,7 @@
-"""The first command of each page of the docs runs as written and ends in a sensible result."""
+"""What the docs show is true: first commands run, all others are valid, and code blocks work."""
 
+import copy
+import importlib
 import json
 import re
 import shlex
@@ -10,33 +12,72 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from test_conf import composed
+from torch import nn
+
+from seven_exp.runs.check import check
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOOLS = ("compare", "export", "measure")
+
+
+def blocks(page: Path, language: str = "") -> list[str]:
+    """A page's code blocks in a language; "" is a shell's."""
+    found = re.findall(r"^```(.*?)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [text for kind, text in found if kind == language]
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of each command of this package in a page's code blocks."""
-    for block in re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL):
+    """The words of each command of this package on a page, as Python takes them."""
+    for block in blocks(page):
         for line in block.replace("\\\n", " ").splitlines():
-            found = re.search(r"(seven-exp (?!train)|(?<=python |uv run )train\.py ).*", line)
-            if found:
-                yield shlex.split(found[0].replace("FOLDER...", "FOLDER"), comments=True)
+            line = line.replace("FOLDER...", "FOLDER").replace("seven-exp ", "python -m seven_exp ")
+            found = re.search(
+                r"(?:python|uv run) (?:python )?((?:-m seven_exp|train\.py ).*)", line
+            )
+            if found and (words := shlex.split(found[1], comments=True))[-1] not in (
+                "--help",
+                "...",
+            ):
+                yield words
 
 
-FIRST = {page.stem: first for page in PAGES if (first := next(commands(page), None))}
+def arguments(words: list[str]) -> tuple[str, list[str]]:
+    """Which command of ``seven-exp`` it is, and what stands behind it."""
+    if words[0] == "train.py":
+        return "train", words[1:]
+    name, *rest = words[1].split(".")[1:] + words[2:]
+    return name, rest
 
 
-def once(words: list[str]) -> list[str]:
-    """A sweep's command cut down to its first job: the first of each list of values."""
-    if "-m" not in words:
-        return words
-    given = [word for word in words[1:] if word != "-m"]
+ALL = {page.relative_to(ROOT).as_posix(): list(commands(page)) for page in PAGES}
+FIRST = {page: words[0] for page, words in ALL.items() if words}
+# What test_wheel.py, test_launchers.py and test_cli.py run.
+ELSEWHERE = {"own", "hydra/launcher=submitit_local", "examples/own_criterion/conf"}
+TRAINING: dict[str, list[str]] = {}
+for page, words in FIRST.items():
+    name, given = arguments(words)
+    if name == "train" and ELSEWHERE.isdisjoint(given) and given not in TRAINING.values():
+        TRAINING[page] = given
+EVERY = [arguments(words) for page in ALL.values() for words in page]
+TRAINED = sorted({tuple(a) for name, a in EVERY if name == "train" and "own" not in a})
+# Where it goes on W&B is read once somebody is logged in: tests/test_dashboard.py.
+TOOLED = sorted({(n, *a) for n, a in EVERY if n in TOOLS and "--wandb" not in a})
+
+
+def once(given: list[str]) -> list[str]:
+    """A sweep cut down to its first job: the first of each list of values."""
+    if "-m" not in given:
+        return given
+    given = [word for word in given if word != "-m"]
     for key, value in (("pruner", "seven_dyn"), ("sparsity", "0.5"), ("seed", "0")):
         if not any(word.startswith(f"{key}=") for word in given):
             given.append(f"{key}={value}")
-    return ["train.py", "-m", *(word.partition(",")[0] for word in given)]
+    return ["-m", *(word.partition(",")[0] for word in given)]
 
 
 @pytest.fixture
@@ -56,9 +97,10 @@ def reviews(tmp_path):
     return folder.parent
 
 
-@pytest.mark.parametrize("page", [p for p in FIRST if FIRST[p][0] == "train.py"])
+@pytest.mark.parametrize("page", TRAINING)
 def test_a_pages_first_training_works(page, reviews, tmp_path):
-    words = [word.replace("PATH", str(reviews)) for word in once(FIRST[page])]
+    program = FIRST[page][: len(FIRST[page]) - len(TRAINING[page])]
+    words = [word.replace("PATH", str(reviews)) for word in once(TRAINING[page])]
     out = tmp_path / "out"
     short = [
         *("trainer.max_steps=60", "trainer.eval_interval=60", "analysis.start_batches=2"),
@@ -67,7 +109,7 @@ def test_a_pages_first_training_works(page, reviews, tmp_path):
     ]
     short = [word for word in short if "pretrain" not in word or "experiment" in " ".join(words)]
     done = subprocess.run(
-        [sys.executable, *words, *short], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, *program, *words, *short], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     (found,) = out.rglob("results.json")
@@ -78,17 +120,147 @@ def test_a_pages_first_training_works(page, reviews, tmp_path):
     assert record["metrics"]["accuracy"] > (0.9 if "minilm" in " ".join(words) else 0.3)
 
 
-@pytest.mark.parametrize("page", [p for p in FIRST if FIRST[p][0] == "seven-exp"])
+@pytest.mark.parametrize("page", [page for page in FIRST if arguments(FIRST[page])[0] != "train"])
 def test_a_pages_first_tool_works_on_a_finished_run(page, finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run("unstructured"), run)
     words = [str(run) if word in ("FOLDER", "RUN") else word for word in FIRST[page]]
-    done = subprocess.run(
-        [sys.executable, "-m", "seven_exp", *words[1:]], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # A table, and files beside the run.
     assert "magnitude_dyn" in done.stdout or list(run.glob("exports/*"))
+
+
+def one_job(words: tuple[str, ...]) -> list[str]:
+    """A training's words as one job's overrides of the config."""
+    words = tuple(word for word in words if word not in ("-m", "--cfg", "job"))
+    found = []
+    # What Hydra's API can't compose: the launchers' settings.
+    launcher = next((w.partition("=")[2] for w in words if w.startswith("hydra/launcher=")), None)
+    if launcher is not None:
+        settings = (ROOT / "conf" / "hydra" / "launcher" / f"{launcher}.yaml").read_text()
+        for word in (word for word in words if word.startswith("hydra.launcher.")):
+            key = word.removeprefix("hydra.launcher.").partition("=")[0]
+            assert re.search(rf"^ *{key}:", settings, re.MULTILINE), word
+        words = tuple(word for word in words if not re.match("hydra[./]launcher", word))
+    if "--config-dir" in words:
+        at = words.index("--config-dir")
+        found.append(f"hydra.searchpath=[file://{ROOT / words[at + 1]}]")
+        words = words[:at] + words[at + 2 :]
+    words = tuple("tracker=none" if word == "tracker=null" else word for word in words)
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        value = override.value()
+        if isinstance(value, IntervalSweep):
+            found.append(f"{override.get_key_element()}={value.start}")
+        elif override.is_sweep_override():
+            found.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
+        else:
+            found.append(override.input_line or "")
+    return found
+
+
+@pytest.mark.parametrize("words", TRAINED, ids=" ".join)
+def test_every_training_that_is_shown_is_valid(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("seven_exp.datasets.check_data", lambda name, **arguments: None)
+    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head: None)
+    check(composed(*one_job(words)))
+
+
+@pytest.mark.parametrize("words", TOOLED, ids=" ".join)
+def test_every_tools_options_that_are_shown_are_known(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name, *rest = words
+    # The options are read before the folders are looked for.
+    assert importlib.import_module(f"seven_exp.cli.{name}").main(rest) == 2
+    assert "no folder" in capsys.readouterr().err
+
+
+class ScheduleFree(torch.optim.SGD):
+    """An optimizer with the two calls of one that swaps the weights."""
+
+    def eval(self) -> None:
+        """Bring the averages in."""
+
+    def train(self) -> None:
+        """Bring the weights back."""
+
+
+@pytest.fixture
+def run_blocks(monkeypatch, tmp_path):
+    """Run a page's Python blocks one after the other, with the names that a reader has."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "own_criterion"))
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)
+    )
+    with torch.no_grad():
+        for parameter in model[0].parameters():
+            parameter[:4] = 0  # four neurons that do nothing
+    batches = [(torch.randn(16, 8), torch.randint(2, (16,))) for _ in range(4)]
+
+    def run(page: str) -> dict:
+        names = {
+            "torch": torch,
+            "copy": copy,
+            "model": model,
+            "batches": batches,
+            "loader": batches,
+            "loss": lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]),
+            "optimizer": ScheduleFree(model.parameters(), lr=0.1),
+            "evaluate": lambda model: model(batches[0][0]),
+            "example_inputs": batches[0][0],
+        }
+        for block in blocks(ROOT / page, "python"):
+            exec(block, names)
+        return names
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("page", "density"),
+    # The last loop ends before its pruner's window begins.
+    [("README.md", 0.3), ("docs/howto/own_loop.md", 0.3), ("docs/tutorials/lab.md", 1.0)],
+)
+def test_loops_that_are_shown_prune(page, density, run_blocks):
+    pruner = run_blocks(page)["pruner"]
+    masks = pruner.masks.values()
+    assert sum(int(m.sum()) for m in masks) == int(density * sum(m.numel() for m in masks))
+    assert pruner.check().ok
+
+
+def test_the_test_that_is_shown_to_authors_of_methods_passes(run_blocks):
+    run_blocks("docs/tutorials/method.md")["test_the_largest_scores_are_kept"]()
+
+
+def test_shrinking_as_it_is_shown(run_blocks):
+    names = run_blocks("docs/howto/export.md")
+    assert [(s.unit, s.after) for s in names["smaller"]] == [("neurons", 12)]
+    assert names["model"][0].out_features == 12
+
+
+def test_the_first_page_is_the_readmes():
+    readme, index = (page.read_text() for page in (ROOT / "README.md", ROOT / "docs" / "index.md"))
+    for shown in (readme.replace("](docs/", "]("), index):
+        picture, caption = re.search(r"(!\[.*?\]\(.*?\))\n\n(\*.*?\*)\n", shown, re.DOTALL).groups()
+        assert picture in index
+        assert caption in index
+        code = re.findall(r"```\n(.*?)```", shown, re.DOTALL)
+        assert code[:2] == [
+            "pip install uv && uv run train.py pruner=seven_dyn sparsity=0.7\n",
+            "uv run pytest\n",
+        ]
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_links_and_files_that_are_named_exist(page):
+    text = (ROOT / page).read_text()
+    for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+    for path in re.findall(r"`((?:conf|examples|tests|benchmarks|sweep|seven_exp)/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize("model", ["minilm", "bert_base", "gpt2", "vit_hf"])

@@ -1,4 +1,4 @@
-"""A score of your own: keep the weights that are large for their gradient's spread."""
+"""A score of your own: keep the weights that are large and whose gradients are."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from seven_exp import State
 @seven_exp.register("spread_pre", when="before", rounds=20)
 @seven_exp.register("spread_dyn", when="during", schedule="cubic")
 class Spread(seven_exp.GradientScore):
-    """|w| / (sqrt(E[g^2]) + eps), the mean decayed by ``decay``."""
+    """|w| * sqrt(E[g^2]), the mean decayed by ``decay``."""
 
     def __init__(self, *, decay: float = 0.9) -> None:
         self.decay = decay
@@ -29,4 +29,4 @@ class Spread(seven_exp.GradientScore):
     def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
         """One score a weight; the largest are kept."""
         pairs = zip(weights, state["mean"], strict=True)
-        return [weight.detach().abs() / (mean.sqrt() + 1e-8) for weight, mean in pairs]
+        return [weight.detach().abs() * mean.sqrt() for weight, mean in pairs]

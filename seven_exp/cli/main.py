@@ -9,6 +9,19 @@ from seven_exp.registry import nearest
 TOOLS = ("compare", "export", "measure")
 """Each is a module beside this one whose ``main`` returns the exit code."""
 
+HELP = """usage: seven-exp COMMAND ...
+
+  train    train, prune and record a run, or with -m a sweep
+  compare  tables, statistics and charts from the records of runs
+  export   a finished run's model as files for other programs
+  measure  size, memory and speed of a pruned model, beside the dense one
+
+seven-exp COMMAND --help says more, for example:
+
+  seven-exp train pruner=seven_dyn sparsity=0.7
+  seven-exp train -m pruner=seven_pre,seven_dyn,magnitude sparsity=0.5,0.7,0.9 seed=0,1,2
+  seven-exp compare outputs"""
+
 PACKAGE = Path(__file__).parent.parent
 PLACES = (PACKAGE / "conf", PACKAGE.parent / "conf")
 """Where conf/ is: in an installed package, or in a checkout."""
@@ -23,7 +36,7 @@ def main() -> int:
     commands = ("train", *TOOLS)
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(f"usage: seven-exp {{{','.join(commands)}}} ...; seven-exp COMMAND --help says more")
+        print(HELP)
         return 0
     if name not in commands:
         print(f"error: unknown command '{name}': {nearest(name, commands)}", file=sys.stderr)
