@@ -26,7 +26,7 @@ ARROWS = {
     "analysis": {"pruning", "tracking"},
     "training": {
         *("config", "files", "registry"),
-        *("analysis", "datasets", "pruning", "tasks", "tracking"),
+        *("analysis", "datasets", "pruning", "tasks"),
     },
     "runs": {
         *("config", "console", "files", "registry"),

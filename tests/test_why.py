@@ -16,7 +16,7 @@ from seven_exp.compare import why
 from seven_exp.compare.comparison import compare
 from seven_exp.compare.evidence import pooled, read_evidence
 from seven_exp.compare.file_cache import FileCache
-from seven_exp.compare.overlap import mask_overlap, mask_shapes
+from seven_exp.compare.overlap import mask_overlap, read_shapes
 from seven_exp.compare.records import read_records
 from seven_exp.runs import save_masks
 from seven_exp.runs.run import run_experiment
@@ -77,9 +77,10 @@ def test_random_masks_share_what_all_pairs_of_masks_share_on_average(tmp_path):
 def test_broken_masks_are_said_so(tmp_path):
     whole, broken = save(tmp_path / "a", random_masks(0, 0.5)), tmp_path / "b.safetensors"
     broken.write_bytes(whole.read_bytes()[:-3])
-    assert mask_shapes(whole) == {"a.weight": "[5, 7]", "b.weight": "[3, 3, 2]"}
-    assert mask_shapes(broken) is None
-    assert mask_shapes(tmp_path / "nowhere") is None
+    assert read_shapes(whole) == {"a.weight": "[5, 7]", "b.weight": "[3, 3, 2]"}
+    for path, error in ((broken, ValueError), (tmp_path / "nowhere", OSError)):
+        with pytest.raises(error):
+            read_shapes(path)
     with pytest.raises(ValueError, match=r"\w"):
         mask_overlap([whole, broken])
     other = save(tmp_path / "c", {"other": torch.ones(2, 2, dtype=torch.bool)})
