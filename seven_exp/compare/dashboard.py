@@ -269,7 +269,7 @@ def _save_workspace(workspace: "ws.Workspace") -> str:
         before.sections = workspace.sections
         before.runset_settings = workspace.runset_settings
         workspace = before
-    return str(workspace.save().url)
+    return str(workspace.save().url)  # type: ignore[no-untyped-call]
 
 
 def _panels(rows: Sequence[Row], metric: str, table: str, chart: str) -> dict[str, list[Any]]:

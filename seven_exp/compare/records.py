@@ -323,7 +323,7 @@ def _unread(values: Mapping[str, Any]) -> Sequence[str]:
 
 def _hydra_config(folder: Path) -> Mapping[str, Any] | None:
     """The config that Hydra left beside a record which does not hold its own."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         text = (folder / ".hydra" / "config.yaml").read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -81,8 +82,8 @@ def print_table(rows: Sequence[Row], metric: str, baseline: str | None) -> None:
     for task in dict.fromkeys(row.task for row in rows):
         table = Table(title=Text(" on ".join(task)), box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in headings(metric, baseline):
-            justify = "left" if heading == "method" else "right"
-            table.add_column(Text(heading), justify=justify)  # type: ignore[arg-type]
+            justify: JustifyMethod = "left" if heading == "method" else "right"
+            table.add_column(Text(heading), justify=justify)
         chosen = [row for row in rows if row.task == task]
         for i, row in enumerate(chosen):
             last = i + 1 == len(chosen) or chosen[i + 1].sparsity != row.sparsity

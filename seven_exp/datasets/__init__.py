@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from seven_exp.datasets.batches import Batch, Batches, Data, Text
+from seven_exp.datasets.batches import Batches, Data, Text
 from seven_exp.datasets.registry import (
     DATASETS,
     KNOWN_BY,
@@ -13,6 +13,7 @@ from seven_exp.datasets.registry import (
     lower_is_better,
     text_head,
 )
+from seven_exp.tasks import Batch
 
 __all__ = [
     "DATASETS",

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from seven_exp.datasets.batches import (
-    Batch,
     Data,
     InMemory,
     batches_an_epoch,
@@ -23,6 +22,7 @@ from seven_exp.datasets.batches import (
 )
 from seven_exp.datasets.cache import cached_tensors
 from seven_exp.datasets.registry import dataset
+from seven_exp.tasks import Batch
 
 log = logging.getLogger(__name__)
 

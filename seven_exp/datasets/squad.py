@@ -151,7 +151,7 @@ def squad(
     questions = read_squad(paths[1])
     assert dev.targets is not None
     sizes = dev.lengths.tolist()
-    starts, ends = (dev.columns[name].split(sizes) for name in ("from", "to"))
+    starts, ends = (torch.split(dev.columns[name], sizes) for name in ("from", "to"))
     windows = [
         (owner, list(zip(a.tolist(), b.tolist(), strict=True)))
         for owner, a, b in zip(dev.targets[:, 5].tolist(), starts, ends, strict=True)

@@ -74,13 +74,13 @@ class TokenBatches:
     def _order(self, index: int) -> list[Tensor]:
         lengths, size = self.tokens.lengths, self.batch_size
         if self.seed is None:
-            return list(lengths.argsort(stable=True).split(size))
+            return list(torch.split(lengths.argsort(stable=True), size))
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, index))
         order = torch.randperm(len(lengths), generator=generator)[: len(self) * size]
         batches = [
             batch
-            for bucket in order.split(_BUCKET * size)
-            for batch in bucket[lengths[bucket].argsort(stable=True)].split(size)
+            for bucket in torch.split(order, _BUCKET * size)
+            for batch in torch.split(bucket[lengths[bucket].argsort(stable=True)], size)
         ]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 

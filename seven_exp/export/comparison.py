@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Batches
@@ -55,7 +55,8 @@ def compare(
     """
     difference = largest = 0.0
     examples = seen = 0
-    losses, evidence = [0.0, 0.0], ([], [])  # type: ignore[var-annotated]
+    losses = [0.0, 0.0]
+    evidence: tuple[list[Tensor], list[Tensor]] = ([], [])
     total = min(len(batches), limit or len(batches))
     with progress_bar("comparing", total) as advance:
         for done, (inputs, targets) in enumerate(itertools.islice(batches.epoch(0), total), 1):

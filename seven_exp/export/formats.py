@@ -86,5 +86,5 @@ def check_format(name: str) -> None:
 
 def files_of(name: str) -> Files:
     """The module of a format's name; see `check_format`."""
-    module: Any = importlib.import_module(f"seven_exp.export.{_MODULES.get(name, name)}")
+    module: Files = importlib.import_module(f"seven_exp.export.{_MODULES.get(name, name)}")
     return module

@@ -20,6 +20,7 @@ def adapt_channels(model: nn.Module, name: str, channels: int) -> None:
         return
     if channels != 1:
         raise ValueError(f"images of {channels} channels: choose a data set of grey or colour ones")
+    # The class types these attributes as tuples of any length, but takes pairs alone.
     new = nn.Conv2d(
         1,
         old.out_channels,

@@ -54,7 +54,7 @@ def _build(name: str, kind: str, config: Any, pretrained: bool) -> nn.Module:
     from transformers.utils import logging
 
     auto = getattr(transformers, _AUTO[kind])
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model: nn.Module
     if pretrained:
         model = from_source(

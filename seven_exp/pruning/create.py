@@ -24,7 +24,7 @@ from seven_exp.pruning.regrowth import FromZero, StayGone
 from seven_exp.pruning.schedules import SCHEDULES, Gradual, Rounds, course
 
 
-def create_pruner(
+def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
     name: str,
     model: nn.Module,
     *,

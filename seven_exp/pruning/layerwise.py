@@ -235,7 +235,8 @@ def _as_here(run: Run) -> Run:
     """The same for another thread, with this thread's settings of torch."""
     kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     autocast = {kind: torch.get_autocast_dtype(kind) for kind in kinds}
-    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    device = torch.cuda.current_device() if used else None
 
     def run_there() -> None:
         with ExitStack() as settings:

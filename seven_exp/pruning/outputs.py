@@ -58,7 +58,7 @@ def divided(outputs: Any, divisor: float) -> Any:
     outputs = copy.copy(outputs)
     for place, value in logits.items():
         if isinstance(outputs, Mapping):
-            outputs[place] = value  # type: ignore[index]
+            outputs[place] = value  # type: ignore[index]  # a read-only one raises
         else:
             setattr(outputs, place, value)
     return outputs

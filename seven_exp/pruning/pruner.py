@@ -29,7 +29,7 @@ from seven_exp.pruning.identity import Anchors, Pulse
 from seven_exp.pruning.keywords import positive
 from seven_exp.pruning.layers import Coverage, unwrap
 from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
-from seven_exp.pruning.method import Method, needs_batches, needs_model, regrows
+from seven_exp.pruning.method import Method, Ranking, needs_batches, needs_model, regrows
 from seven_exp.pruning.registry import When
 from seven_exp.pruning.regrowth import Remembered, StayGone, regrowth_of
 from seven_exp.pruning.replicas import average, group_of
@@ -437,21 +437,25 @@ class Pruner:
             "pattern": self.pattern,
         }
 
+    @property
+    def _ranking(self) -> Ranking:
+        """The method of a pruner that ranks weights; nothing asks a solver for it."""
+        assert isinstance(self.method, Ranking)
+        return self.method
+
     def _scored(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """The ranking's scores of weights."""
-        assert not isinstance(self.method, Solver)
-        if isinstance(self.method.score, ModelScore):
+        score = self._ranking.score
+        if isinstance(score, ModelScore):
             if "score" not in self.state.tensors:
                 self.state = State.zeros(weights, "score")
             return self.state["score"]
-        return self.method.score.score(self._evidence(weights), weights)
+        return score.score(self._evidence(score, weights), weights)
 
-    def _evidence(self, weights: Sequence[Tensor]) -> State:
+    def _evidence(self, score: Score, weights: Sequence[Tensor]) -> State:
         """The score's state, begun at first use."""
-        assert not isinstance(self.method, Solver)
-        assert isinstance(self.method.score, Score)
         if not self.state.tensors:
-            begun = self.method.score.init(weights)
+            begun = score.init(weights)
             begun.numbers |= self.state.numbers
             self.state = begun
         return self.state
@@ -485,10 +489,9 @@ class Pruner:
                 stacklevel=6,
             )
             return False
-        assert not isinstance(self.method, Solver)
-        assert isinstance(self.method.score, GradientScore)
-        score, state = self.method.score, self._evidence(values)
-        k = self._plainly_kept()
+        score = self._ranking.score
+        assert isinstance(score, GradientScore)
+        state, k = self._evidence(score, values), self._plainly_kept()
         if k is None or not isinstance(score, OnePassScore):
             score.observe(state, values, grads)
             return False
@@ -497,8 +500,7 @@ class Pruner:
     def _plainly_kept(self) -> int | None:
         """How many weights this step keeps, if they are simply the best of those kept so far."""
         assert self.window is not None
-        assert not isinstance(self.method, Solver)
-        simple = type(self.method.rule) is TopK and isinstance(self._regrowth, StayGone)
+        simple = type(self._ranking.rule) is TopK and isinstance(self._regrowth, StayGone)
         if not (simple and self._group is None and self.window.updates(self._t)):
             return None
         return self.competition.plainly_kept(partial(self.window.sparsity, self._t))
@@ -562,7 +564,7 @@ class Pruner:
     ) -> None:
         """Show the score the gradients of each batch at the weights as masked so far."""
         weights, values = self._weights(), self._regrowth.dense()
-        begun = score.begin_round(self._evidence(values), values)
+        begun = score.begin_round(self._evidence(score, values), values)
         self.state = State(begun.tensors, self.state.numbers | begun.numbers)
         for batch in batches:
             loss = finite(loss_fn(self._model, batch))
@@ -584,8 +586,7 @@ class Pruner:
     def _update(self) -> None:
         """New masks for all layers, and values where these change them."""
         assert self.window is not None
-        assert not isinstance(self.method, Solver)
-        rule, progress = self.method.rule, self.window.progress(self._t)
+        rule, progress = self._ranking.rule, self.window.progress(self._t)
         values, masks = self._regrowth.dense(), self._masks.unpacked()
         self.state.numbers["updates"] = self.state.numbers.get("updates", 0) + 1
         scores = self._scored(values)
@@ -599,7 +600,7 @@ class Pruner:
         average(ranks, self._group)
         after = self._choose(pools, ranks, masks)
         self._regrowth.revive(masks, after, dict(enumerate(values)))
-        score = self.method.score
+        score = self._ranking.score
         if isinstance(score, CompensatingScore):
             moved = score.compensate(self.state, values, masks, after)
             for weight, value in zip(self._weights(), moved, strict=True):

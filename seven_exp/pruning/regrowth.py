@@ -152,7 +152,9 @@ class Remembered(Regrowth):
         for i, weight in enumerate(self._weights()):
             if i not in held and weight.requires_grad:
                 hook = _weakly(self, partial(Remembered._hear, i=i))
-                self._listeners.append(weight.register_post_accumulate_grad_hook(hook))
+                self._listeners.append(
+                    weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                )
 
     def forward(self) -> list[Tensor]:
         """W of the forward pass; W now, where no backward pass and no optimizer has been seen."""

@@ -170,7 +170,7 @@ def _bracket(
 def sample_stride(total: int) -> int:
     """Every which of so many scores to draw for a `bracket`."""
     # An odd stride does not stay within a few columns of a matrix.
-    return (total // min(_LARGEST_SAMPLE, round(total ** (2 / 3)))) | 1
+    return (total // min(_LARGEST_SAMPLE, round(math.pow(total, 2 / 3)))) | 1
 
 
 def bracket(
@@ -254,8 +254,8 @@ def _by_digits(
     for chunk in chunks:
         keys = keys_of(chunk)
         sizes = [scores[i].numel() for i in chunk]
-        masks += (keys > threshold).split(sizes)
-        ties += [part.nonzero().squeeze(1) for part in (keys == threshold).split(sizes)]
+        masks += torch.split(keys > threshold, sizes)
+        ties += [part.nonzero().squeeze(1) for part in torch.split(keys == threshold, sizes)]
     shares = _shares_of(ties_to_keep, [len(places) for places in ties], group, scores[0].device)
     for mask, places, share in zip(masks, ties, shares, strict=True):
         mask[places[:share]] = True

@@ -1,6 +1,6 @@
 """Pruning by solvers: the inputs of layer after layer are gathered, and each layer is solved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -100,7 +100,7 @@ class Solving:
 
     def _solve(self, members: Sequence[int]) -> None:
         """Prune the layers whose inputs have been gathered."""
-        known = {i: self._sums.pop(i, None) or self._nothing(i, 1) for i in members}
+        known = {i: self._sums.pop(i) if i in self._sums else self._nothing(i, 1) for i in members}
         average([tensor for sums in known.values() for tensor in sums.values()], self.group)
         known = {i: sums for i, sums in known.items() if sums["uses"].any()}
         self.unused |= set(members) - set(known)
@@ -127,7 +127,7 @@ class Solving:
                 pattern=self.competition.pattern,
                 kernel=tuple(weights[i].shape[2:]),
                 alive=view(alive[i]),
-                best=lambda scores, i=i, view=view: view(self._best(pool, {i: scores}, alive)[i]),
+                best=partial(self._best_alone, pool, alive, i, view),
                 mask=view(together[i]) if together else None,
             )
             matrix = view(weights[i].detach())
@@ -139,6 +139,17 @@ class Solving:
         part.set(list(new.values()))
         self.masks.put(list(new), part)
         part.apply(list(weights.values()))
+
+    def _best_alone(
+        self,
+        pool: Pool,
+        alive: Mapping[int, Tensor],
+        i: int,
+        view: Callable[[Tensor], Tensor],
+        scores: Tensor,
+    ) -> Tensor:
+        """The mask that keeps the best of weight i; scores too are (groups, outputs, inputs)."""
+        return view(self._best(pool, {i: scores}, alive)[i])
 
     def _best(
         self, pool: Pool, ranks: Mapping[int, Tensor], alive: Mapping[int, Tensor]

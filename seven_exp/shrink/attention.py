@@ -126,7 +126,7 @@ def cut(projection: Tensor, bias: Tensor | None, heads: int) -> Tensor:
     """
     if bias is None:
         bias = projection.new_zeros(len(projection))
-    return torch.cat([projection, bias[:, None]], 1).unflatten(0, (heads, -1)).detach()
+    return torch.unflatten(torch.cat([projection, bias[:, None]], 1), 0, (heads, -1)).detach()
 
 
 def busiest(idle: Tensor, heads: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def slim(attention: nn.MultiheadAttention) -> SlimAttention | None:
     queries, keys, values = (
         cut(rows, bias, n) for rows, bias in zip(weight.chunk(3), biases, strict=True)
     )
-    parts = Heads(queries, keys, values, attention.out_proj.weight.unflatten(1, (n, -1)))
+    parts = Heads(queries, keys, values, torch.unflatten(attention.out_proj.weight, 1, (n, -1)))
     heads = standing(parts.idle_values)
     value_places = busiest(parts.idle_values, heads)
     score_places = busiest(parts.idle_scores, heads)
@@ -192,8 +192,7 @@ def slim(attention: nn.MultiheadAttention) -> SlimAttention | None:
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     outputs, inputs = weight.shape
-    linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias is not None)
-    assert isinstance(linear, nn.Linear)
+    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight.detach().clone())
     if bias is not None:
         linear.bias = nn.Parameter(bias.detach().clone())

@@ -232,7 +232,7 @@ def _drop_heads(block: nn.Module, parts: _Transformer) -> tuple[int, int]:
     queries, keys, values = (
         cut(parameter(m, "weight"), getattr(m, "bias", None), n) for m in inside
     )
-    heads = Heads(queries, keys, values, parameter(out, "weight").unflatten(1, (n, -1)))
+    heads = Heads(queries, keys, values, torch.unflatten(parameter(out, "weight"), 1, (n, -1)))
     stay = standing(heads.idle_values)
     if len(stay) == 0:
         stay = stay.new_zeros(1)

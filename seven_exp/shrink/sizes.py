@@ -1,14 +1,18 @@
 """The size of a layer: which of its outputs and inputs it has."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from seven_exp.shrink.attention import SlimAttention
 
+if TYPE_CHECKING:
+    from transformers.pytorch_utils import Conv1D
 
-def is_conv1d(module: nn.Module) -> bool:
+
+def is_conv1d(module: nn.Module) -> TypeGuard["Conv1D"]:
     """Whether this is transformers' Conv1D (GPT-2): a Linear with its weight transposed."""
     return type(module).__name__ == "Conv1D"
 
@@ -77,7 +81,7 @@ def settle(module: nn.Module) -> None:
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
         module.num_features = len(module.weight)
     elif is_conv1d(module):
-        module.nx, module.nf = module.weight.shape  # type: ignore[assignment, misc]
+        module.nx, module.nf = module.weight.shape
 
 
 def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:

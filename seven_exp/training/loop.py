@@ -181,7 +181,7 @@ def _accumulate(
         with contextlib.nullcontext() if last else compute.world.apart(model):
             loss, logits = objective(model, inputs, targets)
             share = share_of(weight)
-            (share * loss).backward()
+            (share * loss).backward()  # type: ignore[no-untyped-call]
         sums[0] += share * loss.detach() / compute.world.size
         if (met := compute.task.hits(logits.detach(), targets)) is not None:
             sums[1] += met

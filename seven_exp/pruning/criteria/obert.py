@@ -121,6 +121,7 @@ def _within(matrices: Tensor, members: Tensor) -> Tensor:
 
 def _factor(matrices: Tensor) -> Tensor:
     """Lower Cholesky factors, with more dampening where rounding has left a matrix indefinite."""
+    factors: Tensor
     factors, failures = torch.linalg.cholesky_ex(matrices)
     if (failed := failures > 0).any():
         dampened = matrices[failed]

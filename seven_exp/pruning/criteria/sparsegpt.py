@@ -202,7 +202,7 @@ def _factor(hessian: Tensor) -> Tensor:
     """Upper U with U^T U = H^-1; infinite where an input is always zero: its weights go first."""
     unused = hessian.diagonal() == 0
     whole = hessian.double() + torch.diag(unused.double())
-    factor = torch.linalg.cholesky(
+    factor: Tensor = torch.linalg.cholesky(
         torch.cholesky_inverse(torch.linalg.cholesky(whole)), upper=True
     ).to(hessian.dtype)
     factor.diagonal()[unused] = torch.inf

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from seven_exp.pruning.kernels.addresses import address
@@ -22,14 +22,15 @@ _BLOCK = 1024
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-@triton.jit
+# Triton has no types: neither its decorator, nor a kernel's arguments.
+@triton.jit  # type: ignore[untyped-decorator]
 def _pointer(places, index, kind: tl.constexpr, aligned: tl.constexpr):  # type: ignore[no-untyped-def]
     pointer = tl.load(places + index).to(tl.pointer_type(kind))
     return tl.multiple_of(pointer, 16) if aligned else pointer
 
 
-@triton.jit
-def _step(  # type: ignore[no-untyped-def]
+@triton.jit  # type: ignore[untyped-decorator]
+def _step(  # type: ignore[no-untyped-def]  # noqa: PLR0913  a kernel takes no structures
     places,
     layer_of,
     part_of,

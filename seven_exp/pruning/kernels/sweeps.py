@@ -113,22 +113,23 @@ def _gpu_kernel(step: SevenStep) -> Kernel | None:
     gpu_pass = _gpu_pass() if device.type == "cuda" else None
     if gpu_pass is None:
         return None
+    takes, kernel = gpu_pass
     layers = zip(*step.tensors, strict=True)
     fit = all(alike(layer) and all(plain(t, "cuda") for t in layer) for layer in layers)
     dtypes = tuple(column[0].dtype for column in step.tensors)
-    if fit and gpu_pass.takes(step) and _proven(gpu_pass.seven, device, dtypes):
-        return gpu_pass.seven
+    if fit and takes(step) and _proven(kernel, device, dtypes):
+        return kernel
     return None
 
 
 @cache
-def _gpu_pass() -> Any:
-    """The module `gpu_pass`; None without Triton, which not all of torch's builds bring along."""
+def _gpu_pass() -> tuple[Callable[[SevenStep], bool], Kernel] | None:
+    """`takes` and `seven` of `gpu_pass`; None without Triton, which some of torch's builds lack."""
     try:
         from seven_exp.pruning.kernels import gpu_pass
     except ImportError:
         return None
-    return gpu_pass
+    return gpu_pass.takes, gpu_pass.seven
 
 
 @cache
@@ -386,7 +387,7 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
     for weight, packed in zip(weights, bits, strict=True):
         on_cpu = weight.device.type == "cpu"
         size = _IN_CACHE if on_cpu else max(1, weight.numel())
-        pieces = zip(weight.split(size), packed.split((size + 7) // 8), strict=True)
+        pieces = zip(torch.split(weight, size), torch.split(packed, (size + 7) // 8), strict=True)
         for values, part in pieces:
             (mask,) = unpack([part], [values.numel()])
             # All bits stay, or none. Not a product: inf * 0 is NaN, and -1 * 0 is -0.
