@@ -1,12 +1,16 @@
 """Settings for all tests."""
 
+import atexit
+import itertools
 import os
 import re
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import preloaded
 import pytest
-import torch
 from hypothesis import settings
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=30)
@@ -15,6 +19,8 @@ settings.load_profile("default")
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
+    import torch  # not in the process that only hands out the tests
+
     # Test processes run side by side, one for each core.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -31,16 +37,37 @@ for _name in [name for name in os.environ if OF_THE_USER.fullmatch(name)]:
     # Now: some are read when a package is imported.
     del os.environ[_name]
 
+# Read as torch is imported: threads that wait leave the processor to the tests beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+if "PRELOADED_PYTHON" not in os.environ:  # the processes that run the tests share it
+    _shared = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, _shared, ignore_errors=True)
+    os.environ["MPLCONFIGDIR"] = f"{_shared}/matplotlib"  # the list of fonts is made once
+    preloaded.start(_shared)
+
+
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in itertools.count())
+
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _environment(monkeypatch: pytest.MonkeyPatch, _homes: Iterator[Path]) -> None:
     """Each test says what it needs; none logs in anywhere or touches the user's own files."""
     for name in [name for name in os.environ if OF_THE_USER.fullmatch(name)]:
         # Left by the test before: trackers and launchers set some.
         monkeypatch.delenv(name)
-    home = tmp_path_factory.mktemp("home")
+    home = next(_homes)
+    home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("NETRC", str(home / "netrc"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests begin first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from preloaded import python
 
 from seven_exp.cli.compare import main
 from seven_exp.compare.comparison import compare
@@ -1037,10 +1038,11 @@ def test_mistakes(tmp_path, monkeypatch, capsys, arguments, words):
     assert captured.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_module_is_a_command(sweep):
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, "-m", "seven_exp", "compare", *map(str, arguments)],
+            [python(), "-m", "seven_exp", "compare", *map(str, arguments)],
             capture_output=True, text=True, cwd=ROOT,
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("wandb_workspaces", reason="the extra 'dashboard' is not installed")
 
 import wandb
+from preloaded import python
 from wandb_server import ENTITY, PROJECT, WandbServer
 
 from seven_exp.cli.compare import main
@@ -264,10 +265,11 @@ dashboard._send_tables(
 """
 
 
+@pytest.mark.slow
 def test_a_real_client_sends_the_means(sweep, tmp_path):
     with WandbServer() as server:
         done = subprocess.run(
-            [sys.executable, "-c", SEND, str(sweep), ENTITY, PROJECT],
+            [python(), "-c", SEND, str(sweep), ENTITY, PROJECT],
             env={**os.environ, **server.environment, "PYTHONPATH": str(ROOT)},
             cwd=tmp_path, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
@@ -296,11 +298,12 @@ sys.exit(main([sys.argv[1], "--wandb", sys.argv[2]]))
 """
 
 
+@pytest.mark.slow
 def test_a_real_client_that_is_refused_costs_one_line(sweep):
     # the server knows no call for charts, reports or workspaces, and refuses them
     with WandbServer() as server:
         done = subprocess.run(
-            [sys.executable, "-c", REFUSED, str(sweep), f"{ENTITY}/{PROJECT}"],
+            [python(), "-c", REFUSED, str(sweep), f"{ENTITY}/{PROJECT}"],
             env={**os.environ, **server.environment, "PYTHONPATH": str(ROOT)},
             cwd=sweep, capture_output=True, text=True, timeout=300,
         )  # fmt: skip

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from preloaded import python
 
 from seven_exp.runs import load_masks
 
@@ -40,6 +41,7 @@ train()
 """
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.xdist_group("distributed"),
     pytest.mark.skipif(sys.platform == "win32", reason="gloo and torchrun on POSIX"),
 ]
@@ -49,17 +51,22 @@ def command(processes, *arguments):
     launcher = ["-m", *TORCHRUN] if processes == 2 else []
     flags = [a for a in arguments if a.startswith("-")]
     values = [a for a in arguments if a not in flags]
-    return [sys.executable, *launcher, "train.py", *flags, *TINY, *values]
+    return [python(), *launcher, "train.py", *flags, *TINY, *values]
+
+
+def environment():
+    """A thread for each process; torchrun starts them by ``PYTHON_EXEC``."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON_EXEC": python()}
 
 
 def train(processes, *arguments):
-    """The process's output and exit code; the processes have a thread each."""
+    """The process's output and exit code."""
     return subprocess.run(
         command(processes, *arguments),
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment(),
     )
 
 
@@ -109,7 +116,7 @@ def test_stopped_together_and_continued(tmp_path):
     process = subprocess.Popen(
         command(2, *long),
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment(),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -117,7 +124,7 @@ def test_stopped_together_and_continued(tmp_path):
     while not list(tmp_path.rglob("step-*.safetensors")) and time.monotonic() < patience:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert process.returncode != 0
     (saved,) = tmp_path.rglob("results.json")
     stopped = json.loads(saved.read_text())

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
+from preloaded import python
 from test_conf import composed
 from torch import nn
 
@@ -97,6 +97,7 @@ def reviews(tmp_path):
     return folder.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", TRAINING)
 def test_a_pages_first_training_works(page, reviews, tmp_path):
     program = FIRST[page][: len(FIRST[page]) - len(TRAINING[page])]
@@ -109,7 +110,7 @@ def test_a_pages_first_training_works(page, reviews, tmp_path):
     ]
     short = [word for word in short if "pretrain" not in word or "experiment" in " ".join(words)]
     done = subprocess.run(
-        [sys.executable, *program, *words, *short], cwd=ROOT, capture_output=True, text=True
+        [python(), *program, *words, *short], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     (found,) = out.rglob("results.json")
@@ -120,12 +121,13 @@ def test_a_pages_first_training_works(page, reviews, tmp_path):
     assert record["metrics"]["accuracy"] > (0.9 if "minilm" in " ".join(words) else 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in FIRST if arguments(FIRST[page])[0] != "train"])
 def test_a_pages_first_tool_works_on_a_finished_run(page, finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run("unstructured"), run)
     words = [str(run) if word in ("FOLDER", "RUN") else word for word in FIRST[page]]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([python(), *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # A table, and files beside the run.
     assert "magnitude_dyn" in done.stdout or list(run.glob("exports/*"))

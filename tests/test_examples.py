@@ -3,22 +3,24 @@
 import re
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from preloaded import python
 from torch import nn
 
 import seven_exp
 from seven_exp.pruning import PRUNERS
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_a_loop_of_ones_own():
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "own_loop.py"],
+        [python(), ROOT / "examples" / "own_loop.py"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = re.findall(r"(\w+): ([\d.]+)% accuracy at ([\d.]+)% sparsity", done.stdout)

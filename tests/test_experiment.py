@@ -303,6 +303,7 @@ def test_options_of_the_trainer(tmp_path, precision):
     assert rates == sorted(rates[:9]) + sorted(rates[9:], reverse=True)
 
 
+@pytest.mark.slow
 def test_seed_recipes_run_as_they_stand(tmp_path):
     for preset, masks in (("seed_pre", 53), ("seed_dyn", 53)):
         config = composed(
@@ -340,6 +341,7 @@ def test_threads(tmp_path, monkeypatch, overrides, expected):
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_trained_and_its_own_names_are_saved(tmp_path, monkeypatch):
     compiled, real = [], torch.compile
 
@@ -367,6 +369,7 @@ def test_a_checkpoint_is_known_by_its_content(tmp_path):
     assert runs.run_hash(config_of(tmp_path, f"model.checkpoint={path}")) != hashes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PRUNERS if PRUNERS[name].prunes])
 def test_every_pruner_from_the_command_line_s_config(tmp_path, name):
     record = run(tmp_path, "a", f"pruner={name}", "sparsity=0.75")
@@ -409,6 +412,7 @@ print(before, kept, min(faults() for _ in range(10)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other mallocs are left alone")
 def test_freed_memory_comes_back_without_new_pages():
     done = subprocess.run([sys.executable, "-c", KEEPS], check=True, capture_output=True, text=True)

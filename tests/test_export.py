@@ -137,6 +137,7 @@ def test_small_is_smaller_and_says_the_same(finished_run, tmp_path, pattern):
     assert units == ({"neurons"} if pattern == "rows" else {"heads", "dimensions"})
 
 
+@pytest.mark.slow
 def test_onnx_of_a_run_and_of_its_small_export(finished_run, tmp_path):
     pytest.importorskip("onnxruntime")
     _, small = export(finished_run("heads"), "small", output=tmp_path / "small")
@@ -450,6 +451,7 @@ def test_dense_loads_by_from_pretrained(bert, tmp_path):
     assert facts["comparison"]["difference"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["sparse", "small", "onnx"])
 def test_other_formats_of_a_transformer(bert, tmp_path, format):
     if format == "onnx":

@@ -333,6 +333,7 @@ def test_a_start_of_an_older_version_is_taken_as_it_is(tmp_path, caplog):
     assert "has no checksum" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_sweep_on_a_full_disk_ends_in_a_line(tmp_path):
     with disk(tmp_path / "disk", "size=16k"):
         done = train(

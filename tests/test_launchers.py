@@ -12,10 +12,13 @@ from pathlib import Path
 import joblib
 import pytest
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from preloaded import python
 from submitit.core.utils import UncompletedJobError
 from test_cli import ROOT, train
 
 from seven_exp.cli import faults
+
+pytestmark = pytest.mark.slow
 
 SMALL = [
     *("tracker.mode=disabled", "model=mlp", "model.widths=[8]", "trainer.max_steps=20"),
@@ -64,7 +67,7 @@ def _threads_counted(tmp_path, monkeypatch):
 def test_a_sweep_in_processes_of_its_own(tmp_path, launcher):
     done = train(
         tmp_path, "-m", f"hydra/launcher={launcher}", *LAUNCHERS[launcher], *SMALL,
-        "seed=0,1", "model.pretrain.epochs=1", "plugins=[threads.py]",
+        "seed=0,1", "model.pretrain.epochs=1", "plugins=[threads.py]", starting=sys.executable,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert_whole(tmp_path, THREADS[launcher])
@@ -86,7 +89,8 @@ COMMANDS = {
         while [[ $1 == -* ]]; do
             case $1 in --output | --error) shift 2 ;; *) echo "$1" ; shift ;; esac
         done
-        exec "$@"
+        # What is started is Python.
+        exec "$PRELOADED_PYTHON" "${@:2}"
     """,
     "sacct": """
         printf 'JobID|State|NodeList\\n7_0|RUNNING|here\\n7_1|RUNNING|here\\n'
@@ -187,9 +191,7 @@ def test_an_engine_that_is_not_installed(tmp_path, choice):
     code = WITHOUT.format(
         hidden=hidden, arguments=["-m", choice, "seed=0,1"], program=str(ROOT / "train.py")
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run([python(), "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert hint in done.stderr
     assert done.stderr.count("\n") == 1

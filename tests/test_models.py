@@ -45,6 +45,7 @@ def test_a_model_and_its_file_agree(name):
     assert all(default in (given[key], inspect._empty) for key, default in keywords.items())
 
 
+@pytest.mark.slow
 def test_names_and_signatures_are_known_without_loading_torchvision():
     script = (
         "import seven_exp.models, seven_exp.datasets, sys; "

@@ -213,6 +213,7 @@ def test_mistakes(tmp_path, arguments, settings, words):
         sweep(tmp_path, alpha, *arguments, **settings)
 
 
+@pytest.mark.slow
 def test_two_parameters_of_a_pruner_on_real_runs(tmp_path):
     done = train(
         tmp_path, "-m", "experiment=tune_seven", "hydra.sweeper.trials=3", "model=mlp",
@@ -238,6 +239,7 @@ def test_two_parameters_of_a_pruner_on_real_runs(tmp_path):
     assert list(tmp_path.rglob("comparison.csv"))
 
 
+@pytest.mark.slow
 def test_a_criterion_of_ones_own_is_tuned(tmp_path):
     example = ROOT / "examples/own_criterion"
     own = ["--config-dir", str(example / "conf"), f"plugins=[{example / 'spread.py'}]"]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from preloaded import python
 from test_conf import composed
 
 from seven_exp import runs
@@ -227,16 +228,7 @@ def run_with_relative_paths(tmp_path, monkeypatch):
 
 
 def exported(run: Path) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "seven_exp",
-        "export",
-        str(run),
-        "--format",
-        "dense",
-        "--plugins",
-    ]
+    command = [python(), "-m", "seven_exp", "export", str(run), "--format", "dense", "--plugins"]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )

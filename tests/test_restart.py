@@ -9,11 +9,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+from preloaded import python
 from test_cli import ROOT
 from test_conf import composed
 
 from seven_exp import runs
 from seven_exp.runs.ledger import Ledger
+
+pytestmark = pytest.mark.slow
 
 COMMAND = [
     *("pruner=seven_dyn", "tracker.mode=disabled", "model.depth=1", "trainer.log_interval=5"),
@@ -21,9 +25,9 @@ COMMAND = [
 ]
 
 
-def start(tmp_path, *arguments) -> subprocess.Popen:
+def start(tmp_path, *arguments, starting=None) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
+        [starting or python(), str(ROOT / "train.py"), *arguments],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -52,7 +56,8 @@ def test_a_killed_sweep_is_completed_by_the_same_command(tmp_path):
         *("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *COMMAND),
         *("seed=0,1,2,3", "trainer.max_steps=150"),
     )
-    process = start(tmp_path, *sweep)
+    # joblib's processes are killed with it
+    process = start(tmp_path, *sweep, starting=sys.executable)
 
     def one_done_another_begun() -> bool:
         done = set(finished(tmp_path).values())

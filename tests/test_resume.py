@@ -74,6 +74,7 @@ def left_by(folder: Path) -> dict[str, object]:
     return {"record": record, "masks": masks, **{n: (folder / n).read_bytes() for n in names}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_killed_at_random_moments_a_run_ends_bit_identical(tmp_path, case):
     config = composed(*CASES[case], f"cache_dir={tmp_path / 'cache'}")

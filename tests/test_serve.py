@@ -6,11 +6,11 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from preloaded import python
 
 from seven_exp.compare.serve import Server
 
@@ -131,18 +131,10 @@ def record(folder, seed, accuracy=0.5):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_serves_anew_until_it_is_interrupted(tmp_path):
     record(tmp_path, 0)
-    command = [
-        sys.executable,
-        "-m",
-        "seven_exp",
-        "compare",
-        str(tmp_path),
-        "--serve",
-        "--port",
-        "0",
-    ]
+    command = [python(), "-m", "seven_exp", "compare", str(tmp_path), "--serve", "--port", "0"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

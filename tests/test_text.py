@@ -5,12 +5,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from preloaded import python
 from test_conf import composed
 
 from seven_exp import runs
@@ -173,6 +173,7 @@ def zipped(path, names):
             archive.write(source, inside)
 
 
+@pytest.mark.slow
 def test_glue_is_downloaded_where_it_is_not_there(folders, tmp_path, monkeypatch):
     sst = SAMPLES / "glue/SST-2"
     zipped(
@@ -197,6 +198,7 @@ def test_mrpc_is_split_by_its_list_of_ids(folders, tmp_path, monkeypatch):
     assert dev == ([["Prices rose by two percent ."], ["Prices went up two percent ."]], [1])
 
 
+@pytest.mark.slow
 def test_without_network_one_line_says_what_to_give(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(glue, "URL", (tmp_path / "nowhere").as_uri())
     with pytest.raises(ValueError, match=r"SST-2/train\.tsv") as error:
@@ -423,6 +425,7 @@ def run(tmp_path, name, *arguments, **keywords):
     return run_experiment(config, tmp_path / name, LocalRecord())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "kind", "metric", "others"),
     [
@@ -446,6 +449,7 @@ def test_every_task_runs_and_names_its_headline(folders, tmp_path, dataset, kind
 PRE = ["seven_pre", "snip", "grasp", "force", "taylor_pre", "wanda", "movement", "platon"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", PRE)
 def test_pruners_see_text(folders, tmp_path, pruner):
     overrides = [f"pruner={pruner}", "sparsity=0.5"]
@@ -556,9 +560,10 @@ def test_every_glue_task_has_its_file(name):
     assert composed(f"dataset=glue/{name}").dataset.name == f"glue/{name}"
 
 
+@pytest.mark.slow
 def test_minilm_from_the_command_line(tmp_path):
     command = [
-        *(sys.executable, "train.py", "model=minilm", "dataset=glue/sst2", "pruner=seven_dyn"),
+        *(python(), "train.py", "model=minilm", "dataset=glue/sst2", "pruner=seven_dyn"),
         *("sparsity=0.6", "trainer.max_steps=4", "trainer.batch_size=4", "tracker.mode=disabled"),
         *(f"dataset.data_dir={SAMPLES / 'glue'}", f"cache_dir={tmp_path}", "device=cpu"),
         *(f"hydra.run.dir={tmp_path / 'run'}", "trainer.save_model=false"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+from preloaded import python
 from test_conf import composed
 from wandb.proto import wandb_internal_pb2
 
@@ -239,6 +240,7 @@ def test_an_unreachable_server_means_offline(tmp_path, monkeypatch, caplog):
     assert offline_records(tmp_path)
 
 
+@pytest.mark.slow
 def test_who_is_logged_in(tmp_path, monkeypatch):
     # each in a process of its own: wandb reads its environment once
     code = "from seven_exp.tracking.weights_and_biases import logged_in; print(logged_in())"
@@ -251,11 +253,12 @@ def test_who_is_logged_in(tmp_path, monkeypatch):
             for key, value in environment.items():
                 patch.setenv(key, value)
             done = subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+                [python(), "-c", code], capture_output=True, text=True, check=True
             )
         assert done.stdout.strip() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "variable"), [("disabled", "online"), ("online", "disabled")])
 def test_disabled_never_imports_wandb(mode, variable, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", variable)

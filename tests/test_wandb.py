@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import wandb
 import yaml
+from preloaded import python
 from test_cli import ROOT, train
 from test_tracking import CONFIG, RECORD, info, offline_records
 from wandb_server import ENTITY, WandbServer
 
 from seven_exp.tracking import Guarded, WandbTracker, weights_and_biases
+
+pytestmark = pytest.mark.slow
 
 SMALL = [
     *("model=mlp", "model.widths=[8]", "trainer.max_steps=20"),
@@ -159,7 +162,10 @@ def test_an_agent_runs_a_sweep(tmp_path, server):
     environment = {
         **os.environ,
         **server.environment,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        # `wandb` is beside Python, and the agent's `python` is the preloaded one
+        "PATH": os.pathsep.join(
+            [str(Path(p).parent) for p in (python(), sys.executable)] + [os.environ["PATH"]]
+        ),
         "SEVEN_EXP_CACHE": str(tmp_path / "cache"),
     }
 

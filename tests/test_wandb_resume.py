@@ -2,11 +2,14 @@
 
 import json
 import subprocess
-import sys
 from typing import Any
 
+import pytest
+from preloaded import python
 from test_cli import ROOT
 from wandb_server import WandbServer
+
+pytestmark = pytest.mark.slow
 
 RECORD = {
     "status": "finished", "run_hash": "x", "metrics": {"accuracy": 0.5}, "best": {},
@@ -50,7 +53,7 @@ def test_steps_that_come_again_are_not_sent_again(tmp_path, monkeypatch):
             ending = json.dumps({**RECORD, "status": status})
             arguments = [str(tmp_path), str(resumed), json.dumps(steps), ending]
             subprocess.run(
-                [sys.executable, "-c", CODE, *arguments],
+                [python(), "-c", CODE, *arguments],
                 cwd=ROOT, check=True, capture_output=True, timeout=300,
             )  # fmt: skip
         (run,) = server.runs.values()

@@ -125,6 +125,7 @@ def differs(name, context, given):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keyword", KEYWORDS)
 @pytest.mark.parametrize("name", list(PRUNERS))
 def test_a_keyword_changes_what_a_pruner_does_or_is_refused(name, keyword):

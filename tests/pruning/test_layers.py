@@ -272,6 +272,7 @@ def test_a_pattern_that_matches_nothing_is_a_mistake(key):
         prunable_layers(nn.Linear(2, 2), **{key: ["encodr"]})
 
 
+@pytest.mark.slow
 def test_wrapped_models_have_their_own_names():
     model = nn.Sequential(nn.Linear(2, 2))
     assert names(torch.compile(model)) == ["0.weight"]

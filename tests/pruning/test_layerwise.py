@@ -299,6 +299,7 @@ MODELS = {f.__name__: f for f in (llama, bert, gpt2, t5, vit, encoder, mobilenet
 BLOCKS = {"llama": 3, "bert": 3, "gpt2": 3, "t5": 6, "vit": 3, "encoder": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.filterwarnings("ignore:.*weights in matrices are prunable")

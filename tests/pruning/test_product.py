@@ -96,6 +96,7 @@ def check_counts(pruner, scope, pattern, sparsity):
         assert -1e-6 <= short < largest * pools + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PRUNERS if PRUNERS[name].prunes])
 @settings(max_examples=30)
 @given(

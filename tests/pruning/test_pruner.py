@@ -94,6 +94,7 @@ def zeros(model):
     return {n: p.detach() == 0 for n, p in model.named_parameters() if p.ndim > 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["global", "per_layer"])
 @pytest.mark.parametrize("name", PRUNING)
 @settings(max_examples=6)
@@ -129,6 +130,7 @@ def test_pruned_weights_are_exactly_zero_after_every_step(name):
     train(model, name, watch=watch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
 @pytest.mark.parametrize("name", [n for n in PRUNING if regrows(build_method(n, {})) is StayGone])
 def test_masks_are_nested(name, schedule):
@@ -187,6 +189,7 @@ def test_the_same_run_twice_gives_the_same_masks(name):
     assert all(torch.equal(one[layer], two[layer]) for layer in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRUNING)
 def test_state_goes_on_where_it_was(name, tmp_path):
     """Saved and loaded before every step, a run ends with the same masks, scores and weights."""

@@ -2,13 +2,15 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.nn  # before there is a group, which its defaults would keep
+from preloaded import python
 from torch import nn
-from torch.multiprocessing import spawn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -70,10 +72,15 @@ def of_ranks(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    spawn(rank_main, args=(port, str(folder)), nprocs=RANKS)
+    ranks = [
+        subprocess.Popen([python(), __file__, str(rank), str(port), str(folder)])
+        for rank in range(RANKS)
+    ]
+    assert [rank.wait() for rank in ranks] == [0] * RANKS
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("replicas")
 @pytest.mark.parametrize("name", NAMES)
 def test_masks_are_those_of_one_process(of_ranks, name):
@@ -93,3 +100,7 @@ def test_a_rank_alone_would_choose_otherwise():
         pruner.prune(share, loss)
         chosen.append(torch.cat([mask.flatten() for mask in pruner.masks.values()]))
     assert not torch.equal(*chosen)
+
+
+if __name__ == "__main__":
+    rank_main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -32,6 +32,7 @@ def sanitized(folder):
     return library, found
 
 
+@pytest.mark.slow
 def test_no_function_touches_memory_that_is_not_its_own(tmp_path):
     library, runtime = sanitized(tmp_path)
     environment = {

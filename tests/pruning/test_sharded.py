@@ -1,10 +1,13 @@
 """Selection among sharded scores gives the masks of one process, without gathering a score."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.distributed.nn  # before there is a group, which its defaults would keep
+from preloaded import python
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -52,9 +55,15 @@ def in_two(rank, world, file, ks):
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not distributed.is_available(), reason="needs torch.distributed")
 def test_two_processes_choose_what_one_would(tmp_path):
     available = sum(int(c.sum()) for c in scores_of(0)[1])
-    torch.multiprocessing.spawn(
-        in_two, (2, tmp_path / "store", (0, 1, 300, 1200, available)), nprocs=2
-    )
+    counts = map(str, (0, 1, 300, 1200, available))
+    command = [python(), __file__, str(tmp_path / "store"), *counts]
+    ranks = [subprocess.Popen(command, env={**os.environ, "RANK": str(rank)}) for rank in (0, 1)]
+    assert [rank.wait() for rank in ranks] == [0, 0]
+
+
+if __name__ == "__main__":
+    in_two(int(os.environ["RANK"]), 2, sys.argv[1], list(map(int, sys.argv[2:])))

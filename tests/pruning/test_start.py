@@ -58,6 +58,7 @@ ORDERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [0, 4])
 @pytest.mark.parametrize("name", list(PRUNERS))
 def test_states_are_restored_in_any_order(name, done):

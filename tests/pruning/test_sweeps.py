@@ -3,11 +3,11 @@
 import os
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from preloaded import python
 from torch import nn
 
 import seven_exp
@@ -163,7 +163,8 @@ def test_a_run_is_the_same_with_and_without_a_compiler(monkeypatch, name):
         assert torch.equal(score, two.scores[layer])
 
 
+@pytest.mark.slow
 def test_no_compiler_is_no_error():
     code = "from seven_exp.pruning.kernels.compiled import library; assert library() is None"
     for compiler in ("", "no-such-compiler", shutil.which("false") or ""):
-        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "CC": compiler})
+        subprocess.run([python(), "-c", code], check=True, env={**os.environ, "CC": compiler})
