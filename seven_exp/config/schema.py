@@ -105,7 +105,7 @@ class Trainer(_Section):
     gradient_checkpointing: bool
     compile: bool
     log_interval: Annotated[int, Field(ge=1)]
-    eval_interval: Annotated[int, Field(ge=1)] | None
+    eval_interval: Annotated[int, Field(ge=0)] | None
     save_model: bool
 
 

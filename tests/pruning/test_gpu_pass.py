@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seven_exp.pruning.kernels import sweeps
-from seven_exp.pruning.kernels.sweeps import SevenStep
+from seven_exp.pruning.kernels.seven_step import SevenStep
 
 pytest.importorskip("triton")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)

@@ -11,7 +11,7 @@ from torch import nn
 import seven_exp
 from seven_exp.pruning.criteria.seven import Seven
 from seven_exp.pruning.kernels import one_pass, sweeps
-from seven_exp.pruning.kernels.sweeps import SevenStep
+from seven_exp.pruning.kernels.seven_step import SevenStep
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.select import top_k_masks
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from seven_exp.pruning.criteria.score import OnePassScore, State, cleaned
 from seven_exp.pruning.kernels import sweeps
 from seven_exp.pruning.kernels.one_pass import seven_and_best
+from seven_exp.pruning.kernels.seven_step import SevenStep
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.registry import register
 from seven_exp.registry import nearest
@@ -93,7 +94,7 @@ class Seven(OnePassScore):
 
     def _step(
         self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
-    ) -> sweeps.SevenStep | None:
+    ) -> SevenStep | None:
         """The next step; None while all gradients vanish."""
         seen = [
             torch.zeros_like(weight) if grad is None else grad.detach()
@@ -105,7 +106,7 @@ class Seven(OnePassScore):
         t = int(state.numbers.get("t", 0))
         state.numbers.update(unit=unit, t=t + 1)
         m, v, score = (state[name] for name in ("m", "v", "score"))
-        return sweeps.SevenStep(weights, seen, m, v, score, unit, (self.alpha_1, self.alpha_2), t)
+        return SevenStep(weights, seen, m, v, score, unit, (self.alpha_1, self.alpha_2), t)
 
 
 def _unit(grads: Sequence[Tensor]) -> float:

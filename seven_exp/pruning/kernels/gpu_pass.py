@@ -6,7 +6,6 @@ only where there is a GPU: Triton comes with torch's builds for one.
 
 import contextlib
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -14,9 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from seven_exp.pruning.kernels.addresses import address
-
-if TYPE_CHECKING:
-    from seven_exp.pruning.kernels.sweeps import SevenStep
+from seven_exp.pruning.kernels.seven_step import SevenStep
 
 _BLOCK = 1024
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -73,7 +70,7 @@ def _step(  # type: ignore[no-untyped-def]  # noqa: PLR0913  a kernel takes no s
     tl.store(to_s, s, inside)
 
 
-def takes(step: "SevenStep") -> bool:
+def takes(step: SevenStep) -> bool:
     """Whether the kernel knows such dtypes, each the same in all layers, and has them at hand."""
     dtypes = [{tensor.dtype for tensor in column} for column in step.tensors]
     known = all(len(column) == 1 and column <= _TYPES.keys() for column in dtypes)
@@ -82,7 +79,7 @@ def takes(step: "SevenStep") -> bool:
     return known and m == v and score == {torch.float32} and len(devices) == 1
 
 
-def seven(step: "SevenStep") -> None:
+def seven(step: SevenStep) -> None:
     """`sweeps.seven` for tensors that `takes` accepts, each layer's in one order without gaps."""
     device = step.weights[0].device
     sizes = tuple(weight.numel() for weight in step.weights)

@@ -13,6 +13,7 @@ import torch
 
 from seven_exp.pruning.kernels import sweeps
 from seven_exp.pruning.kernels.addresses import address
+from seven_exp.pruning.kernels.seven_step import SevenStep
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.select import bracket, cut_of, sample_stride
 
@@ -21,7 +22,7 @@ _DEVIATIONS = 3
 """Narrower than where the scores lie still: the pass notes places too, and a miss costs little."""
 
 
-def seven_and_best(step: sweeps.SevenStep, masks: Masks, k: int) -> bool:
+def seven_and_best(step: SevenStep, masks: Masks, k: int) -> bool:
     """`sweeps.seven`, then the ``k`` best of the kept weights, to the tie as `top_k_masks`.
 
     Args:
@@ -38,7 +39,7 @@ def seven_and_best(step: sweeps.SevenStep, masks: Masks, k: int) -> bool:
     compiled = None
     in_order = all(w.is_contiguous() for w in step.weights) and all(masks.lie_like(step.weights))
     if alive > _WORTHWHILE and 0 < k < alive and in_order:
-        compiled = step.compiled()
+        compiled = sweeps.compiled_seven(step)
     if compiled is None:
         sweeps.seven(step)
         return False

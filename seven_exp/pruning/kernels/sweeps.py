@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from seven_exp.pruning.kernels.addresses import Column, Layers, address, alike, layers_of, plain
 from seven_exp.pruning.kernels.compiled import library
+from seven_exp.pruning.kernels.seven_step import SevenStep
 
 _WORTH_COMPILING = 1 << 17
 _IN_CACHE = 1 << 18
@@ -44,56 +45,18 @@ class Partition(NamedTuple):
     between: Tensor | None
 
 
-class SevenStep(NamedTuple):
-    """What a step of SEVEN's recurrence works on, `seven_exp.pruning.criteria.seven.Seven`.
-
-    Attributes:
-        weights: One tensor a layer, of any floating dtype.
-        grads: Likewise; read only. NaN and infinity count as 0.
-        m: Mean of |g|, shaped like the weights; a narrower dtype than the scores' rounds it
-            between steps.
-        v: Mean of g^2, likewise.
-        score: S, float32 or wider.
-        unit: What gradients are measured in.
-        alphas: Decays of ``m`` and ``v``.
-        t: Which step it is, from 0.
-    """
-
-    weights: Sequence[Tensor]
-    grads: Sequence[Tensor]
-    m: Sequence[Tensor]
-    v: Sequence[Tensor]
-    score: Sequence[Tensor]
-    unit: float
-    alphas: tuple[float, float]
-    t: int
-
-    @property
-    def tensors(self) -> tuple[Sequence[Tensor], ...]:
-        """The five sequences."""
-        return self[:5]
-
-    def factors(self) -> "ctypes.Array[Any]":
-        """The numbers that the step is made with, in the order in which sweeps.c names them."""
-        (alpha_1, alpha_2), t = self.alphas, self.t
-        factors = (
-            *(1 / self.unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2),
-            *((1 - alpha_2 ** (t + 1)) ** -0.5, 1 / (1 - alpha_1 ** (t + 1))),
-        )
-        return (ctypes.c_float * len(factors))(*factors)
-
-    def compiled(self) -> tuple[ctypes.CDLL, Layers] | None:
-        """The C library and its view of these tensors; see `compiled_for`."""
-        single, moment = torch.float32, self.m[0].dtype
-        if moment not in _MOMENTS:
-            return None
-        dtypes = (single, single, moment, moment, single)
-        return compiled_for(*zip(self.tensors, dtypes, strict=True))
+def compiled_seven(step: SevenStep) -> tuple[ctypes.CDLL, Layers] | None:
+    """The C library and its view of a step's tensors; see `compiled_for`."""
+    single, moment = torch.float32, step.m[0].dtype
+    if moment not in _MOMENTS:
+        return None
+    dtypes = (single, single, moment, moment, single)
+    return compiled_for(*zip(step.tensors, dtypes, strict=True))
 
 
 def seven(step: SevenStep) -> None:
     """Take the step: ``m``, ``v`` and ``score`` are updated in place."""
-    if compiled := step.compiled():
+    if compiled := compiled_seven(step):
         work, layers = compiled
         passes = {torch.float32: work.seven_float32, torch.bfloat16: work.seven_bfloat16}
         passes[step.m[0].dtype](*layers.arguments, step.factors(), torch.get_num_threads())
