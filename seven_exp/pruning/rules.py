@@ -37,7 +37,8 @@ class Rule:
         """One tensor of ranks a layer.
 
         Args:
-            scores: One tensor a layer, shaped like its weight; they may be changed.
+            scores: One tensor a layer, shaped like its weight. Only read: they may be the score's
+                own state.
             weights: As they are now.
             masks: Bool, which of them are alive.
             moment: When, and how many are to be kept.

@@ -49,7 +49,7 @@ class Ties(Rule):
         alike = list(map(constant, magnitudes(weights), masks))
         if all(alike):
             return [torch.zeros_like(share) for share in scores]
-        for share, mask, ties in zip(scores, masks, alike, strict=True):
-            if ties and mask.any():
-                share[mask] = share[mask].min()
-        return list(scores)
+        return [
+            share.masked_fill(mask, share[mask].min()) if ties and mask.any() else share
+            for share, mask, ties in zip(scores, masks, alike, strict=True)
+        ]
