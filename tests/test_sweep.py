@@ -24,6 +24,7 @@ def points(parameters: dict):
         yield {key: {"value": v} for key, v in zip(parameters, values, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
 def test_every_point_is_a_valid_run(path):
     sweep = yaml.safe_load(path.read_text())
