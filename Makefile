@@ -12,7 +12,7 @@ test:             ## all tests
 coverage:         ## tests with a coverage report
 	uv run pytest --cov --cov-report=term-missing
 
-format:           ## mend what can be mended
+format:           ## fix what can be fixed automatically
 	uv run ruff check --fix && uv run ruff format
 
 docs:             ## the documentation as a site, in site/

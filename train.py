@@ -8,7 +8,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     try:
-        # Imported here: it takes long enough to be interrupted.
+        # Imported here: the import takes long enough to be interrupted.
         from seven_exp.cli.train import main
 
         main(Path(__file__).resolve().parent / "conf")

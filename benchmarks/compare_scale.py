@@ -1,8 +1,8 @@
-"""How long does a comparison of many runs take, and how much memory?
+"""Measures the time and memory of a comparison of many runs.
 
-Makes records of 25 layers, with a hundred logged steps each of which has every layer's sparsity,
-and compares them in a process of its own: table, CSV, PNG and page. On a machine that others use,
-processor seconds say more than seconds on the clock.
+It makes records of 25 layers and a hundred logged steps, each with every layer's sparsity, and
+compares them in a separate process: table, CSV, PNG and page. On a shared machine, processor
+seconds are more reliable than wall-clock seconds.
 
     python benchmarks/compare_scale.py [--runs 250 500 1000] [--keep FOLDER]
 """
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def make_records(folder: Path, runs: int) -> None:
-    """Records as runs leave them: pruners times sparsities times seeds, until there are enough."""
+    """Write records like those of runs, for pruners times sparsities times seeds."""
     draw = random.Random(0)
     for i in range(runs):
         group, seed = divmod(i, SEEDS)
@@ -128,7 +128,7 @@ def make_history(record: dict[str, Any], draw: random.Random) -> Iterator[dict[s
 
 
 def compare(folder: Path) -> tuple[float, float, float]:
-    """Of the whole command, imports too: seconds, processor seconds, peak resident bytes."""
+    """Seconds, processor seconds and peak resident bytes of the command, with imports."""
     started = time.perf_counter()
     child = subprocess.Popen(
         [sys.executable, "-m", "seven_exp", "compare", str(folder), "--baseline", "pruner_00"],

@@ -1,8 +1,8 @@
-"""What does a training step cost with each pruner, beside the same step without one?
+"""Measures the cost of a training step with each pruner, compared with a dense step.
 
-One process, one encoder. Each pruner gets its own copy of it and takes turns with a dense copy, so
-that both meet the same machine; ratios are those of neighbours. Peers run from checkouts that you
-point at, none of their code is here:
+One process, one encoder. Each pruner has its own copy of the encoder and alternates with a dense
+copy, so that conditions are the same; ratios compare neighbouring steps. Other implementations run
+from checkouts, and none of their code is here:
 
     --seven    xiaojinying/SEVEN
     --platon   QingruZhang/PLATON
@@ -10,7 +10,7 @@ point at, none of their code is here:
     python benchmarks/cost.py --seven DIR --platon DIR
     python benchmarks/cost.py --device cuda --layers 12 --width 768 --batch 32 --length 128
 
-With --depths, what does the block walk of Wanda and SparseGPT cost in models of so many blocks?
+With --depths, it measures the block walk of Wanda and SparseGPT in models of these depths:
 
     python benchmarks/cost.py --depths 2 4 8 16 32 --width 128 --batch 16 --length 128
 """
@@ -46,11 +46,11 @@ from seven_exp.pruning import PRUNERS, prunable_layers, read_by
 
 SPARSITY = 0.9
 Act = Callable[[], object]
-"""What is done after each optimizer step."""
+"""Called after each optimizer step."""
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, of nn.Linear alone so that every peer can prune it."""
+    """Pre-norm attention and MLP, only with nn.Linear, which all implementations can prune."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Block(nn.Module):
 
 
 class Run:
-    """A model in training, with something done after each step."""
+    """A model in training, with a function that is called after each step."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
@@ -88,7 +88,7 @@ class Run:
         self.act: Act = lambda: None
 
     def step(self) -> tuple[float, float]:
-        """Seconds of a whole step, and those of what is done after it."""
+        """Seconds of a whole step, and of the function after it."""
         start = self._now()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = nn.functional.cross_entropy(self.head(self.encoder(self.x).mean(1)), self.y)
@@ -151,13 +151,13 @@ def main() -> None:
 
 
 class Walk(NamedTuple):
-    """What a block walk costs.
+    """The cost of a block walk.
 
     Attributes:
-        passes: Of each block and batch.
-        live: Bytes of tensors, the most at a time, beside the model and the batches.
-        resident: Bytes that the peak of the process's resident set grows by.
-        seconds: Of the whole walk.
+        passes: Passes per block and batch.
+        live: Peak bytes of live tensors, without the model and the batches.
+        resident: Growth of the peak of the process's resident set, in bytes.
+        seconds: Duration of the whole walk.
     """
 
     passes: float
@@ -167,7 +167,7 @@ class Walk(NamedTuple):
 
 
 def walks(options: argparse.Namespace) -> Table:
-    """Walks by the model's depth, each in a process of its own, whose peak is its own."""
+    """Block walks by the model's depth, each in a separate process, to measure its peak."""
     table = Table(
         "pruner", *("blocks", "passes a block", "tensors, MB", "resident, MB", "s a block")
     )
@@ -184,7 +184,7 @@ def walks(options: argparse.Namespace) -> Table:
 
 
 def walked(name: str, depth: int, options: argparse.Namespace) -> Walk:
-    """Prune a model of so many blocks, and look at each call of a layer."""
+    """Prune a model of this depth, and count live tensors at each call of a layer."""
     torch.manual_seed(0)
     model = nn.Sequential(*(Block(options.width) for _ in range(depth)))
     batches = [torch.randn(1, options.length, options.width) for _ in range(options.batch)]
@@ -203,7 +203,7 @@ def walked(name: str, depth: int, options: argparse.Namespace) -> Walk:
     firsts = {block.query for block in model}
     for layer in prunable_layers(model):
         layer.module.register_forward_pre_hook(look)
-    # What exists by now is not looked at.
+    # Objects that exist now are excluded.
     gc.collect()
     gc.freeze()
     before, start = peak(), time.perf_counter()
@@ -213,16 +213,16 @@ def walked(name: str, depth: int, options: argparse.Namespace) -> Walk:
 
 
 def peak() -> int:
-    """Bytes of this process's resident set, the most so far."""
+    """Peak bytes of this process's resident set."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def compare(dense: Run, run: Run, steps: int) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of a run's steps, of the pruner's own part, and of the dense steps beside them."""
+    """Seconds of a run's steps, of the pruner's own part, and of the neighbouring dense steps."""
     wholes, own, references = [], [], []
     for i in range(steps + 3):
-        # Who goes first is who finds the cache as the other left it.
+        # Alternate the order, because each leaves the cache in another state.
         if i % 2:
             reference, (whole, part) = dense.step()[0], run.step()
         else:
@@ -235,7 +235,7 @@ def compare(dense: Run, run: Run, steps: int) -> tuple[list[float], list[float],
 
 
 def contenders(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[Run, int], Act]]]:
-    """(name, what attaches it to a run of so many steps)."""
+    """(name, function that attaches the pruner to a run of this many steps)."""
     yield "nothing", lambda run, steps: run.act
     for name in PRUNERS:
         if PRUNERS[name].when == "during" and PRUNERS[name].prunes:
@@ -254,7 +254,7 @@ def contenders(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[Run
 
 
 def ours(run: Run, name: str, begin: int, end: int) -> Act:
-    """One of this package's pruners."""
+    """A pruner of this package."""
     settings = {"begin_step": begin, "end_step": end}
     if "optimizer" in read_by(name):
         settings["optimizer"] = run.optimizer
@@ -273,7 +273,7 @@ def torchs(run: Run, *, at_every_step: bool) -> Act:
 
 
 def reference(run: Run, folder: Path, steps: int) -> Act:
-    """SEVEN as its authors wrote it, its fixed device replaced by this one."""
+    """The authors' code of SEVEN, with its fixed device replaced."""
     sys.path.insert(0, str(folder))
     modules = [import_module(f"strategies.{name}") for name in ("pruner", "utils")]
     for module in modules:
@@ -286,7 +286,7 @@ def reference(run: Run, folder: Path, steps: int) -> Act:
 
 
 def on_device(device: torch.device) -> Any:
-    """The torch module, but for ``torch.device``, which is always this one."""
+    """The torch module with a ``torch.device`` that always returns this device."""
 
     class Torch:
         def __getattr__(self, name: str) -> Any:
@@ -296,7 +296,7 @@ def on_device(device: torch.device) -> Any:
 
 
 def platon(run: Run, folder: Path, steps: int) -> Act:
-    """PLATON as its authors wrote it; it masks at every tenth step."""
+    """The authors' code of PLATON; it masks at every tenth step."""
     sys.path.insert(0, str(folder))
     settings = SimpleNamespace(
         **{"beta1": 0.85, "beta2": 0.95, "deltaT": 10, "warmup_steps": 1},

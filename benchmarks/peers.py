@@ -1,7 +1,7 @@
-"""Do our criteria agree with other people's code? Same weights, same batches, scores and masks.
+"""Compares our criteria with public implementations: same weights, same batches, scores and masks.
 
-Without a checkout, Wanda and SparseGPT prune the decoder in tests/golden, whose masks the public
-implementations gave. None of their code is here: point at checkouts of
+Without a checkout, Wanda and SparseGPT prune the decoder in tests/golden and are compared with the
+recorded masks of the public implementations. None of their code is here; pass checkouts of
 
     --wanda           locuslab/wanda (Wanda, SparseGPT: a Llama and an OPT)
     --sparsegpt       IST-DASLab/sparsegpt (likewise)
@@ -56,13 +56,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 METHODS = ("wanda", "sparsegpt")
 LENGTH = 128
-"""Tokens of a sequence."""
+"""Number of tokens of a sequence."""
 Scores = dict[str, Tensor]
 Batches = list[tuple[Tensor, Tensor]]
 
 
 class Compared(NamedTuple):
-    """Scores of one criterion, and the sparsity that their masks are compared at."""
+    """Scores of one criterion, and the sparsity at which their masks are compared."""
 
     criterion: str
     ours: Scores
@@ -74,7 +74,7 @@ Agreements = Iterator[Compared]
 
 
 class Language(NamedTuple):
-    """A language model, and the tokens that it is pruned and judged by.
+    """A language model, with tokens for calibration and evaluation.
 
     Attributes:
         model: In evaluation mode.
@@ -88,11 +88,11 @@ class Language(NamedTuple):
 
 
 Prune = Callable[[Language, str, str], PreTrainedModel | None]
-"""``prune(language, method, setting)``: a pruned copy of the model, None where there is none."""
+"""``prune(language, method, setting)``: a pruned copy of the model; None if not supported."""
 
 
 def main() -> None:
-    """Print a table of masks of whole models, and one of scores where there is a peer for it."""
+    """Print a table of masks of whole models, and one of scores if there are checkouts for it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     for peer in (*WHOLE, *PEERS):
         parser.add_argument(f"--{peer}", type=Path)
@@ -137,7 +137,7 @@ def whole_models(folders: dict[str, Path]) -> Table:
 def timed(
     prune: Prune, language: Language, method: str, setting: str
 ) -> tuple[PreTrainedModel | None, float]:
-    """What is pruned, and the seconds that it takes; what the peers print is dropped."""
+    """The pruned model, and the seconds that pruning takes; printed output is dropped."""
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         pruned = prune(language, method, setting)
@@ -145,7 +145,7 @@ def timed(
 
 
 def ours(language: Language, method: str, setting: str) -> PreTrainedModel:
-    """One of this package's pruners, with its defaults."""
+    """A pruner of this package, with its defaults."""
     model = copy.deepcopy(language.model)
     pruner = seven_exp.create_pruner(method, model, **SETTINGS[setting])
     pruner.prune(language.calibration, lambda m, tokens: m(tokens).logits.mean())
@@ -153,7 +153,7 @@ def ours(language: Language, method: str, setting: str) -> PreTrainedModel:
 
 
 def recorded(language: Language, method: str, setting: str) -> PreTrainedModel | None:
-    """What the public implementations gave, as recorded."""
+    """The recorded result of the public implementations."""
     start = f"{method}_{setting.removesuffix('%').replace(':', '_')}"
     tensors = load_file(GOLDEN)
     masks = of_llama({n: t for n, t in tensors.items() if n.startswith(f"{start}.mask.")})
@@ -169,7 +169,7 @@ def recorded(language: Language, method: str, setting: str) -> PreTrainedModel |
 
 
 def recorded_decoder() -> Language:
-    """The recorded decoder: a Llama with one head, which does not rotate its positions."""
+    """The recorded decoder: a Llama with one head and no rotary position embedding."""
     tensors = load_file(GOLDEN)
     config = LlamaConfig(
         vocab_size=96, hidden_size=64, intermediate_size=192, num_hidden_layers=4,
@@ -178,7 +178,7 @@ def recorded_decoder() -> Language:
     model = LlamaForCausalLM(config).eval()
     model.load_state_dict(of_llama({n: t for n, t in tensors.items() if n.startswith("weights.")}))
     model.get_buffer("model.rotary_emb.inv_freq").zero_()
-    # There is no other text of its language than its own.
+    # The only text of its language is its own.
     torch.manual_seed(0)
     first = torch.randint(96, (64, 1))
     held_out = model.generate(first, do_sample=True, top_k=0, max_new_tokens=31)
@@ -186,7 +186,7 @@ def recorded_decoder() -> Language:
 
 
 def of_llama(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Recorded tensors by the names that they have in a Llama."""
+    """Recorded tensors by their names in a Llama."""
     parts = {
         r".*?(layers|embed_tokens|norm|lm_head)\.": r"model.\1.",
         r"model\.lm_head": "lm_head",
@@ -227,7 +227,7 @@ def opt() -> PreTrainedModel:
 
 
 def trained(model: PreTrainedModel, steps: int = 200) -> Language:
-    """The model after some steps on the text of Python's own manual."""
+    """The model after some training steps on the text of Python's manual."""
     text = "".join(topics[name] for name in sorted(topics)).encode("ascii", "replace")
     tokens = torch.tensor(list(text[: len(text) // LENGTH * LENGTH])).view(-1, LENGTH)
     train, held_out = tokens[:-64], tokens[-64:]
@@ -242,7 +242,7 @@ def trained(model: PreTrainedModel, steps: int = 200) -> Language:
 
 
 def locuslab(folder: Path) -> Prune:
-    """Wanda's authors' code, which has SparseGPT as well; it waits for a GPU and loads C4."""
+    """The code of Wanda's authors, including SparseGPT; it expects a GPU and loads C4."""
     sys.path.insert(0, str(folder))
     vars(torch.cuda)["synchronize"] = lambda *_: None
     data = ModuleType("lib.data")
@@ -267,7 +267,7 @@ def locuslab(folder: Path) -> Prune:
 
 
 def ist_daslab(folder: Path) -> Prune:
-    """SparseGPT's authors' code, which takes its options from the command line."""
+    """The code of SparseGPT's authors, which reads its options from the command line."""
     sys.path.insert(0, str(folder))
     vars(torch.cuda)["synchronize"] = lambda *_: None
 
@@ -294,7 +294,7 @@ def served(language: Language) -> tuple[PreTrainedModel, list[tuple[Tensor]]]:
     model = copy.deepcopy(language.model)
     vars(model).update(seqlen=LENGTH, hf_device_map={})
     if isinstance(model, LlamaForCausalLM):
-        # They call layers without the rotations, which today's layers don't make themselves.
+        # Their code calls layers without rotary embeddings, which present layers don't compute.
         rotary = model.model.rotary_emb
 
         def rotate(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -307,13 +307,13 @@ def served(language: Language) -> tuple[PreTrainedModel, list[tuple[Tensor]]]:
 
 
 def pruned_of(setting: str) -> tuple[int, int]:
-    """How many weights of how many are pruned in each group; 0 of 0 where there are no groups."""
+    """Pruned weights per group and group size; (0, 0) without groups."""
     n, _, m = SETTINGS[setting]["pattern"].partition(":")
     return (int(m) - int(n), int(m)) if m else (0, 0)
 
 
 def kept(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Which weights of the layers stay."""
+    """Which weights of the layers are kept."""
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     return {n: layer.weight != 0 for n, layer in layers.items() if n != "lm_head"}
 
@@ -362,7 +362,7 @@ def synaptic_flow(folder: Path, batches: Batches) -> Agreements:
 
 
 def force(folder: Path, batches: Batches) -> Agreements:
-    """Iterative SNIP and FORCE. Their loop takes the first batch of its loader at every step."""
+    """Iterative SNIP and FORCE. Their loop uses the first batch of its loader at every step."""
     sys.path.insert(0, str(folder))
     theirs = importlib.import_module("pruning.pruning_algos")
     for name, method in (("snip_iterative", 1), ("force", 3)):
@@ -425,7 +425,7 @@ def agreement(compared: Compared) -> tuple[float, float]:
 def net(
     linear: Callable[..., nn.Module] = nn.Linear, conv: Callable[..., nn.Module] = nn.Conv2d
 ) -> nn.Sequential:
-    """The same small network whatever its layers' classes."""
+    """The same small network for any layer classes."""
     torch.manual_seed(0)
     return nn.Sequential(
         conv(1, 8, 3, padding=1), nn.ReLU(), conv(8, 16, 3, padding=1), nn.ReLU(),
@@ -441,7 +441,7 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def their_scores(
     kind: Callable[..., SimpleNamespace], model: nn.Module, batches: Batches
 ) -> Scores:
-    """Scores of one of Synaptic-Flow's pruners, which know parameters by their id."""
+    """Scores of one of Synaptic-Flow's pruners, which identify parameters by id."""
     weights = {n: p for n, p in model.named_parameters() if n.endswith("weight")}
     masks = {n: b for n, b in model.named_buffers() if n.endswith("weight_mask")}
     pruner = kind([(masks[f"{name}_mask"], weight) for name, weight in weights.items()])
@@ -450,7 +450,7 @@ def their_scores(
 
 
 def platon_scores(module: ModuleType, batches: Batches) -> tuple[Scores, Scores]:
-    """Both fed with one training trajectory of thirty-one steps, three whole windows."""
+    """Both on one training trajectory of thirty-one steps, three whole averaging windows."""
     model = net()
     settings = SimpleNamespace(beta1=0.85, beta2=0.95, deltaT=10)
     theirs = module.Pruner(model, settings, total_step=31, mask_param_name=["weight"])
@@ -467,7 +467,7 @@ def platon_scores(module: ModuleType, batches: Batches) -> tuple[Scores, Scores]
 
 
 def load(path: Path) -> ModuleType:
-    """A Python file as a module."""
+    """Import a Python file as a module."""
     spec = importlib.util.spec_from_file_location(f"peer_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         sys.exit(f"error: no file {path}")

@@ -1,4 +1,4 @@
-"""Exact selection of the k largest of many scores: ours against torch's.
+"""Exact selection of the k largest of many scores: ours and torch's.
 
 python benchmarks/selection.py
 python benchmarks/selection.py --numbers 10_000_000 --device cuda
@@ -17,7 +17,7 @@ from seven_exp.pruning.select import top_k_masks
 
 
 def main() -> None:
-    """Print the seconds of each way, row by row, and how many times ours they are."""
+    """Print the seconds of each method, row by row, and the ratio to ours."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--numbers", type=int, default=100_000_000)
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,19 +1,20 @@
-"""How long does a whole run on CIFAR-shaped images take, beside Synaptic-Flow's?
+"""Compares the time of a whole run on CIFAR-shaped images with Synaptic-Flow's.
 
-The same random images in CIFAR-10's own files, read by both, who take turns in processes of their
-own: ours changes threads and malloc for all that runs beside it. Each side does its whole
-experiment: ours a composed config through `run_experiment`, records and checkpoints included;
-theirs `Experiments/singleshot.py` as it is, saving its results too. On both: SNIP to 90% on ten
-batches, then SGD with Nesterov momentum, batches of 128, crops and mirror images, an evaluation
-after each epoch. It runs from a checkout of ganguli-lab/Synaptic-Flow; none of its code is here:
+Both read the same random images from files in CIFAR-10's format, and alternate in separate
+processes, because ours changes threads and malloc. Each side runs its whole
+experiment: ours a composed config through `run_experiment`, including records and checkpoints;
+theirs the unmodified `Experiments/singleshot.py`, which also saves its results. Both use SNIP to
+90% on ten batches, then SGD with Nesterov momentum, batches of 128, crops and mirroring, and an
+evaluation after each epoch. It needs a checkout of ganguli-lab/Synaptic-Flow; none of its code is
+here:
 
     python benchmarks/whole_run.py --synaptic-flow DIR
     python benchmarks/whole_run.py --synaptic-flow DIR --train 12800 --test 2560 --repeats 3
 
-`resnet20` is the same network on both sides, `mlp` that of five hidden layers of 100, where data
-are most of the work; ours has GELU and theirs ReLU. Ours leaves out an epoch's last, smaller batch;
-theirs evaluates twice before training, which the second line takes off. What is timed inside the
-runs is in medians; an epoch's data are timed alone, and "the rest" is training without them.
+`resnet20` is the same network on both sides, `mlp` has five hidden layers of 100, where data
+are most of the work; ours has GELU and theirs ReLU. Ours drops an epoch's last, smaller batch;
+theirs evaluates twice before training, which the second line subtracts. Times inside the runs are
+medians; an epoch's data are timed separately, and "the rest" is training without them.
 """
 
 import argparse
@@ -58,7 +59,7 @@ MODELS = {
 """Name -> (our overrides, their model and its class)."""
 
 Seconds = dict[str, float]
-"""Part of a run -> how long it took."""
+"""Part of a run -> its duration."""
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1, help="pairs of runs")
-    parser.add_argument("--threads", type=int, help="of both (each as it chooses itself)")
+    parser.add_argument("--threads", type=int, help="for both (default: each chooses)")
     parser.add_argument("--set", nargs="*", default=[], help="more overrides of our config")
     options = parser.parse_args()
     sys.path.insert(0, str(options.synaptic_flow.resolve()))
@@ -99,13 +100,13 @@ def main() -> None:
 
 
 def alone(turn: Callable[[], Seconds], threads: int) -> Seconds:
-    """What a turn comes to in a process of its own."""
+    """Run one side in a separate process; return its times."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(prepared, turn, threads).result()
 
 
 def prepared(turn: Callable[[], Seconds], threads: int) -> Seconds:
-    """A turn on our images: both read through torchvision, which knows the true ones' checksums."""
+    """Run one side on our images, which torchvision reads although their checksums differ."""
     torch.set_num_threads(threads)
     with mock.patch("torchvision.datasets.cifar.check_integrity", return_value=True):
         return turn()
@@ -127,7 +128,7 @@ def tabled(title: str, pairs: list[tuple[Seconds, ...]]) -> Table:
 
 
 def write_cifar(root: Path, train: int, test: int) -> None:
-    """Random images as CIFAR-10 is published: five training files, one of tests, one of names."""
+    """Random images in CIFAR-10's files: five for training, one for tests, one with the names."""
     draw = np.random.default_rng(0)
     folder = root / CIFAR10.base_folder
     folder.mkdir(parents=True)
@@ -155,7 +156,7 @@ def composed(*overrides: str) -> RunConfig:
 
 
 def ours(overrides: list[str], folder: Path) -> Seconds:
-    """A run of this package's."""
+    """A run of this package."""
     folder.mkdir()
     config = composed(*overrides)
     with timed(evaluation, "evaluate") as times:
@@ -177,7 +178,7 @@ def ours(overrides: list[str], folder: Path) -> Seconds:
 
 
 def theirs(model: str, kind: str, epochs: int) -> Seconds:
-    """A run of Synaptic-Flow's."""
+    """A run of Synaptic-Flow."""
     singleshot = importlib.import_module("Experiments.singleshot")
     load, training = (importlib.import_module(name) for name in ("Utils.load", "train"))
     settings = SimpleNamespace(
@@ -186,7 +187,7 @@ def theirs(model: str, kind: str, epochs: int) -> Seconds:
         **{"optimizer": "momentum", "lr": 0.1, "weight_decay": 5e-4},
         **{"lr_drops": [], "lr_drop_rate": 0.1, "pre_epochs": 0, "post_epochs": epochs},
         **{f"{split}_batch_size": BATCH for split in ("train", "test", "prune")},
-        # A number of images for each of ten classes: ten batches, as ours.
+        # Its number of images is per class, of ten: ten batches, as in ours.
         **{"pruner": "snip", "prune_dataset_ratio": BATCH, "prune_epochs": 1, "compression": 1},
         **{"compression_schedule": "exponential", "mask_scope": "global"},
         **{f"prune_{kind}": False for kind in ("bias", "batchnorm", "residual", "train_mode")},
@@ -215,7 +216,7 @@ def theirs(model: str, kind: str, epochs: int) -> Seconds:
 def parts(
     whole: float, *, extra: float, training: float, evaluation: float, data: float
 ) -> Seconds:
-    """The lines of the table."""
+    """The rows of the table."""
     return {
         "whole run": whole,
         "whole run, evaluated once an epoch": whole - extra,

@@ -1,4 +1,4 @@
-"""SEVENpre and SEVENdyn in a loop of your own: plain torch, no config, no tracker.
+"""SEVENpre and SEVENdyn in your own loop: plain torch, no config, no tracker.
 
 python examples/own_loop.py
 """
@@ -13,7 +13,7 @@ TRAIN, STEPS, SPARSITY = 1400, 300, 0.9
 
 
 def main() -> None:
-    """Train the same network twice and print what is left of it."""
+    """Train the same network twice and print its accuracy and sparsity."""
     pixels, labels = (torch.as_tensor(array) for array in load_digits(return_X_y=True))
     x, y = pixels.float() / 16, labels.long()
 

@@ -1,8 +1,8 @@
-"""Optuna as a sweeper of Hydra's: the next values follow from the results so far.
+"""Optuna as a Hydra sweeper: the results so far determine the next values.
 
-The public plugin, hydra-optuna-sweeper 1.3, is tied to Optuna 2, whose storage does not work with
-the SQLAlchemy of today: a study of its can't be gone on with. Here a study is a journal on disk,
-and the same command continues it.
+The public plugin, hydra-optuna-sweeper 1.3, requires Optuna 2, whose storage does not work with
+the present SQLAlchemy, so its studies can't be continued. Here a study is a journal on disk, and
+the same command continues it.
 """
 
 import logging
@@ -37,15 +37,15 @@ log = logging.getLogger(__name__)
 
 
 class OptunaSweeper(Sweeper):
-    """Maximizes or minimizes what the jobs return.
+    """Maximizes or minimizes the return value of the jobs.
 
     Args:
-        direction: None for whichever is better for the data set's headline metric.
-        trials: In all, those of earlier starts included.
+        direction: None for the better direction of the data set's headline metric.
+        trials: Total number of trials, including those of earlier starts.
         jobs: Trials at a time.
-        seed: Of the sampler, TPE.
-        folder: Where studies are kept.
-        study: The study's name; None for a hash of the run and of what is searched.
+        seed: Seed of the sampler, TPE.
+        folder: Folder of the studies.
+        study: The study's name; None for a hash of the run and of the search space.
         params: Key -> Hydra's sweep syntax: ``interval``, ``range``, ``choice``, ``tag(log, ...)``.
     """
 
@@ -76,10 +76,11 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Go on with the study until it has its trials; ``optimization_results.yaml`` has the best.
+        """Continue the study up to its trials; ``optimization_results.yaml`` has the best one.
 
         Raises:
-            ConfigError: Nothing to search, the study is another process's, or no trial is valid.
+            ConfigError: There is nothing to search, another process runs the study, or no trial is
+                valid.
         """
         try:
             import optuna
@@ -89,7 +90,7 @@ class OptunaSweeper(Sweeper):
             ) from error
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         overrides = OverridesParser.create().parse_overrides(given)
-        # As in Hydra's own sweeper: the command line takes the place of a preset's line.
+        # As in Hydra's own sweeper, the command line replaces a preset's line.
         last = {override.get_key_element(): override for override in overrides}
         space = {key: distribution(o) for key, o in last.items() if o.is_sweep_override()}
         fixed = [f"{k}={o.get_value_element_as_str()}" for k, o in last.items() if k not in space]
@@ -104,7 +105,7 @@ class OptunaSweeper(Sweeper):
         self.folder.mkdir(parents=True, exist_ok=True)
         with held(FileLock(self.folder / f"{name}.lock"), wait=0) as mine:
             if not mine:
-                raise ConfigError(f"hydra.sweeper.study: another process is at work on '{name}'")
+                raise ConfigError(f"hydra.sweeper.study: another process is running '{name}'")
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             study = optuna.create_study(
                 study_name=name,
@@ -120,26 +121,26 @@ class OptunaSweeper(Sweeper):
         from optuna.samplers import TPESampler
         from optuna.trial import TrialState
 
-        # A sampler begun anew would draw what it has drawn before.
+        # A new sampler with the same seed would repeat its earlier draws.
         study.sampler = TPESampler(seed=self.seed + len(study.trials))
         for left in study.get_trials(states=[TrialState.RUNNING]):
-            # Left by a process that died: its values are tried once more, and first.
+            # A process died in these trials: their values are tried again, and first.
             study.tell(left.number, state=TrialState.FAIL)
             study.enqueue_trial(left.params)
         done = len(study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED]))
-        log.info("study %s: %d of %d trials are done", study.study_name, done, self.trials)
+        log.info("study %s: %d of %d trials are finished", study.study_name, done, self.trials)
         started, faults = 0, []
         while done < self.trials:
             batch = [study.ask(dict(space)) for _ in range(min(self.jobs, self.trials - done))]
             for trial, outcome in zip(batch, self._launched(batch, fixed, started), strict=True):
                 if isinstance(outcome, ConfigError):
-                    # Not counted as done: what is wrong may be mended before the next start.
+                    # Not counted as finished: the fault may be fixed before the next start.
                     study.tell(trial, state=TrialState.FAIL)
                     log.warning("trial %d is not valid: %s", trial.number, outcome)
                     faults.append(outcome)
                 elif math.isfinite(outcome):
                     study.tell(trial, outcome)
-                else:  # "pruned": worse than all others, so that nothing near it is tried again
+                else:  # "pruned": worse than all others, so that the sampler avoids this region
                     study.tell(trial, state=TrialState.PRUNED)
             started += len(batch)
             done += len(batch)
@@ -150,7 +151,7 @@ class OptunaSweeper(Sweeper):
     def _launched(
         self, batch: Sequence["optuna.Trial"], fixed: Sequence[str], started: int
     ) -> list[float | ConfigError]:
-        """What each trial came to: its value, NaN if it diverged, or why it is not valid."""
+        """The outcome of each trial: its value, NaN if it diverged, or why it is not valid."""
         outcomes: dict[int, float | ConfigError] = {}
         jobs: dict[int, list[str]] = {}
         for i, trial in enumerate(batch):
@@ -171,7 +172,7 @@ class OptunaSweeper(Sweeper):
         from optuna.trial import TrialState
 
         if not study.get_trials(states=[TrialState.COMPLETE]):
-            log.warning("study %s: no trial came to an end", study.study_name)
+            log.warning("study %s: no trial finished", study.study_name)
             return
         best = study.best_trial
         values = " ".join(assignments(best.params))
@@ -183,7 +184,7 @@ class OptunaSweeper(Sweeper):
         (folder / "optimization_results.yaml").write_text(yaml.safe_dump(result))
 
     def _run(self, fixed: list[str]) -> RunConfig:
-        """The run as it is where nothing is searched; what its plugins register can be found."""
+        """The run without the searched values; registers what its plugins define."""
         assert self.hydra_context is not None
         assert self.config is not None
         job = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
@@ -197,12 +198,12 @@ class OptunaSweeper(Sweeper):
 
 
 def assignments(params: Mapping[str, Any]) -> list[str]:
-    """Values as the command line takes them."""
+    """Values in the syntax of the command line."""
     return [f"{key}={value}" for key, value in params.items()]
 
 
 def distribution(override: Override) -> "optuna.distributions.BaseDistribution":
-    """What Hydra's sweep syntax means to Optuna.
+    """Convert Hydra's sweep syntax to an Optuna distribution.
 
     Raises:
         ConfigError: An interval or range is empty.
@@ -251,8 +252,8 @@ def _value_of(job: JobReturn) -> float | ConfigError:
     """What a job returned; NaN if its loss diverged, an error if its values are not valid.
 
     Raises:
-        InterruptedRun: Another process is at the trial's run.
-        Exception: Whatever else it failed with: no trial can do better.
+        InterruptedRun: Another process is executing the trial's run.
+        Exception: Any other failure of the job, which the other trials would share.
     """
     try:
         value = job.return_value
@@ -264,5 +265,5 @@ def _value_of(job: JobReturn) -> float | ConfigError:
             return math.nan
         raise
     if value is None:
-        raise InterruptedRun("a trial's run is being done by another process")
+        raise InterruptedRun("another process is executing a trial's run")
     return float(value)

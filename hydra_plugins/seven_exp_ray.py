@@ -1,7 +1,7 @@
-"""Ray as a launcher of Hydra's: each job of a sweep is a Ray task.
+"""Ray as a Hydra launcher: each job of a sweep is a Ray task.
 
-The public plugin, hydra-ray-launcher 1.2, needs boto3, Ray's dashboard and an old cloudpickle, and
-one process that dies ends its whole sweep. Here that job alone has failed.
+The public plugin, hydra-ray-launcher 1.2, requires boto3, Ray's dashboard and an old cloudpickle,
+and one process that dies ends its whole sweep. Here only that job fails.
 """
 
 import logging
@@ -20,21 +20,21 @@ from omegaconf import DictConfig, open_dict
 from seven_exp.config import ConfigError
 
 STORE_BYTES = 100_000_000
-"""Ray's shared memory; jobs pass each other nothing but a config and a number."""
+"""Size of Ray's shared memory; jobs exchange only a config and a number."""
 
 ATTEMPTS = 3
-"""To start Ray: it grants itself 30 seconds, which a busy machine may not have."""
+"""Attempts to start Ray, which allows itself 30 seconds; a busy machine may need longer."""
 
 
 class RayLauncher(Launcher):
-    """Runs jobs as Ray tasks, in the folder that the sweep was started in.
+    """Runs jobs as Ray tasks, in the folder where the sweep was started.
 
     Args:
-        address: Of a running cluster, or "auto"; None starts Ray on this machine.
-        num_cpus: What a Ray started here may use; None for all.
-        cpus_per_job: Set aside for a job, and its threads.
-        gpus_per_job: Set aside for a job; a fraction shares a GPU.
-        max_retries: How often a job whose process died is started again.
+        address: Address of a running cluster, or "auto"; None starts Ray on this machine.
+        num_cpus: CPUs for a Ray started here; None for all.
+        cpus_per_job: CPUs reserved for a job, and its number of threads.
+        gpus_per_job: GPUs reserved for a job; a fraction shares a GPU.
+        max_retries: How often to restart a job whose process died.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class RayLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run all jobs and wait for them; one whose process died for good is a failed one."""
+        """Run all jobs and wait for them; a job whose process died for good counts as failed."""
         ray = self._ray()
         setup_globals()
         run = ray.remote(**self.options)(_run)
-        # Once for all jobs: it holds the sweep's folder, which has the time of day in its name.
+        # Once for all jobs: the sweep's folder has the time of day in its name.
         shared = ray.put((self.context, self.config, self.task, Singleton.get_state(), Path.cwd()))
         jobs = [
             run.remote(shared, list(overrides), number)
@@ -109,7 +109,7 @@ class RayLauncher(Launcher):
 
 
 def _run(shared: tuple[Any, ...], overrides: list[str], number: int) -> JobReturn:
-    """One job, in a process of Ray's."""
+    """Run one job in a Ray process."""
     context, config, task, singletons, folder = shared
     os.chdir(folder)
     setup_globals()

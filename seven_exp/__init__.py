@@ -1,4 +1,4 @@
-"""Compare pruning methods, and use them in your own training loop."""
+"""Compares pruning methods, and provides them for your own training loop."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the core at first use: ``train.py --help`` must not wait for torch."""
+    """Import the core at first use, so that ``train.py --help`` does not wait for torch."""
     if name in __all__:
         return getattr(importlib.import_module("seven_exp.pruning"), name)
     raise AttributeError(f"module 'seven_exp' has no attribute '{name}'")

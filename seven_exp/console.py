@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar while it runs, a table at the end."""
+"""Terminal output: a progress bar during a run, a table at its end."""
 
 import codecs
 import io
@@ -36,7 +36,7 @@ def progress_bar(
 
 
 def table_console() -> Console:
-    """A console for tables, wide enough for them where it is no terminal."""
+    """A console for tables, wide enough for them if the output is not a terminal."""
     console = _console()
     if not console.is_terminal:
         console.width = max(console.width, 140)
@@ -44,7 +44,7 @@ def table_console() -> Console:
 
 
 def write_what_can_be_encoded() -> None:
-    """Make stdout write "?" for what its encoding lacks, "+/-" for "±", in place of an error."""
+    """Make stdout write "?" for characters that its encoding lacks, and "+/-" for "±"."""
     codecs.register_error("seven_exp", _in_ascii)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="seven_exp")
@@ -57,7 +57,7 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def _console() -> Console:
-    """A console that writes text as it is: paths and names are no markup."""
+    """A console without markup, so that paths and names print unchanged."""
     write_what_can_be_encoded()
     return Console(markup=False, emoji=False)
 

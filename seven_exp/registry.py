@@ -1,4 +1,4 @@
-"""Things found by name: pruners, models, data sets, schedules."""
+"""Registries of named things: pruners, models, data sets, schedules."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
@@ -9,14 +9,14 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 ADDED_BY: dict[tuple[str, str], str] = {}
-"""(kind, name) -> plugin that registered the thing; what the package has itself is not there."""
+"""(kind, name) -> plugin that registered the thing; the package's own things are not listed."""
 
 _PLUGIN: ContextVar[str | None] = ContextVar("plugin", default=None)
 
 
 @contextmanager
 def adding(plugin: str) -> Iterator[None]:
-    """Notes what is registered inside as this plugin's."""
+    """Attribute everything that is registered inside the context to this plugin."""
     before = _PLUGIN.set(plugin)
     try:
         yield
@@ -25,7 +25,7 @@ def adding(plugin: str) -> Iterator[None]:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Words for an error message: the closest valid choice, or all of them.
+    """Half a sentence for an error message: the closest valid choice, or all of them.
 
     Args:
         name: What the user wrote.
@@ -40,7 +40,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def _origin(entry: object) -> list[tuple[str, str]]:
-    """Module and name of a function or class, or of those that a record of them holds."""
+    """Module and name of a function or class, or of those inside a record."""
     things = (entry, *vars(entry).values())
     return [(x.__module__, x.__qualname__) for x in things if hasattr(x, "__qualname__")]
 
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files a thing under ``name``; the thing is returned unchanged.
+        """Decorator that registers a thing under ``name`` and returns it unchanged.
 
         Raises:
             ValueError: The name is taken by something else.
@@ -66,12 +66,12 @@ class Registry(Generic[T]):
         return add
 
     def add(self, name: str, entry: T) -> None:
-        """File ``entry`` under ``name``, in place of what the same lines made before.
+        """Register ``entry`` under ``name``; it replaces an entry from the same source lines.
 
-        A notebook's cell is run again after every change.
+        This allows a notebook cell to run again after every change.
 
         Raises:
-            ValueError: The name is taken by something else.
+            ValueError: Something else has this name.
         """
         old = self._entries.get(name, entry)
         if old is not entry and _origin(old) != _origin(entry):
@@ -81,10 +81,10 @@ class Registry(Generic[T]):
         self._entries[name] = entry
 
     def __getitem__(self, name: str) -> T:
-        """The thing filed under ``name``.
+        """The thing registered under ``name``.
 
         Raises:
-            ValueError: Nothing is; the message names the nearest valid choice.
+            ValueError: There is none; the message names the nearest valid choice.
         """
         if not isinstance(name, str):
             kind = type(name).__name__

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over a pipe by the DevTools protocol: nothing to install besides."""
+"""A headless Chromium, controlled over a pipe by the DevTools protocol."""
 
 import base64
 import fcntl
@@ -103,7 +103,7 @@ class Browser:
         return answer["result"].get("value")
 
     def middle(self, selector):
-        """Where an element is, once it has been scrolled to."""
+        """Scroll to an element and return its position."""
         return self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             "e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"

@@ -31,7 +31,7 @@ OF_THE_USER = re.compile(
     "|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_(ADDR|PORT)"
     "|PYTHONIOENCODING|PYTHONUTF8|PYTHONWARNINGS|NO_COLOR|FORCE_COLOR|COLUMNS|LINES"
 )
-"""Environment variables that change what a test of ours would see."""
+"""Environment variables that would change the tests' results."""
 
 for _name in [name for name in os.environ if OF_THE_USER.fullmatch(name)]:
     # Now: some are read when a package is imported.
@@ -55,7 +55,7 @@ def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, _homes: Iterator[Path]) -> None:
-    """Each test says what it needs; none logs in anywhere or touches the user's own files."""
+    """Tests start without these variables, logins or the user's own files."""
     for name in [name for name in os.environ if OF_THE_USER.fullmatch(name)]:
         # Left by the test before: trackers and launchers set some.
         monkeypatch.delenv(name)

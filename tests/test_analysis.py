@@ -297,7 +297,7 @@ def test_measuring_the_start_leaves_the_model_as_it_was():
     assert not model.training
     assert not model[0].weight.requires_grad
     assert model[0].weight.grad is None
-    # a frozen weight's gradient is measured all the same, and dropout was on: it changed
+    # a frozen weight's gradient is measured, too, and dropout was on: it changed
     start = probe.state_dict()["start"]["direction"]["0.weight"]
     assert ((start > 0) & (start < 1)).all()
 

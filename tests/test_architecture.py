@@ -1,4 +1,4 @@
-"""Imports run downwards only, and starting up does not wait for what it does not need."""
+"""Imports are acyclic, and start-up imports only what it needs."""
 
 import ast
 import subprocess
@@ -103,7 +103,7 @@ def test_no_file_imports_itself_by_way_of_others():
 
 
 def test_the_core_needs_torch_alone():
-    # Triton comes with torch where it is of use.
+    # torch's GPU builds include Triton.
     allowed = {*sys.stdlib_module_names, "torch", "triton", "seven_exp"}
     for path in (PACKAGE / "pruning").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out; what was altered is known; nothing in them is executed."""
+"""Checkpoints: saved state is restored, altered files are detected, and no code is executed."""
 
 import math
 import random
@@ -62,7 +62,7 @@ def test_every_altered_byte_is_noticed(tmp_path, place):
             read = read_checkpoint(path)
         except BrokenCheckpointError:
             continue
-        # The letter case of an exponent, say: what is read is what was written all the same.
+        # For example the letter case of an exponent, which does not change the content.
         assert read["step"] == 7
         assert torch.equal(read["w"], torch.arange(64.0))
 

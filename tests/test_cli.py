@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own, from another folder."""
+"""The command line as users run it: in a separate process, from another folder."""
 
 import json
 import os

@@ -149,7 +149,7 @@ def test_the_table_says_how_many_pairs_there_were(tmp_path, capsys):
 
 def test_without_a_spread_there_is_no_test():
     assert paired_difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).p == 1.0
-    # one image of 360 in each of three seeds, whose differences are equal but for rounding
+    # one image of 360 in each of three seeds, whose differences are equal up to rounding
     baseline = {0: 350 / 360, 1: 347 / 360, 2: 349 / 360}
     ours = {0: 349 / 360, 1: 346 / 360, 2: 348 / 360}
     difference = paired_difference(ours, baseline)
@@ -445,7 +445,7 @@ def test_seeds_without_a_result_are_counted_and_bar_a_row_from_being_best(tmp_pa
     assert {method: row.lost for (method, _), row in rows.items()} == {
         "magnitude": {}, "seven_dyn": {}, "platon": {status: 4},
     }  # fmt: skip
-    # what a failed run had measured on its way is no result
+    # what a failed run has measured is not a result
     assert rows["platon", 0.9].by_seed == {2: 0.99}
     assert [method for (method, _), row in rows.items() if row.best] == ["seven_dyn"]
     assert rows["seven_dyn", 0.9].starred
@@ -737,7 +737,7 @@ def test_a_broken_side_file_costs_itself_alone(tmp_path, capsys, name, content):
     page = embedded(tmp_path / "comparison.html")
     curves = page["sections"]["training"]["curves"]["loss"]
     assert sum(curve is not None for curve in curves) == (3 if name == "metrics.jsonl" else 4)
-    # the masks of the other three runs are compared all the same
+    # the masks of the other three runs are still compared
     (matrix,) = page["sections"]["overlap"]
     assert matrix["seeds"] == 2
     assert matrix["jaccard"][0][1] == 1
@@ -1014,8 +1014,8 @@ def run_main(arguments):
         (["sweep", "--output", "file/below"], "--output is 'file/below': can't write there"),
         (["failed"], "no finished run below failed (left out: 1 failed)"),
         (["sweep", "--wandb", "project"], "--wandb is 'project': expected entity/project"),
-        (["sweep", "--wandb", "team/project"], "nobody is logged in to W&B"),
-        (["sweep", "--port", "80"], "--port is there for --serve"),
+        (["sweep", "--wandb", "team/project"], "not logged in to W&B"),
+        (["sweep", "--port", "80"], "--port works only with --serve"),
         (["sweep", "--serve", "--port", "70000"], "--port is 70000"),
         (["sweep", "--serve", "--metric", "acuracy"], "did you mean 'accuracy'"),
         (["empty", "--serve"], "no finished run below empty"),

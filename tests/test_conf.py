@@ -118,7 +118,7 @@ def test_a_pruner_brings_its_own_schedule_and_the_user_can_choose_another(name):
 
 @pytest.mark.parametrize("name", choices("pruner"))
 def test_files_and_signatures_agree_on_defaults(name):
-    """A criterion behaves alike from Python and from the command line, the run's seed apart."""
+    """A criterion behaves the same from Python and from the command line, except for the seed."""
     given = composed(f"pruner={name}", "seed=0").pruner.arguments
     parameters = inspect.signature(PRUNERS[name].make).parameters
     expected = {key: p.default for key, p in parameters.items()}

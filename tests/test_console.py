@@ -1,4 +1,4 @@
-"""What is written to a terminal or a pipe arrives there, whatever the names and the encoding."""
+"""Output to a terminal or a pipe is complete, for any names and encoding."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""The comparison on W&B: what would be sent, taken from the objects' own serialisation."""
+"""The comparison on W&B: what would be sent, from the objects' own serialisation."""
 
 import json
 import os
@@ -177,7 +177,7 @@ def leaves_of(filters):
 
 
 class Server:
-    """Stands in for W&B: answers as it would, and remembers what came."""
+    """Replaces W&B: gives the same answers, and records the calls."""
 
     def __init__(self, monkeypatch):
         self.views, self.logged, self.charts = {}, {}, []
@@ -334,7 +334,7 @@ def test_a_server_that_is_away_costs_one_line(sweep, monkeypatch, capsys):
     assert main([str(sweep), "--wandb", "team/project"]) == 1
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1] == "error: W&B: no route to host"
-    # the files on this machine are written all the same
+    # the files on this machine are still written
     assert (sweep / "comparison.html").exists()
 
 

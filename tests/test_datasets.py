@@ -302,7 +302,7 @@ def downloading(name, root):
 def test_a_download_that_fails_says_which_file_goes_where(name, file, tmp_path):
     with pytest.raises(ValueError, match="no network") as raised:
         downloading(name, tmp_path)
-    assert f"{tmp_path / file} placed by hand" in str(raised.value)
+    assert f"put the publisher's {tmp_path / file} there by hand" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

@@ -1,4 +1,4 @@
-"""Two processes train one model: the same masks as one, one record, and they come back together."""
+"""Two processes train one model: the masks of one process, one record, joint resumption."""
 
 import json
 import os
@@ -131,7 +131,7 @@ def test_stopped_together_and_continued(tmp_path):
     assert stopped["status"] == "interrupted"
     done = train(2, *long, "tracker.tags=[again]")
     assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stderr
+    assert "continuing after step" in done.stderr
     assert json.loads(saved.read_text())["status"] == "finished"
     steps = [json.loads(line)["step"] for line in (saved.parent / "metrics.jsonl").open()]
     assert steps == sorted(set(steps))
@@ -140,7 +140,7 @@ def test_stopped_together_and_continued(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists threads as Linux does")
 def test_no_thread_of_the_group_outlives_it(tmp_path):
-    """One that lets go of a tensor as the interpreter ends would abort a run that is done."""
+    """A thread that releases a tensor at interpreter shutdown would abort a finished run."""
     script, told = tmp_path / "leaving.py", tmp_path / "told"
     script.write_text(LEAVING)
     told.mkdir()

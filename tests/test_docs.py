@@ -1,4 +1,4 @@
-"""What the docs show is true: first commands run, all others are valid, and code blocks work."""
+"""The docs are correct: first commands run, all others are valid, and code blocks work."""
 
 import copy
 import importlib
@@ -47,7 +47,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def arguments(words: list[str]) -> tuple[str, list[str]]:
-    """Which command of ``seven-exp`` it is, and what stands behind it."""
+    """The command of ``seven-exp``, and its arguments."""
     if words[0] == "train.py":
         return "train", words[1:]
     name, *rest = words[1].split(".")[1:] + words[2:]

@@ -569,7 +569,7 @@ def test_an_output_layer_of_zeros_ends_a_run_that_prunes_by_its_start(tmp_path, 
 
 
 def test_a_loss_to_prune_by_that_is_not_finite_ends_the_run(tmp_path):
-    with pytest.raises(DivergedError, match="loss of a batch to prune by"):
+    with pytest.raises(DivergedError, match="loss of a calibration batch"):
         run(
             tmp_path, "a", "pruner=fisher_pre", "pruner.when=after", "sparsity=0.5",
             "optimizer=sgd", "optimizer.lr=1e30", "trainer.log_interval=1000", "trainer.epochs=1",

@@ -1,4 +1,4 @@
-"""Exports: what is read again is what was written; mistakes cost one line."""
+"""Exports: a file read again equals the written model; mistakes cause one line."""
 
 import hashlib
 import json
@@ -104,7 +104,7 @@ def test_two_of_four_fills_up_and_refuses():
         two_of_four("w", torch.tensor([[True, True, True, False]]))
     with pytest.raises(ExportError, match="matrices"):
         two_of_four("w", torch.ones(2, 4, 3, 3, dtype=torch.bool))
-    with pytest.raises(ExportError, match="no fours"):
+    with pytest.raises(ExportError, match="no multiple of 4"):
         two_of_four("w", torch.ones(2, 6, dtype=torch.bool))
 
 
@@ -300,7 +300,7 @@ def test_an_older_record_is_taken_without_checksums_which_is_said_once(copied_ru
     without_checksums(copied_run)
     for _ in range(2):
         restore(copied_run)
-    assert caplog.text.count("without checksums: nothing is verified") == 1
+    assert caplog.text.count("has no checksums: nothing is verified") == 1
 
 
 def test_a_model_that_is_not_as_good_as_its_record_is_not_exported(copied_run, tmp_path):
@@ -359,7 +359,7 @@ def test_code_that_a_record_names_is_run_only_when_asked_for(
     # The first import of torch's profiler has a line of its own to say.
     *_, errors = capsys.readouterr().err.splitlines()
     assert code == 2
-    assert errors.startswith("error: plugins: the record names code, which is not run unasked: ")
+    assert errors.startswith("error: plugins: the record names code, which is not run by default: ")
     assert f"{file} (SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()})" in errors
     assert "--plugins" in errors
     assert not (tmp_path / "ran").exists()

@@ -1,4 +1,4 @@
-"""What breaks while a run runs: what the user is told, and that nothing done is lost."""
+"""Faults during a run: the message to the user, and that no finished work is lost."""
 
 import contextlib
 import json
@@ -41,10 +41,10 @@ class Breaking(LocalRecord):
 
 
 def goes_on(config, folder: Path, whole: Path, caplog) -> None:
-    """Once the fault is mended, the run goes on and ends as one that met with none."""
+    """After the fault is fixed, the run continues and ends like a run without faults."""
     caplog.set_level(logging.INFO)
     run_experiment(config, folder, LocalRecord())
-    assert "going on after step" in caplog.text
+    assert "continuing after step" in caplog.text
     run_experiment(config, whole, LocalRecord())
     assert left_by(folder) == left_by(whole)
 
@@ -82,7 +82,7 @@ def test_a_disk_that_is_full_for_checkpoints_costs_a_warning(tmp_path, caplog, m
     warnings = [r.message for r in caplog.records if "checkpoint" in r.message]
     assert warnings == [
         f"the checkpoint after step {step} can't be written (IoError: No space left on device): "
-        "the run goes on without"
+        "the run continues without it"
         for step in (6, 9)
     ]
     assert not left[1].exists()
@@ -106,7 +106,7 @@ def disk(folder: Path, *options: str):
 
 
 def test_a_small_disk(tmp_path, caplog):
-    """Full in the middle: the record stands, checkpoints give way, and more room mends it."""
+    """The disk fills up during a run: the record stays, checkpoints fail until there is space."""
     with disk(tmp_path / "disk", "size=400k"):
         config, folder = config_of(tmp_path), tmp_path / "disk/run"
 
@@ -118,7 +118,7 @@ def test_a_small_disk(tmp_path, caplog):
 
         with pytest.raises(RecordError, match="No space left on device"):
             run_experiment(config, folder, Breaking(8, fill))
-        warning, *_ = [r.message for r in caplog.records if "goes on without" in r.message]
+        warning, *_ = [r.message for r in caplog.records if "continues without it" in r.message]
         assert warning.startswith("the checkpoint after step 9 can't be written (")
         assert "No space left on device" in warning
         (folder.parent / "ballast").unlink()
@@ -155,7 +155,7 @@ class Server:
             self.answer()
 
     def finish(self, record):
-        # However long it takes, or if it never comes back: the record on disk is whole.
+        # However long it takes, or if it never returns: the record on disk is complete.
         self.finished = json.loads((self.folder / "results.json").read_text())
         self.answer()
 
@@ -238,7 +238,7 @@ def test_a_worker_that_dies_is_replaced_and_changes_nothing(tmp_path, caplog):
 
     expected = epoch(0, workers=0)
     assert epoch(1, workers=1) == expected
-    assert "a worker that reads images died: new ones go on at batch" in caplog.text
+    assert "a worker that reads images died: new ones continue at batch" in caplog.text
     with pytest.raises((RuntimeError, EOFError, ConnectionError)):
         epoch(99, workers=1)
 
@@ -279,7 +279,7 @@ def test_a_corrupt_start_is_trained_anew_and_gives_the_same_result(tmp_path, cap
     start.write_bytes(damaged(good))
     run_experiment(config, tmp_path / "run", LocalRecord())
     assert "is broken" in caplog.text
-    assert "training it anew" in caplog.text
+    assert "training it again" in caplog.text
     assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
     assert len(start.read_bytes()) == len(good)
 
@@ -297,7 +297,7 @@ def test_a_disk_that_is_full_for_the_start_costs_a_warning_not_the_training(
         patch.setattr(pretrain, "save_file", full)
         run_experiment(config, tmp_path / "run", LocalRecord())
     (warning,) = [r.message for r in caplog.records if "pretrained start" in r.message]
-    assert warning.startswith(f"cache_dir: the pretrained start can't be kept in '{tmp_path}")
+    assert warning.startswith(f"cache_dir: can't save the pretrained start in '{tmp_path}")
     assert "(I/O error: No space left on device (os error 28))" in warning
     assert not list((tmp_path / "cache/pretrained").glob("*.safetensors"))
     run_experiment(config, tmp_path / "whole", LocalRecord())
@@ -344,7 +344,7 @@ def test_a_sweep_on_a_full_disk_ends_in_a_line(tmp_path):
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ")
-    assert "No space left on device; once that is mended, the same command goes on" in last
+    assert "No space left on device; after fixing this, the same command continues" in last
 
 
 @pytest.mark.parametrize("sweep", [(), ("-m",)])

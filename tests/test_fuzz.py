@@ -1,4 +1,4 @@
-"""Any value for any key is answered in one line, or is valid: command lines drawn at random."""
+"""Random command lines: any value for any key is valid, or causes one line of error."""
 
 import copy
 import random
@@ -64,7 +64,7 @@ def arguments(draw: random.Random, keys: list[str]) -> Iterator[str]:
 
 
 def checked(base: DictConfig, written: list[str]) -> None:
-    """What Hydra does with them to a config that it has composed, and then our own check."""
+    """Apply the overrides as Hydra does to a composed config, and then check the config."""
     overrides = OverridesParser.create().parse_overrides(written)
     # Copied is only what changes: the rest takes most of the time.
     roots = {override.key_or_group.partition(".")[0] for override in overrides}

@@ -165,7 +165,7 @@ def test_submitit_queues_a_run_again_that_is_warned(tmp_path):
     assert {record["steps"] for record in records(tmp_path)} == {2000}
     logs = [path.read_text() for path in tmp_path.rglob(".submitit/*/*_log.err")]
     assert sum("Requeued job" in log for log in logs) == 1
-    assert "going on after step" in (folder / "train.log").read_text()
+    assert "continuing after step" in (folder / "train.log").read_text()
 
 
 WITHOUT = """
@@ -209,5 +209,5 @@ def test_a_process_that_died_is_one_line(capsys):
         assert stopped.value.code == 1
         said = capsys.readouterr().err
         assert said.startswith("error: a job's process died (")
-        assert "same command goes on" in said
+        assert "same command continues" in said
         assert said.count("\n") == 1

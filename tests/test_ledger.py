@@ -1,4 +1,4 @@
-"""Whose run is whose: found by hash, done once, by one process at a time."""
+"""Runs are found by hash, and executed once, by one process at a time."""
 
 import errno
 import fcntl
@@ -132,7 +132,7 @@ def test_a_folder_in_the_place_of_a_ledger_s_file_costs_itself_only(tmp_path, ca
     ledger.share(HASH, tmp_path / "a", tmp_path / "b")
     assert record_of(tmp_path / "b", HASH) is not None
     assert ledger.finished(HASH) is None
-    assert "is a folder: the run is not noted" in caplog.text
+    assert "is a folder: the run is not recorded" in caplog.text
 
 
 def test_what_was_left_to_others_is_fetched_once_it_is_done(tmp_path):
@@ -159,7 +159,7 @@ def test_where_there_are_no_locks_runs_are_done_without(tmp_path, monkeypatch, c
     for run_hash in (HASH, OTHER):
         with Ledger(tmp_path).claimed(run_hash, 0) as mine:
             assert mine
-    assert caplog.text.count(f"has no locks ({os.strerror(number)}): going on without") == 1
+    assert caplog.text.count(f"has no locks ({os.strerror(number)}): continuing without") == 1
 
 
 def test_an_interrupted_run_goes_on_where_it_lies(tmp_path):

@@ -1,4 +1,4 @@
-"""Optuna's trials: what is searched, in which direction, and how a study is gone on with."""
+"""Optuna's trials: the search space, the direction, and how a study is continued."""
 
 import json
 import math

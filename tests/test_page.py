@@ -1,4 +1,4 @@
-"""The interactive page in a browser: what is drawn is what the records say."""
+"""The interactive page in a browser: it shows what the records hold."""
 
 import itertools
 import json

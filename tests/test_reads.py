@@ -1,4 +1,4 @@
-"""A key that a run never reads tells no two runs apart, and one that it reads does."""
+"""A key that a run never reads does not distinguish runs, and a key that it reads does."""
 
 from functools import cache
 from pathlib import Path
@@ -43,7 +43,7 @@ REFUSED = {
     "during": {"pruner.rounds", "pruner.levels", "pruner.rewind"},
     "after": set(),
 }
-"""Keys that are errors where they would not be read, so that nobody can sweep over them."""
+"""Keys that are errors if a method would not read them, so no sweep can contain them."""
 
 IN_ROUNDS = ("seven_pre", "taylor_pre", "synflow", "snip_iterative", "force", "obert_pre")
 """Pruners that choose masks several times before training."""
@@ -73,7 +73,7 @@ def changed(config: RunConfig, *keys: str) -> RunConfig:
 
 
 def left_by(config: RunConfig, folder: Path) -> dict[str, object]:
-    """All that a comparison reads of a run, but for times, and its weights."""
+    """Everything that a comparison reads of a run, except times, and its weights."""
     record = run_experiment(config, folder, LocalRecord())
     kept = ("run_hash", "sparsity", "schedule", "layers", "metrics", "best", "levels", "steps")
     masks = runs.load_masks(folder / "masks.safetensors")
@@ -97,7 +97,7 @@ def test_the_hash_changes_where_a_key_is_read_and_nowhere_else(name):
         "pruner.batches_per_round": when in ("before", "after") and name not in weights_alone,
         "pruner.finetune_steps": when == "after",
         "pruner.levels": when == "after",
-        # Where nothing is pruned, the training is rewound all the same.
+        # Without pruning, the training is still rewound.
         "pruner.rewind": when in ("after", "never"),
     }
     if name in (*IN_ROUNDS, "imp"):

@@ -1,4 +1,4 @@
-"""A name stands for one thing, which may be written anew."""
+"""A name stands for one thing, which may be redefined."""
 
 import pytest
 

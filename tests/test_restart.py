@@ -82,8 +82,8 @@ def test_a_killed_sweep_is_completed_by_the_same_command(tmp_path):
     # What was done is the same file still; what was begun went on in its folder.
     for run_hash, inode in before.items():
         assert (records[run_hash] / "results.json").stat().st_ino == inode
-    assert errors.count("done already") == len(before)
-    assert errors.count("going on after step") >= 1
+    assert errors.count("already done") == len(before)
+    assert errors.count("continuing after step") >= 1
     for folder in begun:
         assert json.loads((folder / "results.json").read_text())["status"] == "finished"
     # Every step of every run was logged once.
@@ -115,7 +115,7 @@ def test_one_process_works_a_second_one_leaves_it_to_the_first_which_a_signal_st
     _, errors = working.communicate()
     assert working.returncode == 75, errors
     assert "SIGTERM: stopping after step" in errors.splitlines()[-1]
-    assert "the same command goes on from there" in errors.splitlines()[-1]
+    assert "the same command continues from there" in errors.splitlines()[-1]
     assert json.loads((folder / "results.json").read_text())["status"] == "interrupted"
 
 

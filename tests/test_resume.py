@@ -63,7 +63,7 @@ def in_a_child(config: RunConfig, folder: Path, seconds: float | None = None) ->
 
 
 def left_by(folder: Path) -> dict[str, object]:
-    """All that a run leaves, but for times; weights and figures to the byte."""
+    """Everything that a run leaves except times; weights and metrics to the byte."""
     record = json.loads((folder / "results.json").read_text())
     for key in ("seconds", "seconds_pruning", "started", "ended"):
         del record[key]
@@ -124,7 +124,7 @@ class Signalled(LocalRecord):
 
 
 def after_step_8(case: str, tmp_path: Path, number: int, *overrides: str) -> RunConfig:
-    """A run that was told to stop at step 8, where no checkpoint is due; its config."""
+    """A run that was asked to stop at step 8, where no checkpoint is due; its config."""
     cache = f"cache_dir={tmp_path / 'cache'}"
     config = composed(*CASES[case], "run.checkpoint_interval=0", cache, *overrides)
     run_experiment(config, tmp_path / "whole", LocalRecord())
@@ -138,12 +138,12 @@ def test_a_signal_is_obeyed_after_a_checkpoint(tmp_path, name, caplog):
     with pytest.raises(InterruptedRun) as stopped:
         after_step_8("during", tmp_path, getattr(signal, name))
     assert stopped.value.code == 75
-    assert f"{name}: stopping after step 8 of 24; the same command goes on" in caplog.text
+    assert f"{name}: stopping after step 8 of 24; the same command continues" in caplog.text
     record = json.loads((tmp_path / "run/results.json").read_text())
     assert (record["status"], record["steps"]) == ("interrupted", 8)
     config = composed(*CASES["during"], f"cache_dir={tmp_path / 'cache'}")
     run_experiment(config, tmp_path / "run", LocalRecord())
-    assert "going on after step 8 of 24" in caplog.text
+    assert "continuing after step 8 of 24" in caplog.text
     assert left_by(tmp_path / "run")["record"]["run_hash"] == runs.run_hash(config)
     assert same_but_config(tmp_path / "run", tmp_path / "whole")
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def served(tmp_path):
-    """(server, folder): a folder with a run; a secret beside it, and a link to that within."""
+    """(server, folder): a folder with a run, and a link to a secret outside the folder."""
     folder = tmp_path / "runs"
     run = folder / "0 a"
     run.mkdir(parents=True)
@@ -146,7 +146,7 @@ def test_the_command_serves_anew_until_it_is_interrupted(tmp_path):
     )
     try:
         line = process.stdout.readline()
-        port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ \(Ctrl-C ends it\)\n", line)[1])
+        port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ \(stop with Ctrl-C\)\n", line)[1])
 
         def seeds():
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

@@ -114,7 +114,7 @@ def test_wandb_offline_holds_config_history_and_summary(tmp_path, caplog):
     tracker.log(20, {"loss": 0.4, "test/accuracy": 0.9, "layer_sparsity/fc": 0.2})
     tracker.finish(RECORD)
 
-    # nobody is logged in: offline, with one line that says how to sync
+    # without a login: offline, with one line that says how to sync
     said = [r.message for r in caplog.records if r.name.startswith("seven_exp")]
     assert len(said) == 1
     assert f"wandb sync {tmp_path}" in said[0]
@@ -215,7 +215,7 @@ def test_a_failing_tracker_stops_nothing(tmp_path, where, caplog):
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
     warnings = [r.message for r in caplog.records if r.levelno == logging.WARNING]
     assert warnings == [
-        "Failing failed (the server is gone): the run goes on, its record on disk is whole"
+        "Failing failed (the server is gone): the run continues, its record on disk is complete"
     ]
     # once it has failed, it is left alone
     assert failing.calls.count(where) == 1
@@ -305,7 +305,7 @@ VARIABLES = {
 
 
 def opened(tmp_path: Path, *overrides: str) -> wandb_internal_pb2.RunRecord:
-    """What W&B is told of a run when it starts; its files lie below ``tmp_path``."""
+    """What W&B receives when a run starts; its files are below ``tmp_path``."""
     wandb.teardown()  # it reads its environment once
     tracker = build_tracker(composed(*overrides).tracker)
     tracker.start(replace(info(tmp_path / "run"), id="own"))

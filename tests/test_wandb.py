@@ -1,4 +1,4 @@
-"""A real W&B client, online, against a server of our own: what arrives, and what a fault costs."""
+"""A real W&B client against a local server: what arrives, and what a fault causes."""
 
 import json
 import logging
@@ -149,7 +149,7 @@ def test_no_fault_in_the_middle_of_a_run_stops_it_or_the_next(tmp_path, server):
     said = [line for line in done.stderr.splitlines() if "WandbTracker failed" in line]
     assert len(said) == 3
     for line in said:
-        # what was not taken lies in the folder that is named
+        # the folder in the message holds what the server did not receive
         folder = Path(line.partition("wandb sync ")[2].partition(")")[0])
         assert list(folder.glob("*.wandb"))
     assert "inherited" not in server.runs

@@ -31,7 +31,7 @@ tracker.finish(json.loads(ending))
 
 
 class Remembering(WandbServer):
-    """Also tells a client that goes on with a run what it has of it."""
+    """Also tells a client that continues a run which rows it has."""
 
     def _RunResumeStatus(self, variables: Any) -> dict[str, Any]:  # noqa: N802
         run = self.runs[variables["name"]]

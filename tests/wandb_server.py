@@ -27,7 +27,7 @@ Fault = Literal["refuse", "hang", "drop"]
 
 @dataclass
 class Run:
-    """What the server has been told of one run."""
+    """What the server has received about one run."""
 
     name: str
     about: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """As last told."""
+        """The latest value."""
         lines = self.streams["wandb-summary.json"]
         return json.loads(lines[max(lines)]) if lines else {}
 

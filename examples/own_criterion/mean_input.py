@@ -1,4 +1,4 @@
-"""A solver of your own: Wanda with the mean of |x| in place of its norm."""
+"""A custom solver: Wanda with the mean of |x| instead of its norm."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ class MeanInput(seven_exp.Solver):
     """|W_ij| * mean of |x_j| over the inputs of calibration batches."""
 
     def init(self, weight: Tensor) -> dict[str, Tensor]:
-        """One sum for each input of each group."""
+        """One sum per input of each group."""
         return {"sizes": torch.zeros_like(weight[:, 0])}
 
     def see(self, sums: dict[str, Tensor], inputs: Sequence[Tensor]) -> None:
@@ -21,6 +21,6 @@ class MeanInput(seven_exp.Solver):
         sums["sizes"] += torch.stack([x.abs().sum(0) for x in inputs])
 
     def score(self, sums: dict[str, Tensor], weight: Tensor) -> Tensor:
-        """One score a weight; the largest of each row are kept."""
+        """One score per weight; the largest of each row are kept."""
         mean = sums["sizes"] / sums["uses"].unsqueeze(1)
         return weight.abs() * mean.unsqueeze(1)

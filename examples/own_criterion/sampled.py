@@ -1,4 +1,4 @@
-"""A rule of your own: keep a sample, in which a large weight is likelier than a small one."""
+"""A custom rule: keep a random sample in which large weights are more likely."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from seven_exp.pruning.criteria.magnitude import Magnitude
 
 @seven_exp.register("sampled", when="after", schedule="one_shot")
 def sampled(*, temperature: float = 1.0, seed: int = 0) -> seven_exp.Ranking:
-    """Magnitudes, of which a sample is kept; pruned weights stay gone."""
+    """Keeps a sample of the weights, drawn by magnitude; pruned weights do not return."""
     return seven_exp.Ranking(Magnitude(), Sampled(temperature, seed))
 
 
 class Sampled(seven_exp.Rule):
-    """Draws without replacement, with probabilities in proportion to score^(1 / temperature).
+    """Draws without replacement, with probabilities proportional to score^(1 / temperature).
 
     The k largest of log score / temperature + Gumbel noise are such a sample (Kool et al., arXiv
     1903.06059).

@@ -1,4 +1,4 @@
-"""A score of your own: keep the weights that are large and whose gradients are."""
+"""A custom score: keep weights that are large and have large gradients."""
 
 from collections.abc import Sequence
 
@@ -18,15 +18,15 @@ class Spread(seven_exp.GradientScore):
         self.decay = decay
 
     def init(self, weights: Sequence[Tensor]) -> State:
-        """The mean of nothing: 0."""
+        """The initial mean: 0."""
         return State.zeros(weights, "mean")
 
     def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Take in a batch's gradients."""
+        """Add a batch's gradients to the mean."""
         torch._foreach_mul_(state["mean"], self.decay)
         torch._foreach_addcmul_(state["mean"], list(grads), list(grads), 1 - self.decay)
 
     def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
-        """One score a weight; the largest are kept."""
+        """One score per weight; the largest are kept."""
         pairs = zip(weights, state["mean"], strict=True)
         return [weight.detach().abs() * mean.sqrt() for weight, mean in pairs]

@@ -1,7 +1,7 @@
-"""Why masks come to be: what the gradients of kept and pruned weights are like, and who survives.
+"""Analysis of masks: the gradients of kept and pruned weights, and which weights stay kept.
 
-Tensors in, numbers out; `Probe` ties these to a run. Nothing here knows the criterion, so that all
-are judged by one ruler.
+Tensors in, numbers out; `Probe` applies this to a run. It does not depend on the criterion, so all
+criteria are measured in the same way.
 """
 
 from seven_exp.analysis.probe import Probe

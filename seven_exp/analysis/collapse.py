@@ -9,15 +9,15 @@ COLLAPSED = 0.01
 
 
 def collapsed(masks: Sequence[Tensor], threshold: float = COLLAPSED) -> list[int]:
-    """Places of the layers that keep less than ``threshold`` of their weights."""
+    """Indices of the layers that keep less than ``threshold`` of their weights."""
     return [i for i, mask in enumerate(masks) if int(mask.sum()) < threshold * mask.numel()]
 
 
 def empty_rows(mask: Tensor) -> int:
-    """Rows without a weight: units that nothing feeds, in a weight of shape (out, in, ...)."""
+    """Number of rows without a weight (units without inputs) of an (out, in, ...) weight."""
     return int((~mask.flatten(1).any(1)).sum())
 
 
 def empty_columns(mask: Tensor) -> int:
-    """Columns without a weight: inputs that feed nothing."""
+    """Number of columns without a weight: inputs that are not used."""
     return empty_rows(mask.transpose(0, 1))

@@ -1,4 +1,4 @@
-"""How a quantity is distributed over a set of weights, and how far two sets lie apart."""
+"""Distributions of a quantity over sets of weights, and the distance of two such sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of a quantity over some of the weights.
+    """The distribution of a quantity over some of the weights.
 
     Attributes:
-        counts: One histogram a layer.
+        counts: One histogram per layer.
         sums: The quantity's sum over each layer's members.
     """
 
@@ -22,12 +22,12 @@ class Distribution:
 
     @property
     def total(self) -> list[int]:
-        """The histogram of all layers together."""
+        """The histogram over all layers."""
         return [sum(column) for column in zip(*self.counts, strict=True)]
 
     @property
     def means(self) -> list[float | None]:
-        """Mean of each layer; None where it has no member."""
+        """Mean of each layer; None if it has no member."""
         return [
             s / n if (n := sum(counts)) else None
             for counts, s in zip(self.counts, self.sums, strict=True)
@@ -43,13 +43,13 @@ class Distribution:
 def distribution(
     values: Sequence[Tensor], members: Sequence[Tensor], limit: float, bins: int
 ) -> Distribution:
-    """The distribution of ``values`` over ``members``, those left out whose value is NaN.
+    """The distribution of ``values`` over ``members``, without NaN values.
 
     Args:
-        values: One tensor a layer, any shape, not negative.
+        values: One tensor per layer, any shape, not negative.
         members: Bool tensors of the same shapes.
-        limit: Upper end of the histogram; what lies above is counted in the last bin.
-        bins: Bins of equal width from 0 to ``limit``.
+        limit: Upper end of the histogram; larger values are counted in the last bin.
+        bins: Number of equal bins from 0 to ``limit``.
     """
     counts, sums = [], []
     for value, member in zip(values, members, strict=True):
@@ -61,14 +61,14 @@ def distribution(
 
 
 def separation(higher: Sequence[int], lower: Sequence[int]) -> float | None:
-    """Chance that a member of one set lies above a member of another; ties count half.
+    """Probability that a member of one set exceeds a member of another; ties count half.
 
-    It is Mann and Whitney's U over the number of pairs, or the area under the ROC curve: 0.5 where
-    the two can't be told apart. From histograms it is exact but for pairs within a bin.
+    It is Mann and Whitney's U over the number of pairs, or the area under the ROC curve: 0.5 if the
+    sets can't be distinguished. From histograms it is exact except for pairs within a bin.
 
     Args:
-        higher: Histogram of the one.
-        lower: Histogram of the other, with the same bins.
+        higher: Histogram of the first set.
+        lower: Histogram of the second set, with the same bins.
 
     Returns:
         A number in [0, 1]; None if a set is empty.
@@ -82,7 +82,7 @@ def separation(higher: Sequence[int], lower: Sequence[int]) -> float | None:
 
 
 def separation_in_layers(higher: Distribution, lower: Distribution) -> float | None:
-    """The same among pairs of one layer: what differs between layers has no part in it."""
+    """The same among pairs within a layer, so that differences between layers do not count."""
     won = pairs = 0.0
     for one, other in zip(higher.counts, lower.counts, strict=True):
         found = separation(one, other)

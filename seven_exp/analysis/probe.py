@@ -1,4 +1,4 @@
-"""The probe: looks at gradients and masks while a run goes on, and touches nothing."""
+"""The probe: measures gradients and masks during a run, without changing anything."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,32 +23,32 @@ from seven_exp.pruning.replicas import Group, average
 from seven_exp.tracking import Histogram
 
 SCHEMA = 1
-"""Version of analysis.json's layout."""
+"""Version of the schema of analysis.json."""
 
 LIMITS = {"snr": 1.2, "direction": 1.0}
-"""Upper ends of the histograms; both ratios stay below for the paper's decays."""
+"""Upper ends of the histograms; both ratios stay below them for the paper's decays."""
 
 Ratios = dict[str, list[Tensor]]
 
 
 class Probe:
-    """Measures the gradients' signal to noise among kept and pruned weights, and who survives.
+    """Measures signal to noise of kept and pruned weights' gradients, and which weights stay kept.
 
-    Each measurement sees the two ratios of `Moments` in three ways:
+    Each measurement compares the two ratios of `Moments` in three ways:
 
-    - ``now``: of the latest steps, kept weights against pruned ones. A pruned weight's gradient is
-      that at zero, so that being pruned may itself have changed it.
-    - ``choice``: as they stood at the measurement before, among the weights then alive: those kept
-      since against those pruned since. Nothing that the choice brought about is in it.
-    - ``start``: over many batches at the dense start, kept weights against pruned ones. Every
-      method of one seed is judged by the same numbers.
+    - ``now``: ratios of the latest steps, kept weights against pruned ones. A pruned weight's
+      gradient is that at zero, so pruning itself may have changed it.
+    - ``choice``: ratios at the previous measurement, of the weights kept then: those kept since
+      against those pruned since. Pruning can't have affected these ratios.
+    - ``start``: over many batches at the dense start, kept weights against pruned ones. The same
+      numbers are used for every method of one seed.
 
     It holds 12 bytes for each float32 weight, 4 more each for ``choice`` and ``start``, which are
     kept in half precision, and two masks.
 
     Args:
-        layers: Whose weights are looked at.
-        bins: Bins of the histograms.
+        layers: The layers to measure.
+        bins: Number of bins of the histograms.
         group: Ranks with replicas of the model, over which the start's gradients are averaged.
     """
 
@@ -65,13 +65,13 @@ class Probe:
         self._measurements: list[dict[str, Any]] = []
 
     def begin(self, model: nn.Module, batches: Iterable[Any], loss_fn: LossFunction) -> None:
-        """Measure the start: one gradient a batch, the weights as they are, in training mode.
+        """Measure the start: one gradient per batch at the present weights, in training mode.
 
-        It works on a copy. Dropout draws from torch's generators.
+        It uses a copy of the model. Dropout draws from torch's generators.
 
         Args:
-            model: The one that the layers are of.
-            batches: What ``loss_fn`` takes.
+            model: The model that contains the layers.
+            batches: Each one is passed to ``loss_fn``.
             loss_fn: ``loss_fn(model, batch)`` -> scalar.
         """
         twin = copy.deepcopy(unwrap(model)).train()
@@ -86,24 +86,23 @@ class Probe:
         self._start = _halved(moments.ratios()) if moments.t else None
 
     def update(self) -> None:
-        """Take in a step's gradients: call it after the pruner's step, before they are cleared."""
+        """Add a step's gradients: call it after the pruner's step, before they are cleared."""
         weights = [layer.weight for layer in self._layers]
         self._moments.update(cleaned([weight.grad for weight in weights], weights))
 
     @torch.no_grad()
     def measure(self, step: int, masks: Mapping[str, Tensor]) -> dict[str, float | Histogram]:
-        """Look at the masks and at what has been taken in so far.
+        """Measure the masks and the gradients added so far.
 
         Args:
-            step: Optimizer steps done.
+            step: Number of optimizer steps so far.
             masks: As `Pruner.masks`.
 
         Returns:
-            What a tracker takes, under ``analysis/``. All of it and each layer's part is in
-            `report`.
+            Values for a tracker, under ``analysis/``. `report` also has each layer's values.
         """
         before = self._masks
-        # Misfits that stay dense have no mask.
+        # Layers that misfit and stay dense have no mask.
         after = [
             masks.get(layer.name, old) for layer, old in zip(self._layers, before, strict=True)
         ]
@@ -162,7 +161,7 @@ class Probe:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, as tensors, numbers and strings; masks are packed to bits."""
+        """Everything needed to continue, as tensors, numbers and strings; masks are packed."""
         return {
             "bins": self._bins,
             "step": self._moments.t,
@@ -175,7 +174,7 @@ class Probe:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`, on a model with the same prunable weights.
+        """Continue from `state_dict`, on a model with the same prunable weights.
 
         Raises:
             ValueError: It was saved for other weights.
@@ -242,14 +241,14 @@ def _plain(found: Distribution) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """More digits would be those of float32's rounding, and most of the file."""
+    """More digits would only store float32's rounding, and enlarge the file."""
     return None if value is None else float(f"{value:.6g}")
 
 
 def _figures(
     name: str, found: Mapping[str, Any], edges: Sequence[float]
 ) -> dict[str, float | Histogram]:
-    """What a tracker takes of one comparison; an empty set has no figures."""
+    """A tracker's values for one comparison; an empty set has none."""
     values: dict[str, float | Histogram] = {}
     for group in ("kept", "pruned"):
         if found[group]["mean"] is not None:

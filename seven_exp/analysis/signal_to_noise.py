@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 MEASURES = ("snr", "direction")
-"""What `Moments.ratios` gives, by name."""
+"""Names of the ratios of `Moments.ratios`."""
 
 
 class Moments:
-    """Running means of each weight's |g|, g and g^2, corrected for their start at zero.
+    """Running means of each weight's |g|, g and g^2, with bias correction.
 
-    With gradients g_0, ..., g_t, a mean of decay alpha weighs g_i by alpha^(t-i) and divides by the
-    sum of these weights; alpha = 1 is the plain mean. SEVEN's m^ and v^ are the means of |g| with
-    alpha_1 and of g^2 with alpha_2 (arXiv 2403.12688).
+    With gradients g_0, ..., g_t, a mean of decay alpha weights g_i by alpha^(t-i) and divides by
+    the sum of these weights; alpha = 1 is the plain mean. SEVEN's m^ and v^ are the means of |g|
+    with alpha_1 and of g^2 with alpha_2 (arXiv 2403.12688).
 
     Args:
         alpha_1: Decay of the mean of |g|, in [0, 1].
@@ -28,10 +28,10 @@ class Moments:
 
     @torch.no_grad()
     def update(self, grads: Sequence[Tensor]) -> None:
-        """Take in one step's gradients.
+        """Add one step's gradients.
 
         Args:
-            grads: One tensor a layer, float32 or wider, finite. They may be overwritten.
+            grads: One tensor per layer, float32 or wider, finite. They may be overwritten.
         """
         for name in ("size", "value", "square"):
             if name not in self.state:
@@ -47,17 +47,17 @@ class Moments:
 
     @torch.no_grad()
     def ratios(self) -> dict[str, list[Tensor]]:
-        """Two ratios of a weight's mean gradient to its root mean square, one tensor a layer.
+        """Two ratios of a weight's mean gradient to its root mean square, one tensor per layer.
 
-        ``snr`` is SEVEN's m^ / sqrt(v^), less its constant 1e-9: the mean of |g|. It is 1 where the
-        gradient's size never changes and sqrt(2 / pi) = 0.80 for normal noise around zero: it
-        does not see signs. Since its two means forget at different speeds, it may exceed 1, for
+        ``snr`` is SEVEN's m^ / sqrt(v^), without its constant 1e-9, with the mean of |g|. It is 1
+        if the gradient's magnitude is constant and sqrt(2 / pi) = 0.80 for normal noise around
+        zero, because it ignores signs. Its two means have different decays, so it may exceed 1, for
         the paper's decays by up to 18%.
 
-        ``direction`` is |mean of g|: 1 where the gradient never changes and near 0 for noise. The
+        ``direction`` is |mean of g|: 1 if the gradient is constant and near 0 for noise. The
         classical signal-to-noise ratio |E g| / std g is d / sqrt(1 - d^2) of it.
 
-        Both are NaN where no gradient has been seen: 0 / 0 is no measurement.
+        Both are NaN before any nonzero gradient: 0 / 0 is not a measurement.
         """
         size, value, square = (self.state[name] for name in ("size", "value", "square"))
         found: dict[str, list[Tensor]] = {name: [] for name in MEASURES}

@@ -1,1 +1,1 @@
-"""The command line: one command with subcommands, and Hydra's shell."""
+"""The command line: one command with subcommands, and the Hydra entry point."""

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--metric", help="a final metric (the task's headline)")
     parser.add_argument(
-        "--baseline", help=f"method to subtract ({DEFAULT_BASELINE}, where it took part)"
+        "--baseline", help=f"method to subtract ({DEFAULT_BASELINE}, if it took part)"
     )
     parser.add_argument(
         "--unpaired",
@@ -28,20 +28,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="compare means by Welch's t test, for runs on different seeds",
     )
     parser.add_argument(
-        "--published", action="store_true", help="also print the figures of SEVEN's authors beside"
+        "--published", action="store_true", help="also print the published figures of SEVEN"
     )
-    parser.add_argument("--output", type=Path, help="where files go (the first FOLDER)")
+    parser.add_argument("--output", type=Path, help="folder of the files (the first FOLDER)")
     parser.add_argument(
-        "--serve", action="store_true", help="show the page in a browser, anew at each reload"
+        "--serve", action="store_true", help="serve the page to a browser, updated at each reload"
     )
-    parser.add_argument("--port", type=int, help=f"of --serve ({DEFAULT_PORT}; 0: any free one)")
+    parser.add_argument("--port", type=int, help=f"for --serve ({DEFAULT_PORT}; 0: any free port)")
     parser.add_argument(
-        "--wandb", metavar="ENTITY/PROJECT", help="also make or update a W&B report and workspace"
+        "--wandb", metavar="ENTITY/PROJECT", help="also create or update a W&B report and workspace"
     )
     options = parser.parse_args(arguments)
     try:
         if options.port is not None and not options.serve:
-            raise ValueError("--port is there for --serve")
+            raise ValueError("--port works only with --serve")
         if options.serve:
             serve(options.folders, options.metric, options.baseline, options.port, options.unpaired)
             return 0

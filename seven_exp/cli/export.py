@@ -1,4 +1,4 @@
-"""``seven-exp export RUN --format FORMAT``: a run's model as files for others."""
+"""``seven-exp export RUN --format FORMAT``: exports a run's model for other programs."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run's folder")
     parser.add_argument(
-        "--format", required=True, action="append", help=f"{', '.join(FORMATS)}; more than once"
+        "--format", required=True, action="append", help=f"{', '.join(FORMATS)}; repeatable"
     )
     parser.add_argument("--output", type=Path, help="the export's folder (RUN/exports/FORMAT)")
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
         default="float32",
-        help="of the weights (float32)",
+        help="dtype of the weights (float32)",
     )
     parser.add_argument("--batches", type=int, help="batches of the test split to compare on (all)")
     parser.add_argument(
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.output is not None and len(options.format) > 1:
-            raise ExportError("--output is for one --format")
+            raise ExportError("--output works only with one --format")
         if options.batches is not None and options.batches < 1:
             raise ExportError(f"--batches is {options.batches}: choose 1 or more")
         for name in options.format:

@@ -1,7 +1,7 @@
 """Errors for people: one line on stderr and an exit code.
 
-Exit codes: 0 done, 2 the user's mistake, 75 stopped or left to another process (the same command
-goes on), 1 anything else.
+Exit codes: 0 finished, 2 the user's mistake, 75 stopped or left to another process (the same
+command continues), 1 anything else.
 """
 
 import errno
@@ -17,23 +17,23 @@ from seven_exp.config import ConfigError
 from seven_exp.registry import nearest
 
 EXTRAS = {"hydra_joblib_launcher": "joblib", "hydra_submitit_launcher": "slurm"}
-"""Hydra's plugins, and the extra that brings each."""
+"""Hydra's plugins, and the extra that installs each."""
 
 DEAD = {"TerminatedWorkerError", "UncompletedJobError", "RayError"}
-"""What joblib, submitit and Ray raise where a job's process is gone."""
+"""What joblib, submitit and Ray raise if a job's process has died."""
 
 
 PASSING = {errno.ENOSPC, errno.EDQUOT}
-"""What the system says of a full disk; with some launchers a sweep learns of it from its jobs."""
+"""The system's message for a full disk; with some launchers a sweep gets it from its jobs."""
 
 FULL = PASSING | {errno.EROFS}
-"""What the system says of a disk on which nothing can be written any more."""
+"""The system's error numbers for a disk that can't be written any more."""
 
-MENDED = "once that is mended, the same command goes on from the last checkpoint"
+MENDED = "after fixing this, the same command continues from the last checkpoint"
 
 
 def explain(error: BaseException) -> str:
-    """An error of the config's composition in one line, with the nearest valid choice."""
+    """An error in the config's composition as one line, with the nearest valid choice."""
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
@@ -70,10 +70,10 @@ def stop_if_explained(error: Exception) -> None:
             stop(f"hydra/launcher needs {plugin}: uv sync --extra {extra}", 2)
     if str(error).startswith('Could not detect "srun"'):
         local = "hydra/launcher=submitit_local does the same on this machine"
-        stop(f"hydra/launcher=submitit_slurm needs Slurm, and there is no srun here: {local}", 2)
+        stop(f"hydra/launcher=submitit_slurm needs Slurm, but there is no srun here: {local}", 2)
     if DEAD & {kind.__name__ for kind in type(error).__mro__}:
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
-        stop(f"a job's process died ({reason}); the same command goes on with what is left", 1)
+        stop(f"a job's process died ({reason}); the same command continues with the rest", 1)
     training = sys.modules.get("seven_exp.training.loop")
     if training is not None and isinstance(error, training.DivergedError):
         stop(str(error), 1)
@@ -83,23 +83,23 @@ def stop_if_explained(error: Exception) -> None:
 
 
 def stop_if_not_begun(error: Exception) -> None:
-    """Exit with one line if the run's folder or a value of the config kept Hydra from starting."""
-    # A name that Hydra does not find is an OSError, too, without a number of the system's.
+    """Exit with one line if the run's folder or a config value kept Hydra from starting."""
+    # A name that Hydra does not find is also an OSError, but without an error number.
     number = error.errno if isinstance(error, OSError) else None
     if number is not None and number not in PASSING:
         stop(f"output_root: can't write the run's folder: {error}", 2)
     stop_if_explained(error)
     if isinstance(error, ValueError):
-        stop(explain(error), 2)  # Hydra's, of a value that it can't take
+        stop(explain(error), 2)  # Hydra's error about an invalid value
 
 
 def rank() -> int:
-    """Which of several processes this is; torchrun and the like number them."""
+    """This process's rank, as torchrun and similar launchers number it."""
     return int(os.environ.get("RANK", 0))
 
 
 def stop(line: str, code: int) -> NoReturn:
-    """Say the line on the main rank's stderr, and exit."""
+    """Print the line on the main rank's stderr, and exit."""
     if rank() == 0:
         print(f"error: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(code)

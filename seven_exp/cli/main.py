@@ -7,16 +7,16 @@ from pathlib import Path
 from seven_exp.registry import nearest
 
 TOOLS = ("compare", "export", "measure")
-"""Each is a module beside this one whose ``main`` returns the exit code."""
+"""Each is a module of this package whose ``main`` returns the exit code."""
 
 HELP = """usage: seven-exp COMMAND ...
 
   train    train, prune and record a run, or with -m a sweep
   compare  tables, statistics and charts from the records of runs
-  export   a finished run's model as files for other programs
-  measure  size, memory and speed of a pruned model, beside the dense one
+  export   export a finished run's model for other programs
+  measure  measure size, memory and speed of a pruned and the dense model
 
-seven-exp COMMAND --help says more, for example:
+seven-exp COMMAND --help explains a command, for example:
 
   seven-exp train pruner=seven_dyn sparsity=0.7
   seven-exp train -m pruner=seven_pre,seven_dyn,magnitude sparsity=0.5,0.7,0.9 seed=0,1,2
@@ -24,14 +24,14 @@ seven-exp COMMAND --help says more, for example:
 
 PACKAGE = Path(__file__).parent.parent
 PLACES = (PACKAGE / "conf", PACKAGE.parent / "conf")
-"""Where conf/ is: in an installed package, or in a checkout."""
+"""Location of conf/: in an installed package, or in a checkout."""
 
 
 def main() -> int:
-    """Run a command with the arguments behind it; returns its exit code.
+    """Run a command with the arguments that follow it; returns its exit code.
 
-    ``seven-exp train`` takes what ``train.py`` takes, ``--config-dir`` for a config of one's own
-    among it.
+    ``seven-exp train`` accepts the arguments of ``train.py``, including ``--config-dir`` for the
+    user's own configs.
     """
     commands = ("train", *TOOLS)
     name, *arguments = sys.argv[1:] or ["--help"]
@@ -45,7 +45,7 @@ def main() -> int:
         return int(import_module(f"seven_exp.cli.{name}").main(arguments))
     sys.argv = [sys.argv[0], *arguments]
     try:
-        # Imported here: it takes long enough to be interrupted.
+        # Imported here: the import takes long enough to be interrupted.
         from seven_exp.cli.train import main as train
 
         train(next(place for place in PLACES if place.is_dir()))

@@ -14,21 +14,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
     parser = Parser(
         prog="seven-exp measure",
-        description="Measure a pruned model against the dense one, in turn, on this machine.",
+        description="Measure a pruned model against the dense one, alternately, on this machine.",
     )
     parser.add_argument("folder", type=Path, metavar="RUN_OR_EXPORT")
-    parser.add_argument("--batch", type=int, default=32, help="examples, for throughput (32)")
+    parser.add_argument("--batch", type=int, default=32, help="batch size for throughput (32)")
     parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N (auto)")
     parser.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="(float32)"
     )
     parser.add_argument("--repeats", type=int, default=20, help="rounds (20)")
-    parser.add_argument("--threads", type=int, help="of the CPU (torch's)")
+    parser.add_argument("--threads", type=int, help="CPU threads (torch's default)")
     parser.add_argument(
         "--plugins", action="store_true", help="run the code that the run's record names"
     )
     options = parser.parse_args(arguments)
-    # The profiler that counts bytes says on stderr that it starts and stops.
+    # The profiler that counts bytes prints on stderr that it starts and stops.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     try:
         for key, least in (("batch", 1), ("repeats", 2), ("threads", 1)):
@@ -88,5 +88,5 @@ def _show(facts: Mapping[str, Any]) -> None:
     console.print(table)
     rounds = facts["variants"][0]["latency"]["rounds"]
     where = f"{facts['device']}, {facts['threads']} threads, {facts['dtype']}"
-    for line in (f"{where}: medians of {rounds} rounds taken in turn", *facts["reading"]):
+    for line in (f"{where}: medians of {rounds} alternating rounds", *facts["reading"]):
         console.print(f" {line}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Overrides as Hydra's grammar takes them, and presets of our own before those of plugins."""
+"""Converts arguments to Hydra's grammar, and prefers the project's presets to those of plugins."""
 
 import re
 from pathlib import Path
@@ -7,18 +7,18 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 NO_NAME = re.compile(r"(?i:true|false|nan|[-+]?(inf|\.?\d[\d_]*(\.[\d_]*)?(e[-+]?\d+)?))")
-"""What Hydra's grammar takes for a number or a truth value."""
+"""What Hydra's grammar parses as a number or a truth value."""
 
 
 def for_hydra(argument: str, config_dir: Path) -> str:
-    """An argument of the command line in Hydra's grammar."""
+    """Convert a command-line argument to Hydra's grammar."""
     return _named(_expanded(argument), config_dir)
 
 
 def prefer_own_presets(config_dir: Path) -> None:
-    """Let a file below ``conf/hydra`` take the place of what a plugin has under the same name.
+    """Let a file below ``conf/hydra`` replace a plugin's file of the same name.
 
-    Hydra would mix the two, with a warning, or refuse to.
+    Hydra would merge the two, with a warning, or raise an error.
     """
     Plugins.instance()  # imports them all
     for path in (config_dir / "hydra").glob("*/*.yaml"):
@@ -27,7 +27,7 @@ def prefer_own_presets(config_dir: Path) -> None:
 
 
 def _expanded(argument: str) -> str:
-    """``key=~/path`` as some shells would have passed it: Hydra's grammar has no ``~``."""
+    """``key=~/path`` as some shells would expand it: Hydra's grammar has no ``~``."""
     match = re.fullmatch(r"([^-=][^=]*)=~(/[^,']*)?", argument)
     return f"{match[1]}='{Path.home()}{match[2] or ''}'" if match else argument
 
@@ -35,7 +35,7 @@ def _expanded(argument: str) -> str:
 def _named(argument: str, config_dir: Path) -> str:
     """A group's value as a name: ``tracker=null`` is ``tracker=none``, ``pruner=0`` no number.
 
-    Hydra ends in a traceback where a group's value is no string.
+    Hydra ends with a traceback if a group's value is not a string.
     """
     group, equals, value = argument.partition("=")
     folder = config_dir / group.lstrip("+").partition("@")[0]

@@ -1,4 +1,4 @@
-"""A sweep's mistakes, said before its first job runs."""
+"""Reports a sweep's mistakes before its first job runs."""
 
 import sys
 from contextlib import suppress
@@ -17,16 +17,16 @@ from seven_exp.config import ConfigError
 
 
 class CheckBeforeMultirun(Callback):
-    """Hydra's callback: composes and checks points that have every value of every axis.
+    """Hydra callback: composes and checks points that cover every value of every axis.
 
-    The jobs that are valid run all the same, and the sweep fails in the end; unless some point does
-    not compose, as with a misspelt name: then Hydra tells of it, and nothing is run.
+    The valid jobs still run, and the sweep fails at the end. If a point does not compose, for
+    example because of a misspelt name, Hydra reports it and no job runs.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """One line on stderr for each value that is not valid."""
+        """Print one line on stderr for each value that is not valid."""
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            return  # others choose their points as they go
+            return  # other sweepers choose their points during the sweep
         with suppress(HydraException, OmegaConfBaseException, ValueError):
             _check(config)
 
@@ -56,7 +56,7 @@ def _check(config: DictConfig) -> None:
             faults |= dict.fromkeys(error.args)
         else:
             valid.update(point)
-    # Only now: composing all points takes its time, and Hydra is about to do it again.
+    # Composing all points takes time, and Hydra will do it again: so do it last.
     starts = bool(faults) and all(composed(point) is not None for point in points)
     for fault in faults:
         print(f"error: {fault}{' (jobs that are valid will run)' * starts}", file=sys.stderr)

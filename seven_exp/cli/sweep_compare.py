@@ -1,4 +1,4 @@
-"""A comparison at the end of every sweep, without being asked."""
+"""Compares the runs at the end of every sweep."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class _Sweep:
     """A multirun.
 
     Attributes:
-        folder: Of its jobs.
-        ledger: Knows where their runs are.
-        compared: Whether its table is drawn.
-        left: Jobs whose runs other processes are still at.
+        folder: Folder of its jobs.
+        ledger: Finds the folders of their runs.
+        compared: Whether its table has been printed.
+        left: Number of jobs whose runs other processes are still executing.
     """
 
     folder: Path
@@ -28,14 +28,14 @@ class _Sweep:
     left: int = 0
 
     def gather(self) -> bool:
-        """Fetch what other processes have done by now; whether there is anything to compare."""
+        """Link the records that other processes have finished; return whether there are any."""
         self.compared = True
         self.left = self.ledger.gather(self.folder)
         return self.left < self.jobs
 
     @property
     def jobs(self) -> int:
-        """How many there are: Hydra leaves a folder in that of each."""
+        """Number of jobs: Hydra makes a folder in the folder of each."""
         return sum(1 for _ in self.folder.glob("*/**/.hydra"))
 
 
@@ -43,15 +43,15 @@ _sweeps: list[_Sweep] = []
 
 
 class CompareAfterMultirun(Callback):
-    """Hydra's callback: once all jobs of a multirun are done, compare their records."""
+    """Hydra callback: compares the records after all jobs of a multirun."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the folder: Hydra calls nobody at the end of a sweep with a failed job."""
+        """Store the folder: Hydra calls no callback at the end of a sweep with a failed job."""
         root = Path(config.hydra.runtime.cwd, Path(config.output_root).expanduser())
         _sweeps.append(_Sweep(Path(config.hydra.sweep.dir), Ledger(root)))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table and write the pictures into the sweep's folder."""
+        """Print the table and write the pictures to the sweep's folder."""
         from seven_exp.cli.compare import main
 
         if _sweeps[-1].gather():
@@ -59,7 +59,7 @@ class CompareAfterMultirun(Callback):
 
 
 def compare_begun() -> None:
-    """Compare what there is of a multirun that some job of has failed."""
+    """Compare the finished runs of a multirun in which a job failed."""
     from seven_exp.compare.comparison import compare
 
     for sweep in _sweeps:
@@ -69,7 +69,7 @@ def compare_begun() -> None:
 
 
 def left_elsewhere() -> str | None:
-    """How many jobs of the multirun other processes are at, in a line; None: of none."""
+    """One line with the number of runs that other processes are executing; None if it is 0."""
     left, jobs = sum(sweep.left for sweep in _sweeps), sum(sweep.jobs for sweep in _sweeps)
     if left == 0:
         return None

@@ -23,14 +23,14 @@ from seven_exp.runs.ledger import Ledger, record_of
 
 log = logging.getLogger(__name__)
 
-# For conf/; here, and not in main, because a launcher's processes import this module only.
+# Adds conf/; here and not in main, because a launcher's processes import only this module.
 OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()))
 
 
 def main(config_dir: Path) -> None:
     """Compose from ``config_dir`` and the command line, run, and exit."""
     wants_trace = "HYDRA_FULL_ERROR" in os.environ
-    # Hydra would print its own pages of explanation and exit with 1; this makes it raise.
+    # Hydra would print its own error pages and exit with 1; this makes it raise.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     started = False
     if rank() > 0:
@@ -42,7 +42,7 @@ def main(config_dir: Path) -> None:
         try:
             return run(values)
         except Exception as error:
-            # One job of a sweep must not take the others with it: Hydra goes on and fails last.
+            # A failed job must not end the others: Hydra continues and fails at the end.
             if not wants_trace and HydraConfig.get().mode == RunMode.RUN:
                 if isinstance(error, ConfigError):
                     _remove_if_bare(Path(HydraConfig.get().runtime.output_dir))
@@ -55,7 +55,7 @@ def main(config_dir: Path) -> None:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(task)()
         left = left_elsewhere()
     except KeyboardInterrupt:
-        stop("interrupted; the same command goes on from the last checkpoint", 1)
+        stop("interrupted; the same command continues from the last checkpoint", 1)
     except Exception as error:
         compare_begun()
         if (left := left_elsewhere()) is not None:
@@ -69,7 +69,7 @@ def main(config_dir: Path) -> None:
 
 
 def _keep_silent() -> None:
-    """Leave folders and words to the main one of several processes."""
+    """Let only the main process write folders and messages."""
     nowhere = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, nowhere, ignore_errors=True)
     sys.argv += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
@@ -78,10 +78,10 @@ def _keep_silent() -> None:
 
 
 def checked(values: DictConfig) -> RunConfig:
-    """The config as typed values, if it is valid.
+    """The config as typed values.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: It is not valid.
     """
     try:
         plain = OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
@@ -97,15 +97,16 @@ def checked(values: DictConfig) -> RunConfig:
 
 
 def run(values: DictConfig) -> float | None:
-    """One job of Hydra's: check the config, then do the run, unless that is done already.
+    """Run one Hydra job: check the config, then execute the run unless it is finished.
 
     Returns:
-        The final value of the task's headline metric, for Hydra's sweepers; None where another
-        process is at it.
+        The final value of the task's headline metric, for Hydra's sweepers; None if another process
+        is executing the run.
 
     Raises:
         ConfigError: The config is not valid.
-        InterruptedRun: It was stopped by a signal, or outside a multirun another process is at it.
+        InterruptedRun: A signal stopped it; or, outside a multirun, another process is executing
+            it.
     """
     config = checked(values)
 
@@ -117,13 +118,13 @@ def run(values: DictConfig) -> float | None:
     from seven_exp.training.world import join
 
     write_what_can_be_encoded()
-    # The core warns in its own words; where in its code is of no use here.
+    # The core's warnings explain themselves; their place in its code does not help the user.
     warnings.formatwarning = lambda message, *_, **__: str(message)
     logging.captureWarnings(True)
     place = join(config.device)
     world, _ = place
     if not world.main:
-        # The main process looks after folders, and says where the run is done, if it is.
+        # The main process handles folders, and reports a run that is already finished.
         home = world.told(None)
         if home is not None:
             run_experiment(config, home, Trackers([]), place)
@@ -131,7 +132,7 @@ def run(values: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     multirun = hydra_config.mode == RunMode.MULTIRUN
     if multirun:
-        os.environ.pop("WANDB_RUN_ID", None)  # it would make one run of them all
+        os.environ.pop("WANDB_RUN_ID", None)  # it would merge all runs into one
     job = Path(hydra_config.runtime.output_dir)
     root = Path(hydra_config.runtime.cwd, Path(config.output_root).expanduser())
     skip = multirun if config.run.skip_finished is None else config.run.skip_finished
@@ -148,7 +149,7 @@ def run(values: DictConfig) -> float | None:
         found = None if config.run.force else ledger.finished(identity)
         record = None if found is None or not skip else record_of(found, identity)
         if found is not None and record is not None:
-            log.info("done already, in %s: skipped (run.force=true does it again)", found)
+            log.info("already done, in %s: skipped (run.force=true repeats it)", found)
             home = found
             world.told(None)
         else:
@@ -163,6 +164,6 @@ def run(values: DictConfig) -> float | None:
 
 
 def _remove_if_bare(job: Path) -> None:
-    """Remove the folder that Hydra made for a job which then did nothing."""
+    """Remove the folder that Hydra made for a job that then did nothing."""
     if {path.name for path in job.iterdir()} <= {".hydra", ".run_hash"} and job != Path.cwd():
         shutil.rmtree(job, ignore_errors=True)

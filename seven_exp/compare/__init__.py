@@ -1,1 +1,1 @@
-"""Records -> table, statistics, plot, HTML. Reads folders, never processes."""
+"""Comparison of records: table, statistics, plot, HTML. It reads folders, not processes."""

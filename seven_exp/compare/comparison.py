@@ -1,4 +1,4 @@
-"""Records below some folders as a table, and as comparison.csv, .png and .html."""
+"""Compares the records below some folders: a table, and comparison.csv, .png and .html."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -29,11 +29,11 @@ def compare(
     wandb: str | None = None,
     differ: Differ = paired_difference,
 ) -> None:
-    """Write the files, print the table, and say on stderr what was left out.
+    """Write the files, print the table, and report on stderr what was left out.
 
     Raises:
         ValueError: A folder is missing or holds no finished run, a name is unknown, the files
-            can't be written, or nobody is logged in to W&B.
+            can't be written, or W&B has no login.
         ConnectionError: W&B can't be reached.
     """
     if wandb is not None:
@@ -52,7 +52,7 @@ def compare(
         write_html(output / "comparison.html", page)
     except OSError as error:
         raise ValueError(f"--output is '{output}': can't write there: {error.strerror}") from error
-    # The files come first: a pipe to `head` closes while the table is printed.
+    # The files come first, because a pipe to `head` closes while the table is printed.
     print_table(rows, metric, baseline)
     if published:
         print_published(rows, metric)
@@ -90,9 +90,9 @@ def serve(
         server = Server(folders, render, port)
     except (OSError, OverflowError) as error:
         words = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"--port is {port}: {words.lower()}; 0 takes any free one") from error
+        raise ValueError(f"--port is {port}: {words.lower()}; 0 chooses any free one") from error
     with server:
-        print(f"{server.address} (Ctrl-C ends it)", flush=True)
+        print(f"{server.address} (stop with Ctrl-C)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -101,7 +101,7 @@ def serve(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Records, those of runs without a result among them, and what the arguments make of them."""
+    """Records, including those of runs without a result, with the options of a comparison."""
 
     records: list[Record]
     rows: list[Row]
@@ -111,7 +111,7 @@ class Comparison:
     differ: Differ
 
     def page(self, link: Callable[[Path], str], cache: FileCache | None = None) -> str:
-        """The page, its links made by ``link``."""
+        """The page; ``link`` makes the addresses of its links."""
         return comparison_page(
             *(self.records, self.metric, self.baseline, self.left_out, link, cache, self.differ)
         )
@@ -124,7 +124,7 @@ def read(
     cache: FileCache | None = None,
     differ: Differ = paired_difference,
 ) -> Comparison:
-    """Read the records and choose what wasn't given.
+    """Read the records and choose the options that weren't given.
 
     Raises:
         ValueError: A folder is missing or holds no finished run, or a name is unknown.

@@ -1,7 +1,7 @@
-"""A comparison on Weights & Biases: workspaces, and a report with the figures as they stand.
+"""A comparison on Weights & Biases: workspaces, and a report with the present results.
 
-What W&B draws by itself comes from the runs that our tracker has logged. It knows no t intervals,
-so a run of its own, of the job type "comparison", holds the means with theirs; a chart draws them.
+W&B's own plots use the runs that the tracker has logged. W&B computes no t intervals, so a separate
+run of the job type "comparison" holds the means with their intervals; a custom chart plots them.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TITLE = "Comparison of pruning methods"
 VIEW = "sevenexp"
-"""A workspace's name in its address begins so; the same at each call, so that it is found again."""
+"""Prefix of a workspace's name in its address; constant, so that later calls find it."""
 
 RUN = "seven-exp-comparison"
 """Id of the run that holds the tables."""
@@ -34,18 +34,18 @@ COLUMNS = (
 )
 
 MOST_LAYERS = 60
-"""Bars of a chart."""
+"""Height of a chart in bars."""
 
 
 @dataclass(frozen=True)
 class Dashboard:
-    """What is sent.
+    """The objects to send.
 
     Attributes:
-        workspaces: One a model and data set: a workspace has one filter, and all of its panels show
-            the same runs.
-        report: The same panels with the figures beside.
-        charts: Name -> Vega-Lite of the charts that aren't W&B's own.
+        workspaces: One per model and data set: a workspace has one filter, and all of its panels
+            show the same runs.
+        report: The same panels with the statistics.
+        charts: Name -> Vega-Lite of the custom charts.
         tables: Key -> rows of `COLUMNS`.
     """
 
@@ -56,10 +56,10 @@ class Dashboard:
 
 
 def parse_place(place: str) -> tuple[str, str]:
-    """(entity, project) out of "entity/project".
+    """Split "entity/project" into (entity, project).
 
     Raises:
-        ValueError: It isn't one.
+        ValueError: It has another form.
     """
     entity, _, project = place.partition("/")
     if not (entity and project) or "/" in project:
@@ -68,10 +68,10 @@ def parse_place(place: str) -> tuple[str, str]:
 
 
 def require_login() -> None:
-    """See to it that W&B can be written to, before anything else is done.
+    """Check that W&B accepts uploads, before any other work.
 
     Raises:
-        ValueError: The extra isn't installed, or nobody is logged in.
+        ValueError: The extra isn't installed, or there is no login.
     """
     try:
         import wandb_workspaces  # noqa: F401
@@ -80,27 +80,27 @@ def require_login() -> None:
     from seven_exp.tracking.weights_and_biases import logged_in
 
     if not logged_in():
-        raise ValueError("--wandb: nobody is logged in to W&B: wandb login, or set WANDB_API_KEY")
+        raise ValueError("--wandb: not logged in to W&B: type wandb login, or set WANDB_API_KEY")
 
 
 def build_dashboard(
     rows: Sequence[Row], metric: str, baseline: str | None, entity: str, project: str
 ) -> Dashboard:
-    """Put it together; nothing is sent.
+    """Build the objects without sending them.
 
     Args:
         rows: At least one, with their differences.
         metric: Their metric.
-        baseline: What differences are to.
-        entity: Of W&B.
-        project: Whose runs are shown.
+        baseline: The baseline of the differences.
+        entity: W&B entity.
+        project: W&B project of the runs.
     """
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces import expr
 
     spec = _interval_chart(rows, metric)
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
-    # The name holds the content: a chart that is there already is the same one.
+    # The name contains a hash of the content, so an existing chart of this name is the same one.
     chart = f"seven-exp-intervals-{digest}"
     tasks = list(dict.fromkeys(row.task for row in rows))
     tables = {f"comparison/{metric}/{'-'.join(task).replace('/', '-')}": task for task in tasks}
@@ -162,7 +162,7 @@ def build_dashboard(
 
 
 def publish(dashboard: Dashboard) -> list[str]:
-    """Send it; what an earlier call has made is updated in its place.
+    """Send the objects; those that an earlier call created are updated.
 
     Returns:
         The addresses of the report and the workspaces.
@@ -178,7 +178,8 @@ def publish(dashboard: Dashboard) -> list[str]:
             *map(_save_workspace, dashboard.workspaces),
         ]
     except Exception as error:
-        # The client's exceptions share no base: a refused call raises one that is no wandb.Error.
+        # The client's exceptions share no base class: refused calls raise other types than
+        # wandb.Error.
         raise ConnectionError(f"W&B: {' '.join(str(error).split())}") from error
 
 
@@ -215,8 +216,8 @@ def _register_charts(dashboard: Dashboard) -> None:
                 spec=spec,
             )
         except Exception as error:
-            # W&B has no call that asks whether a chart is there; for its exceptions see `publish`.
-            wandb.termwarn(f"the chart {name} was not registered; is it there already? ({error})")
+            # W&B can't be asked whether a chart exists; for its exceptions see `publish`.
+            wandb.termwarn(f"the chart {name} was not registered; does it exist already? ({error})")
 
 
 def _save_report(report: "wr.Report") -> str:
@@ -241,7 +242,7 @@ def _workspace(
     filters: Any,
     metric: str,
 ) -> "ws.Workspace":
-    """Panels over the runs of one model and data set."""
+    """A workspace with panels over the runs of one model and data set."""
     import wandb_workspaces.workspaces as ws
 
     return ws.Workspace(
@@ -273,7 +274,7 @@ def _save_workspace(workspace: "ws.Workspace") -> str:
 
 
 def _panels(rows: Sequence[Row], metric: str, table: str, chart: str) -> dict[str, list[Any]]:
-    """Panels of one model and data set by what they show."""
+    """Panels of one model and data set, by topic."""
     import wandb_workspaces.reports.v2 as wr
 
     names = [layer["name"] for row in rows for r in row.records for layer in _layers(r.values)]
@@ -292,7 +293,7 @@ def _panels(rows: Sequence[Row], metric: str, table: str, chart: str) -> dict[st
         "runs": [
             wr.ScatterPlot(
                 title=f"{metric} over sparsity, every run",
-                # Reached, not asked for: a dense run keeps all, whatever its config says.
+                # The reached sparsity, not the requested one: a dense run keeps everything.
                 x=wr.SummaryMetric("final/sparsity"),
                 y=wr.SummaryMetric(f"final/{metric}"),
                 layout=wr.Layout(w=12, h=9),
@@ -393,7 +394,7 @@ def _markdown(rows: Sequence[Row], metric: str, baseline: str | None) -> str:
 
 
 def _interval_chart(rows: Sequence[Row], metric: str) -> dict[str, Any]:
-    """Vega-Lite: a line a method over sparsity, with the intervals of the table."""
+    """Vega-Lite: one line per method over sparsity, with the intervals of the table."""
     look = styles(rows)
     colour = {
         "field": "${field:method}",
@@ -404,7 +405,7 @@ def _interval_chart(rows: Sequence[Row], metric: str) -> dict[str, Any]:
     y = {
         "type": "quantitative",
         "title": metric,
-        # Rounded ends would show an accuracy above 100%.
+        # Rounded axis ends would show an accuracy above 100%.
         "scale": {"zero": False, "nice": not math.isfinite(bounds(metric)[1])},
         "axis": {"format": "%" if in_percent(metric) else "g"},
     }

@@ -1,4 +1,4 @@
-"""What a run's probe has measured, read from ``analysis.json`` and boiled down for the page."""
+"""Reads a probe's measurements from ``analysis.json`` and summarises them for the page."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 LOOKS = ("choice", "start", "now")
-"""Ways of looking at a ratio; `seven_exp.analysis.Probe` says which."""
+"""The ways to compare a ratio; see `seven_exp.analysis.Probe`."""
 
 MEASURES = ("snr", "direction")
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A ratio among kept weights and among pruned ones.
+    """A ratio among kept and among pruned weights.
 
     Attributes:
-        kept: Its mean; None without a weight.
-        pruned: Likewise.
-        separation: Chance that a kept weight's lies above a pruned one's; 0.5 says nothing.
-        in_layers: The same among pairs of one layer.
-        counts: Two histograms, of kept weights and of pruned ones.
+        kept: Mean over kept weights; None if there are none.
+        pruned: Mean over pruned weights; None if there are none.
+        separation: Probability that a kept weight's ratio exceeds a pruned one's; 0.5 means no
+            difference.
+        in_layers: The same among pairs within a layer.
+        counts: Two histograms, of kept and of pruned weights.
     """
 
     kept: float | None
@@ -33,14 +34,13 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of one run.
+    """The measurements of one run.
 
     Attributes:
-        contrasts: (look, measure) -> contrast at the last measurement; for ``choice`` of all
-            measurements together, each of a weight by the number of weights pruned since the one
-            before.
-        edges: Measure -> ends of the histograms' bins.
-        collapsed: Layers that kept less than a hundredth of their weights.
+        contrasts: (comparison, measure) -> contrast at the last measurement. For ``choice``: over
+            all measurements, each weighted by the number of weights pruned since the previous one.
+        edges: Measure -> edges of the histograms' bins.
+        collapsed: Layers that kept less than 1% of their weights.
         empty_rows: Fraction of all rows without a weight.
     """
 
@@ -55,7 +55,7 @@ def read_evidence(path: Path) -> Evidence:
 
     Raises:
         OSError: The file can't be read.
-        ValueError: It is broken or something else.
+        ValueError: It is broken or not an analysis.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -76,13 +76,13 @@ def read_evidence(path: Path) -> Evidence:
             / sum(layer["shape"][0] for layer in values["layers"]),
         )
     except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is no analysis: {error!r}") from error
+        raise ValueError(f"{path} is not an analysis: {error!r}") from error
 
 
 def pooled(found: Sequence[Mapping[str, Any]]) -> Contrast:
-    """Several measurements as one: a mean of them, each weighing as many weights as were pruned.
+    """Combine measurements: their mean, weighted by the numbers of pruned weights.
 
-    So each pruned weight is compared with those that were kept at its own time.
+    So each pruned weight is compared with the weights that were kept at its own time.
     """
     weights = [sum(one["pruned"]["counts"]) for one in found]
 
@@ -104,7 +104,7 @@ def pooled(found: Sequence[Mapping[str, Any]]) -> Contrast:
 
 
 def summed(histograms: Sequence[Sequence[int]]) -> list[int]:
-    """Histograms of the same bins as one."""
+    """The sum of histograms with the same bins."""
     return [sum(column) for column in zip(*histograms, strict=True)]
 
 

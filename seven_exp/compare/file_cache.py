@@ -1,4 +1,4 @@
-"""Files read once, and again when they have changed; what is broken costs itself alone."""
+"""A cache of parsed files, which reads changed files again and reports broken ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +8,14 @@ T = TypeVar("T")
 
 
 class FileCache:
-    """Remembers what was made of a file for as long as its time of change and size stay."""
+    """Caches the parsed content of files as long as their modification times and sizes stay."""
 
     def __init__(self) -> None:
         self._broken: dict[Path, str] = {}
         self._known: dict[tuple[Path, Callable[[Path], Any]], tuple[tuple[int, int], Any]] = {}
 
     def read(self, path: Path, parse: Callable[[Path], T]) -> T:
-        """``parse(path)``, or what it came to the last time.
+        """``parse(path)``, or its cached result.
 
         Raises:
             OSError: The file isn't there.
@@ -28,7 +28,7 @@ class FileCache:
         return known[1]
 
     def whole(self, path: Path, parse: Callable[[Path], T]) -> T | None:
-        """As `read`, but None for a file that is missing or broken; `broken_files` names those."""
+        """Like `read`, but None for a missing or broken file; `broken_files` lists those."""
         self._broken.pop(path, None)
         try:
             return self.read(path, parse)
@@ -40,5 +40,5 @@ class FileCache:
             return None
 
     def broken_files(self) -> list[str]:
-        """A line for each file that `whole` found broken."""
+        """One line for each file that `whole` found broken."""
         return [f"{path} ({reason})" for path, reason in sorted(self._broken.items())]

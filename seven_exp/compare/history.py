@@ -1,4 +1,4 @@
-"""What was logged during training, read from ``metrics.jsonl`` and thinned for drawing."""
+"""Reads the training curves from ``metrics.jsonl`` and thins them for plotting."""
 
 import json
 import math
@@ -10,22 +10,22 @@ from typing import TypeVar
 T = TypeVar("T")
 
 History = dict[str, list[tuple[int, float | None]]]
-"""Quantity -> (step, value) in the order logged; None stands for NaN and infinity."""
+"""Quantity -> (step, value) in the order of logging; None stands for NaN and infinity."""
 
 _OF_LAYERS = "layer_sparsity/"
 
 MOST_POINTS = 200
-"""Kept of each curve at reading: more than a screen shows, and little enough for many runs."""
+"""Points of each curve to keep: more than a screen shows, and few enough for many runs."""
 
 
 def read_history(path: Path) -> History:
-    """All curves of a run but those of single layers, each thinned to `MOST_POINTS`.
+    """Read all curves of a run except those of single layers, each thinned to `MOST_POINTS`.
 
-    The last line may be half written, and is then passed over.
+    The last line may be incomplete and is then skipped.
 
     Raises:
         OSError: The file can't be read.
-        ValueError: Another line is no JSON object with a step.
+        ValueError: Another line is not a JSON object with a step.
     """
     found: History = defaultdict(list)
     broken = 0
@@ -55,7 +55,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def thinned(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of the items, evenly picked, the first and the last among them.
+    """At most this many items, evenly spaced, including the first and the last.
 
     Args:
         items: In order.

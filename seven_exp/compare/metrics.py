@@ -1,9 +1,9 @@
-"""What a metric's name says: which way is better, where its values end, how fine they are."""
+"""Properties of metrics by name: which direction is better, their bounds and resolution."""
 
 import math
 
 SMALLER_IS_BETTER = ("loss", "perplexity")
-"""Metrics, each also with an ending for a further split, such as loss_mismatched."""
+"""Metrics; each may have a suffix for a further split, such as loss_mismatched."""
 
 _SHARES = ("accuracy", "exact_match")
 """Fractions of the test examples."""
@@ -15,12 +15,12 @@ _BOUNDS = {
 
 
 def smaller_is_better(metric: str) -> bool:
-    """Whether the best run has the lowest value."""
+    """Whether lower values are better."""
     return _is(metric, *SMALLER_IS_BETTER)
 
 
 def in_percent(metric: str) -> bool:
-    """Whether a metric is told in per cent."""
+    """Whether a metric is printed as a percentage."""
     return "accuracy" in metric
 
 
@@ -30,7 +30,7 @@ def is_share(metric: str) -> bool:
 
 
 def bounds(metric: str) -> tuple[float, float]:
-    """The lowest and the highest value that it can take; infinite where there is no end."""
+    """The lowest and the highest possible value; infinite without a bound."""
     return next(
         (ends for name, ends in _BOUNDS.items() if _is(metric, name)), (-math.inf, math.inf)
     )
@@ -41,12 +41,11 @@ def resolution(metric: str, examples: int | None) -> float | None:
 
     Args:
         metric: Its name.
-        examples: In the test set; None if that is unknown.
+        examples: Size of the test set; None if unknown.
 
     Returns:
-        One over the number of examples for a fraction of them, 0 for what has no smallest step, and
-        None where the size of the split is unknown; only the test split's is recorded, not that of
-        further ones.
+        One over the number of examples for a fraction of them, 0 for a metric without a smallest
+        step, and None if the size of the split is unknown; records hold only the test split's size.
     """
     if not is_share(metric):
         return 0.0

@@ -1,4 +1,4 @@
-"""How far the masks of several runs agree, read from ``masks.safetensors`` a piece at a time."""
+"""How much the masks of several runs agree, read from ``masks.safetensors`` in pieces."""
 
 import json
 import math
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PIECE = 8192
-"""Bytes of each mask that are unpacked at a time."""
+"""Bytes of each mask to unpack at a time."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of the masks of n runs, pair by pair.
+    """The pairwise overlap of the masks of n runs.
 
     Attributes:
-        jaccard: float64 (n, n): weights kept by both over weights kept by either; NaN where neither
+        jaccard: float64 (n, n): weights kept by both over weights kept by either; NaN if neither
             keeps any.
-        expected: The same of random masks that keep as many weights in each layer: the expected
-            number kept by both over that kept by either.
+        expected: The same for random masks with the same counts in each layer: the expected number
+            of weights kept by both over that of weights kept by either.
     """
 
     jaccard: "NDArray[np.float64]"
@@ -35,15 +35,15 @@ class Overlap:
 def mask_overlap(paths: Sequence[Path]) -> Overlap:
     """Compare masks of the same layers.
 
-    Time is linear in the weights and quadratic in the runs; memory is that of one layer's packed
-    masks, an eighth of a byte a weight and run, and of one piece.
+    Time is linear in the weights and quadratic in the runs. Memory is that of one layer's packed
+    masks, one bit per weight and run, and of one unpacked piece.
 
     Args:
-        paths: ``masks.safetensors`` files whose `mask_shapes` are equal.
+        paths: ``masks.safetensors`` files with equal `mask_shapes`.
 
     Raises:
         OSError: A file can't be read.
-        ValueError: One is broken, or their layers are not the same.
+        ValueError: A file is broken, or the files have different layers.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -67,11 +67,11 @@ def mask_overlap(paths: Sequence[Path]) -> Overlap:
 
 
 def read_shapes(path: Path) -> dict[str, str]:
-    """Layer -> shape of a file of masks, as JSON.
+    """Layer -> shape in a file of masks, as JSON.
 
     Raises:
         OSError: The file can't be read.
-        ValueError: It is truncated, or holds something else.
+        ValueError: It is truncated, or not a file of masks.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -83,7 +83,7 @@ def read_shapes(path: Path) -> dict[str, str]:
                 packed = file.get_slice(name)
                 needed = -(-math.prod(json.loads(shape)) // 8)
                 if packed.get_dtype() != "U8" or list(packed.get_shape()) != [needed]:
-                    raise ValueError(f"{name} is no mask of the shape {shape}")
+                    raise ValueError(f"{name} is not a mask of the shape {shape}")
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(" ".join(str(error).split())) from error
     if not shapes:
@@ -92,10 +92,10 @@ def read_shapes(path: Path) -> dict[str, str]:
 
 
 def _shared(packed: "NDArray[np.uint8]") -> "NDArray[np.float64]":
-    """How many ones each pair of rows has in common; the bits that fill the last byte are zero."""
+    """Number of ones that each pair of rows has in common; padding bits are zero."""
     found = np.zeros((len(packed), len(packed)))
     for start in range(0, packed.shape[1], _PIECE):
-        # Whole numbers below 2^24, which float32 adds up exactly and BLAS multiplies fast.
+        # Integers below 2^24 are exact in float32, which BLAS multiplies fast.
         bits = np.unpackbits(packed[:, start : start + _PIECE], axis=1).astype(np.float32)
         found += bits @ bits.T
     return found

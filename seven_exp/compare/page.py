@@ -1,4 +1,4 @@
-"""One self-contained page: sections that draw themselves from data embedded once as JSON."""
+"""One self-contained page: sections draw themselves from JSON data that the page embeds once."""
 
 import html
 import json
@@ -15,17 +15,17 @@ _ASSETS = Path(__file__).parent / "assets"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A section of the page.
 
-    A part of one's own is one more of these in the list that `sections.sections` returns.
+    To add a section, append it to the list that `sections.sections` returns.
 
     Attributes:
-        id: Unique on the page; its element's id.
+        id: Unique on the page; the id of its element.
         title: Its heading.
-        data: What it draws, in JSON's types; NaN and infinity arrive as null.
+        data: The data to draw, in JSON types; NaN and infinity become null.
         draw: JavaScript of a function ``(root, data, page) => {...}``, called once with the element
-            to fill, ``data`` and what ``assets/page.js`` offers and documents (``page.chart``,
-            ``page.choice``, ``page.follow``, ...); or an SVG string, put there as it is.
+            to fill, ``data``, and the functions that ``assets/page.js`` documents (``page.chart``,
+            ``page.choice``, ``page.follow``, ...); or an SVG string to insert.
         note: A sentence below the heading.
     """
 
@@ -44,12 +44,12 @@ def asset(name: str) -> str:
 def render(
     title: str, notes: Sequence[str], shared: Mapping[str, Any], sections: Sequence[Section]
 ) -> str:
-    """The page as HTML; it loads nothing from anywhere, which its content policy holds it to.
+    """The page as HTML; it loads nothing else, which its content security policy enforces.
 
     Args:
-        title: Of the window and the page.
+        title: Title of the window and the page.
         notes: Lines below the title.
-        shared: What all sections may read: ``page.KEY`` in JavaScript.
+        shared: Data for all sections: ``page.KEY`` in JavaScript.
         sections: In the order of the page.
 
     Raises:
@@ -57,7 +57,7 @@ def render(
     """
     ids = [section.id for section in sections]
     if len(set(ids)) < len(ids):
-        raise ValueError(f"sections: an id is there twice among {', '.join(ids)}")
+        raise ValueError(f"sections: an id occurs twice among {', '.join(ids)}")
     data = {"shared": shared, "sections": {section.id: section.data for section in sections}}
     drawing = "\n".join(
         f"page.sections.push([{_json(section.id)}, {section.draw.strip().rstrip(';')}\n]);"
@@ -76,7 +76,7 @@ def render(
             f"<style>\n{asset('page.css')}</style>",
             f"<h1>{html.escape(title)}</h1>",
             *(f'<p class="note">{html.escape(note)}</p>' for note in notes),
-            '<noscript><p class="note">JavaScript draws this page, and is switched off here. '
+            '<noscript><p class="note">JavaScript draws this page, but it is switched off here. '
             "The numbers are in comparison.csv, the curves in comparison.png.</p></noscript>",
             *map(_shell, sections),
             f'<script type="application/json" id="data">{_json(data)}</script>',
@@ -88,13 +88,13 @@ def render(
 
 
 def write_html(path: Path, page: str) -> None:
-    """Write a page so that it is whole or not there."""
+    """Write a page atomically."""
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
 
 
 def rounded(value: float | None, digits: int = 6) -> float | None:
-    """As many significant digits as are drawn and told; None for what is not finite."""
+    """As many significant digits as the page shows; None for values that are not finite."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{digits}g}")
@@ -114,7 +114,7 @@ def _is_picture(section: Section) -> bool:
 
 
 def _json(value: Any) -> str:
-    """JSON that no name in it can end the script with."""
+    """JSON that can't end the script element."""
     text = json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

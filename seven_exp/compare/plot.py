@@ -1,4 +1,4 @@
-"""Accuracy over sparsity: a line a method, its interval, and every seed as a point."""
+"""Accuracy over sparsity: one line per method, its interval, and every seed as a point."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, made for colour-blind readers, less its yellow: white swallows it.
+# Okabe and Ito's palette for colour-blind readers, without yellow, which is too light on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# 7 colours, 8 markers and 3 dashes have no common divisor: together they tell 168 methods apart.
+# 7 colours, 8 markers and 3 dashes have no common divisor: together they distinguish 168 methods.
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 _DASHES = ("", "7 3", "2 2.5")
 _DENSE = "#666666"
@@ -36,10 +36,10 @@ class Style:
     """How a method is drawn.
 
     Attributes:
-        index: Among the methods; names its parts in an SVG.
+        index: Its index among the methods; names its parts in an SVG.
         colour: In hexadecimal.
-        marker: As matplotlib calls it; "" for a reference line.
-        dash: Lengths of line and gap as SVG writes them; "" for an unbroken line.
+        marker: A marker of matplotlib; "" for a reference line.
+        dash: Lengths of dash and gap as in SVG; "" for a solid line.
     """
 
     index: int
@@ -49,7 +49,7 @@ class Style:
 
 
 def styles(rows: Iterable[Row]) -> dict[str, Style]:
-    """Method -> style, by the order of names, so that a method keeps its own in every panel."""
+    """Method -> style, by the order of names, so that a method keeps its style in every panel."""
     rows = list(rows)
     pruning = sorted({row.method for row in rows if row.sparsity > 0})
     dense = sorted({row.method for row in rows} - set(pruning))
@@ -68,7 +68,7 @@ def draw(rows: Sequence[Row], metric: str) -> "Figure":
         metric: Its name, for the axis.
 
     Returns:
-        A figure; ids of what is drawn of method i begin with ``method{i}-``, and its point of
+        A figure. Ids of the parts of method i begin with ``method{i}-``, and its point of
         ``rows[j]`` has the id ``method{i}-row{j}``.
     """
     from matplotlib import rc_context
@@ -98,7 +98,7 @@ def draw(rows: Sequence[Row], metric: str) -> "Figure":
 
 
 def write_png(path: Path, rows: Sequence[Row], metric: str) -> None:
-    """The picture at 200 dots an inch."""
+    """Write the figure at 200 dots per inch."""
     with replacing(path) as partial:
         draw(rows, metric).savefig(partial, dpi=200)
 
@@ -111,7 +111,7 @@ def _panel(
     gaps = [_place(b) - _place(a) for a, b in pairwise(targets)]
     present = [method for method in look if any(row.method == method for _, row in rows)]
     pruning = [method for method in present if look[method].marker]
-    # Side by side, so that intervals at one sparsity can be told apart.
+    # Side by side, so that intervals at one sparsity can be distinguished.
     step = min(0.02, 0.6 * min(gaps, default=1) / max(1, len(pruning)))
     for method in present:
         style = look[method]
@@ -140,7 +140,7 @@ def _panel(
             (point,) = axes.plot(x, mean, style.marker, color=style.colour, zorder=3)
             point.set(markersize=6.5, markeredgecolor="white", markeredgewidth=0.4, clip_on=False)
             point.set_gid(f"{gid}-row{i}")
-    # The margin that matplotlib adds would show an accuracy above 100%.
+    # matplotlib's default margin would show an accuracy above 100%.
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, scale * bounds(metric)[0]), min(high, scale * bounds(metric)[1]))
     axes.set_xticks([_place(s) for s in targets], [f"{100 * s:.4g}" for s in targets])
@@ -150,5 +150,5 @@ def _panel(
 
 
 def _place(sparsity: float) -> float:
-    """Where a sparsity stands on the axis: high ones, where methods part, are given room."""
+    """Position of a sparsity on the axis, which spreads high sparsities, where methods differ."""
     return -math.log(1 - sparsity)

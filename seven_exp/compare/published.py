@@ -1,4 +1,4 @@
-"""Our figures beside published ones."""
+"""Compares our results with published ones."""
 
 import csv
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from seven_exp.console import table_console
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure; ``percent`` as it was printed, such as "86.2" or "<70"."""
+    """A published value; ``percent`` as it was printed, such as "86.2" or "<70"."""
 
     dataset: str
     model: str
@@ -26,7 +26,7 @@ class Published:
 
 
 def read_published() -> tuple[str, list[Published]]:
-    """Where the figures are from, and the figures."""
+    """The source of the published values, and the values."""
     lines = Path(__file__).with_name("published.csv").read_text(encoding="utf-8").splitlines()
     source = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
     return source, [
@@ -38,7 +38,7 @@ def read_published() -> tuple[str, list[Published]]:
 
 
 def beside(rows: Sequence[Row], metric: str) -> list[tuple[Published, list[Row]]]:
-    """Each published figure of our data sets and metric, with our rows for it, on any model."""
+    """Each published value for our data sets and metric, with our rows for it, on any model."""
     ours = {row.dataset for row in rows}
     return [
         (

@@ -1,4 +1,4 @@
-"""Reading the records of finished runs, wherever they were copied from."""
+"""Reads the records of finished runs, including copied ones."""
 
 import json
 import math
@@ -30,10 +30,10 @@ _ELSEWHERE = (
     ),
     *("pruner.name", "trainer.log_interval", "trainer.save_model"),
 )
-"""Keys of a run's config that say nothing of its method, or are told apart by other means."""
+"""Config keys that do not belong to the method, or are distinguished by other means."""
 
 LENGTH = ("trainer.epochs", "trainer.max_steps")
-"""Two ways to say how long to train; a finished run's number of steps says it for both."""
+"""Two ways to specify the length of training; a finished run's number of steps replaces both."""
 
 _AXES = ("criterion", "when", "schedule", "scope", "pattern")
 
@@ -43,17 +43,17 @@ _NAMED: Mapping[str, type[BaseModel]] = {
     "pruner": Pruner,
     "optimizer": Optimizer,
 }
-"""Sections that hold the arguments of what they name, beside keys of their own."""
+"""Sections that hold the arguments of what they name, besides their own keys."""
 
 _UNSET = "unset"
 
 FINISHED = "finished"
 
 _UNFINISHED = {"failed": "failed", "running": "still running", "interrupted": "interrupted"}
-"""Status of a run without a result -> words for it."""
+"""Status of a run without a result -> its description."""
 
 _MADE_BY = ("versions", "device", "git", "host", "processor")
-"""Facts of a record that say where a run was made."""
+"""Facts of a record about where a run was executed."""
 
 
 @dataclass(frozen=True)
@@ -61,25 +61,26 @@ class Record:
     """A run that has ended.
 
     Attributes:
-        folder: Where it lies.
-        written: When it ended, seconds since the epoch: the record's own date, or, where an older
-            record has none, the file's.
+        folder: Its folder.
+        written: When it ended, seconds since the epoch: the record's own date, or the file's if an
+            older record has none.
         status: "finished", or how it ended without a result.
         run_hash: Its identity.
         pruner: Its name.
         model: Its name.
         dataset: Its name.
-        seed: Of everything random.
-        sparsity: Target, in [0, 1); 0 where nothing was pruned, whatever was asked for.
+        seed: The run's seed.
+        sparsity: Target, in [0, 1); 0 if nothing was pruned.
         kept: Number of nonzero prunable weights.
         zeros: Fraction of all parameters that are zero; None if unknown.
-        test_examples: In the test set; None if unknown.
-        seconds: Of training.
-        flops: Operations of one example's forward pass, pruned weights left out; None if unknown.
-        data_files: What tells its data from others of the name; None for a published set.
-        metrics: Final figures, the finite ones; empty unless the run has finished.
-        settings: What else decided the result: dotted key -> value as the command line spells it.
-        values: All of ``results.json``.
+        test_examples: Size of the test set; None if unknown.
+        seconds: Duration of training.
+        flops: Operations of one example's forward pass without pruned weights; None if unknown.
+        data_files: Fingerprint of the user's own data; None for a published set.
+        metrics: Final metrics, the finite ones; empty unless the run has finished.
+        settings: The other settings that determine the result: dotted key -> value as on the
+            command line.
+        values: The complete ``results.json``.
     """
 
     folder: Path
@@ -110,13 +111,13 @@ class Record:
 def read_records(
     folders: Iterable[Path], cache: FileCache | None = None
 ) -> tuple[list[Record], list[str]]:
-    """All finished runs below some folders, and words for each kind that was left out.
+    """All finished runs below some folders, and a description of what was left out.
 
-    A run found twice (by its hash) is taken once, its newest record.
+    A run found twice (by its hash) counts once, with its newest record.
 
     Args:
-        folders: Searched as deep as they go.
-        cache: Spares records that haven't changed since they were last read through it.
+        folders: Searched recursively.
+        cache: Keeps records that haven't changed since an earlier read.
     """
     records, notes = read_runs(folders, cache)
     return [record for record in records if record.status == FINISHED], notes
@@ -125,9 +126,9 @@ def read_records(
 def read_runs(
     folders: Iterable[Path], cache: FileCache | None = None
 ) -> tuple[list[Record], list[str]]:
-    """As `read_records`, with the runs that ended without a result among the records.
+    """Like `read_records`, but including runs that ended without a result.
 
-    A run that has also finished, in another folder, is taken as finished.
+    A run that has also finished, in another folder, counts as finished.
     """
     cache = cache or FileCache()
     found: dict[str, Record] = {}
@@ -144,7 +145,7 @@ def read_runs(
         if record.status != FINISHED:
             left_out[_UNFINISHED[record.status]] += 1
         other = found.get(record.run_hash)
-        # A run that was found done elsewhere has its record in two folders.
+        # A run that was found finished elsewhere has its record in two folders.
         if (
             other is not None
             and other.values != record.values
@@ -158,21 +159,21 @@ def read_runs(
 
 
 def _rank(record: Record) -> tuple[bool, float]:
-    """The record of a run with the highest rank is the one that counts."""
+    """Among the records of a run, the one with the highest rank counts."""
     return record.status == FINISHED, record.written
 
 
 def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
-    """For each record the settings that tell it from others, seeds apart.
+    """For each record the settings that distinguish it from others, except the seed.
 
-    What belongs to pruning is compared among the runs of one pruner, since pruners differ there by
-    nature; all the rest (optimizer, steps, ...) among all runs on one model and data set. Files of
-    the user's own are told apart by what they hold, and called by where they lie. A setting that
-    only some records know tells none apart unless these differ in it, and one that a run never
-    reads says nothing of it.
+    Pruning settings are compared among the runs of one pruner, because different pruners have
+    different settings. All others (optimizer, steps, ...) are compared among all runs on one model
+    and data set. The user's own data are distinguished by their fingerprint, and labelled by their
+    path. A setting that only some records have distinguishes none unless these differ in it, and a
+    setting that a run never reads does not describe it.
 
     Returns:
-        Dotted key -> value as Hydra's command line spells it, in the order of ``records``.
+        Dotted key -> value as on Hydra's command line, in the order of ``records``.
     """
     tasks: dict[object, list[Record]] = defaultdict(list)
     pruners: dict[object, list[Record]] = defaultdict(list)
@@ -194,7 +195,7 @@ def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
 
 
 def whole_config(record: Record) -> dict[str, str]:
-    """Dotted key -> value of all that is known of how a run was made, versions and device too."""
+    """Dotted key -> value of everything known about a run, including versions and device."""
     values = record.values
     config = values.get("config") or _hydra_config(record.folder)
     made_by = {key: values[key] for key in _MADE_BY if key in values}
@@ -202,12 +203,12 @@ def whole_config(record: Record) -> dict[str, str]:
 
 
 def spelled(config: Iterable[tuple[str, Any]]) -> dict[str, str]:
-    """Values as the command line spells them."""
+    """Values in the syntax of the command line."""
     return {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in config}
 
 
 def _read(path: Path) -> Record | str:
-    """A record, or in few words why there is none."""
+    """A record, or a few words about why there is none."""
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -222,15 +223,15 @@ def _read(path: Path) -> Record | str:
     try:
         return _record(path, values)
     except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        # What little a run without a result may have left is no more than its status.
+        # For a run without a result, only the status is used.
         return _UNFINISHED.get(status, "foreign")
 
 
 def _record(path: Path, values: Mapping[str, Any]) -> Record:
-    """The record, from what ``results.json`` holds.
+    """The record from the content of ``results.json``.
 
     Raises:
-        OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError: It is none of ours.
+        OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError: It is not a record.
     """
     status = values["status"]
     files = values.get("data_files")
@@ -238,7 +239,7 @@ def _record(path: Path, values: Mapping[str, Any]) -> Record:
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity_target is {sparsity}")
     if not all(isinstance(layer, Mapping) for layer in values.get("layers") or ()):
-        raise TypeError("layers are no mappings")
+        raise TypeError("layers are not mappings")
     return Record(
         folder=path.parent,
         written=_ended(values) or path.stat().st_mtime,
@@ -262,13 +263,13 @@ def _record(path: Path, values: Mapping[str, Any]) -> Record:
 
 
 def _results(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Final metrics: what was measured on the way is no result."""
+    """Final metrics; measurements during training are not results."""
     metrics: Mapping[str, Any] = values["metrics"] if values["status"] == FINISHED else {}
     return metrics
 
 
 def _ended(values: Mapping[str, Any]) -> float | None:
-    """When a run ended, by its record: a file's own date changes with a copy or a touch."""
+    """When a run ended, from its record, because copying changes a file's own date."""
     try:
         date = datetime.fromisoformat(values["ended"])
     except (KeyError, TypeError, ValueError):
@@ -277,7 +278,7 @@ def _ended(values: Mapping[str, Any]) -> float | None:
 
 
 def _zeros(values: Mapping[str, Any]) -> float | None:
-    """Zeros among all parameters, or, where a record doesn't count them, those of its masks."""
+    """Zeros among all parameters; if a record doesn't count them, those of its masks."""
     counted = _finite(values.get("zeros_total"))
     total = _finite(values.get("params_total"))
     prunable = _finite(values.get("params_prunable"))
@@ -287,7 +288,7 @@ def _zeros(values: Mapping[str, Any]) -> float | None:
 
 
 def _finite(value: object) -> float | None:
-    """A number as a float; None for what is none, or not finite."""
+    """A number as a float; None for anything else, or if it is not finite."""
     try:
         number = float(value) if isinstance(value, int | float) else math.nan
     except OverflowError:
@@ -296,15 +297,15 @@ def _finite(value: object) -> float | None:
 
 
 def _whole(value: object) -> int | None:
-    """A count; None for what is none."""
+    """A count; None for anything else."""
     return value if isinstance(value, int) and value > 0 else None
 
 
 def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, Any]]:
-    """Dotted keys of the config and of the record that tell two methods apart."""
+    """Dotted keys of the config and the record that can distinguish two methods."""
     hidden = {*_ELSEWHERE, *_unread(values)}
     if values["status"] != FINISHED:
-        # Its steps say how far it came, not how long it was to train.
+        # Its number of steps says how far it got, not how long it should train.
         hidden.update(LENGTH)
     elif values.get("steps") is not None:
         yield "steps", values["steps"]
@@ -317,12 +318,12 @@ def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, An
 
 
 def _unread(values: Mapping[str, Any]) -> Sequence[str]:
-    """Keys of its config that a run never read, as its record says; older records say nothing."""
+    """Config keys that a run never read, according to its record; none in older records."""
     return values.get("unread") or ()
 
 
 def _hydra_config(folder: Path) -> Mapping[str, Any] | None:
-    """The config that Hydra left beside a record which does not hold its own."""
+    """The config that Hydra stored beside a record without its own config."""
     import yaml
 
     try:
@@ -342,10 +343,10 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
 
 
 def _tells(key: str) -> bool:
-    """Whether a record without this key had another value: a default that the config doesn't show.
+    """Whether a record without this key used a default value that its config doesn't show.
 
-    So it is with arguments of models, pruners and the like. Any other key is in every config of its
-    version, and an older record that lacks it says nothing.
+    This holds for arguments of models, pruners and the like. Any other key is in every config of
+    its version, so an older record that lacks it gives no information.
     """
     section, _, name = key.partition(".")
     schema = _NAMED.get(section)
@@ -353,7 +354,7 @@ def _tells(key: str) -> bool:
 
 
 def _places(records: Sequence[Record]) -> dict[str | None, dict[str, str]]:
-    """For the files of each record the setting that tells them from the others', if any does."""
+    """For each record's files the setting that distinguishes them from others, if any does."""
     first = {r.data_files: r for r in reversed(records) if r.data_files is not None}
     if len(first) < 2:
         return {}

@@ -1,4 +1,4 @@
-"""Records -> what the page's sections draw: all statistics are done here, none in the page."""
+"""Converts records to the data of the page's sections; all statistics are computed here."""
 
 import os
 from collections import Counter, defaultdict
@@ -19,10 +19,10 @@ from seven_exp.compare.table import captions, seeds
 from seven_exp.compare.why import explanations
 
 MOST_DIFFERENCES = 40_000
-"""Differences that a page holds: rows times metrics times baselines to choose from."""
+"""Maximum number of differences on a page: rows times metrics times baselines."""
 
 MOST_CURVE_VALUES = 250_000
-"""Values of training curves that a page holds."""
+"""Maximum number of training-curve values on a page."""
 
 Place = tuple[tuple[str, str], str, float]
 """What identifies a row, whatever the metric: task, method, sparsity."""
@@ -41,12 +41,12 @@ def comparison_page(
 
     Args:
         records: At least one. Those without a result are counted in their rows.
-        metric: Shown first.
-        baseline: Chosen first.
+        metric: Selected at first.
+        baseline: Selected at first.
         notes: What was left out.
-        link: A run's file -> the address that it has for a reader of the page.
-        cache: Spares files that haven't changed, and says afterwards which ones are broken.
-        differ: How differences are made.
+        link: Converts a run's file to an address that the page's reader can open.
+        cache: Keeps files that haven't changed, and lists broken ones afterwards.
+        differ: How differences are computed.
 
     Raises:
         ValueError: No record has the metric.
@@ -83,13 +83,13 @@ def sections(
     more_baselines: int,
     cache: FileCache,
 ) -> list[Section]:
-    """The page's sections in their order. A further one is a further element.
+    """The page's sections in order. To add a section, append it here.
 
     Args:
         records: In the page's order: run i of its data is ``records[i]``.
-        methods: Their names, one a record.
-        baselines: To choose from.
-        more_baselines: How many more there would be.
+        methods: Their names, one per record.
+        baselines: The selectable baselines.
+        more_baselines: Number of baselines that did not fit.
         cache: Reads files of a run's folder.
     """
     return [
@@ -109,15 +109,15 @@ def sections(
 CURVES_NOTE = (
     "Lines join means over seeds, bars are 95% Student t intervals of the mean, faint points are "
     "single seeds; at one sparsity methods stand side by side. Ringed points on the grey line are "
-    "the Pareto front of the means that are switched on: no other is better on one axis and as "
-    "good on the other. Point at a mark for its figures, or use the arrow keys."
+    "the Pareto front of the visible means: no other mean is better on one axis and at least as "
+    "good on the other. Point at a mark for its values, or use the arrow keys."
 )
 
 
 def _tables(
     records: Sequence[Record], metric: str, settings: Sequence[Mapping[str, str]]
 ) -> dict[str, list[Row]]:
-    """Metric -> its rows, without differences; the first is the one asked for."""
+    """Metric -> its rows, without differences; the selected metric comes first."""
     names = Counter(name for record in records for name in record.metrics)
     order = sorted(names, key=lambda name: (name != metric, name))
     return {name: summarize(records, name, None, settings)[0] for name in order or [metric]}
@@ -126,7 +126,7 @@ def _tables(
 def _baselines(
     tables: Mapping[str, Sequence[Row]], metric: str, baseline: str | None
 ) -> tuple[list[str], int]:
-    """Pruners, and methods of those that have several, to compare with; and how many don't fit."""
+    """Pruners, and methods of pruners with several, as baselines; and how many don't fit."""
     methods = defaultdict(set)
     runs: Counter[str] = Counter()
     for row in (row for rows in tables.values() for row in rows):
@@ -135,7 +135,7 @@ def _baselines(
             runs[name] += len(row.by_seed)
     single = {pruner for pruner, own in methods.items() if len(own) == 1}
     names = {*methods} | {name for pruner in methods.keys() - single for name in methods[pruner]}
-    # Those of one run can be compared with nothing seed by seed that would need a choice.
+    # Seed by seed, a single run allows no comparison that would need a choice.
     order = sorted(
         names, key=lambda name: (name != baseline, name not in methods, -runs[name], name)
     )
@@ -145,7 +145,7 @@ def _baselines(
 
 
 def _rows(tables: Mapping[str, Sequence[Row]]) -> list[Row]:
-    """One row for each place, in order, whatever the metric."""
+    """One row for each (task, method, sparsity), in order, for all metrics."""
     places: dict[Place, Row] = {}
     for table in tables.values():
         for row in table:
@@ -240,7 +240,7 @@ def _all_differences(
 
 
 def _marks(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, list[Any]]:
-    """How many seeds a row has, in words, and whether it is barred from being best."""
+    """Each row's number of seeds as text, and whether it is excluded from being best."""
     columns: dict[str, list[Any]] = {key: [None] * len(index) for key in ("seeds", "barred")}
     for row in table:
         place = index[row.task, row.method, row.sparsity]
@@ -280,7 +280,7 @@ def _differences(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, 
             continue
         found = row.difference.estimate
         of = sparsities[row.task, row.reference]
-        # A dense baseline has one row for all.
+        # A dense baseline has one row for all sparsities.
         at = row.sparsity if row.sparsity in of else of[0]
         _fill(
             columns,
@@ -302,7 +302,7 @@ def _fill(columns: Mapping[str, list[Any]], at: int, **values: Any) -> None:
 
 
 def _layers(records: Sequence[Record]) -> dict[str, Any]:
-    """Layer names of each task, and each run's sparsities in their order; None: it has none."""
+    """Layer names of each task, and each run's sparsities in that order; None if it has none."""
     tasks = sorted({record.task for record in records})
     names: dict[tuple[str, str], dict[str, None]] = {task: {} for task in tasks}
     found: list[dict[str, float]] = []
@@ -373,6 +373,6 @@ def _number(value: object) -> float | None:
 
 
 def relative_to(folder: Path) -> Callable[[Path], str]:
-    """Links for a page that lies in a folder: as long as both are moved together, they hold."""
+    """Links for a page in a folder; they stay valid if both are moved together."""
     start = folder.resolve()
     return lambda path: Path(os.path.relpath(path.resolve(), start)).as_posix()

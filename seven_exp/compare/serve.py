@@ -1,4 +1,4 @@
-"""The page over HTTP on this machine alone, drawn anew at each reload."""
+"""Serves the page over HTTP on this machine only, updated at each reload."""
 
 import html
 import io
@@ -11,16 +11,16 @@ from urllib.parse import unquote, urlsplit
 
 HOST = "127.0.0.1"
 RECORDS = "records"
-"""Below this lie the folders, by their number: /records/0/..."""
+"""The folders are served below this path, by their number: /records/0/..."""
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the page at ``/`` and, read-only, what lies below some folders.
+    """Serves the page at ``/`` and, read-only, the files below some folders.
 
     Args:
-        folders: Nothing outside them is ever served, not even by way of a link in them.
-        render: Makes the page; a ValueError's words are shown in its stead.
-        port: 0 for any that is free.
+        folders: Nothing outside them is served, even through a link inside them.
+        render: Makes the page; the message of a ValueError replaces the page.
+        port: 0 for any free one.
 
     Raises:
         OSError: The port is taken.
@@ -35,11 +35,11 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Where a browser finds it."""
+        """The page's address for a browser."""
         return f"http://{HOST}:{self.server_port}/"
 
     def link(self, path: Path) -> str:
-        """The address of a file or folder below one of the folders, as it is unquoted."""
+        """The unquoted address of a file or folder below one of the folders."""
         path = path.resolve()
         for number, folder in enumerate(self.folders):
             if path.is_relative_to(folder):
@@ -51,7 +51,7 @@ class _Handler(SimpleHTTPRequestHandler):
     server: Server
 
     def send_head(self) -> Any:
-        # A page elsewhere may have its name point here; it shall not read what lies here.
+        # Another site's name may resolve to this address; it must not read these files.
         if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (HOST, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN)
             return None
@@ -67,13 +67,13 @@ class _Handler(SimpleHTTPRequestHandler):
         return str(target) if target else ""
 
     def guess_type(self, path: Any) -> str:
-        """Text is shown, not downloaded."""
+        """Text is displayed, not downloaded."""
         if Path(path).suffix in (".jsonl", ".log", ".yaml", ".csv", ".txt", ""):
             return "text/plain; charset=utf-8"
         return super().guess_type(path)
 
     def _target(self) -> Path | None:
-        """The file or folder that is asked for, if it is one of ours."""
+        """The requested file or folder, if it is below one of the folders."""
         parts = unquote(urlsplit(self.path).path).split("/")[1:]
         try:
             if parts[0] != RECORDS:
@@ -87,13 +87,13 @@ class _Handler(SimpleHTTPRequestHandler):
     def end_headers(self) -> None:
         self.send_header("X-Content-Type-Options", "nosniff")
         if urlsplit(self.path).path != "/":
-            # A page that lies among the records is shown, but may ask for nothing here.
+            # HTML files among the records are displayed, but may not request anything here.
             self.send_header("Content-Security-Policy", "sandbox allow-scripts")
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: the address is all that stands on the terminal."""
+        """Log nothing: the terminal shows only the address."""
 
     def _send_page(self) -> Any:
         status, page = HTTPStatus.OK, ""

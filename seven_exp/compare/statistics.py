@@ -16,8 +16,8 @@ class Estimate:
 
     Attributes:
         mean: Over ``n`` values.
-        half: Half the 95% interval's width; None where one value gives none.
-        n: How many.
+        half: Half the 95% interval's width; None for a single value.
+        n: Number of values.
     """
 
     mean: float
@@ -25,7 +25,7 @@ class Estimate:
     n: int
 
     def ends(self, low: float = -math.inf, high: float = math.inf) -> tuple[float, float] | None:
-        """The interval's ends, cut at a metric's bounds; None where there is no interval."""
+        """The interval's ends, clipped at a metric's bounds; None without an interval."""
         if self.half is None:
             return None
         return max(low, self.mean - self.half), min(high, self.mean + self.half)
@@ -36,11 +36,11 @@ class Difference:
     """A mean difference to the baseline.
 
     Attributes:
-        estimate: Of this minus baseline; ``n`` counts pairs, or the seeds of the smaller arm where
-            there are none.
-        p: Of the two-sided test; None where there is one value, or no spread: a test needs one, and
-            on a small test split a few seeds may show none by chance.
-        test: "paired" (Student's t over the seeds that both have) or "unpaired" (Welch's).
+        estimate: Of this minus baseline; ``n`` counts pairs, or without pairs the seeds of the
+            smaller arm.
+        p: Of the two-sided test; None for one value or zero spread: a test needs a spread, and on a
+            small test split a few seeds may have none by chance.
+        test: "paired" (Student's t over the common seeds) or "unpaired" (Welch's).
     """
 
     estimate: Estimate
@@ -49,21 +49,21 @@ class Difference:
 
 
 Differ = Callable[[Mapping[int, float], Mapping[int, float], float], Difference | None]
-"""``differ(ours, baseline, floor)``: how two methods are compared."""
+"""``differ(ours, baseline, floor)``: compares two methods."""
 
 
 def estimate(values: Sequence[float], floor: float = 0.0) -> Estimate:
     """Mean and two-sided 95% Student t interval.
 
-    Seeds share one test set, and on ``n`` examples an accuracy moves in steps of ``1 / n``. Few
-    seeds often agree to the step, and their spread of zero then says "less than one example", not
-    "certain". One step each way is therefore the narrowest interval. It is no interval for other
-    test examples: which examples were drawn is common to all methods compared here, and cancels out
+    Seeds share one test set, and on ``n`` examples an accuracy changes in steps of ``1 / n``. A few
+    seeds often agree within one step, and their zero spread then means "less than one example", not
+    "certain". So the narrowest interval is one step each way. The interval does not cover other
+    test examples: the sampling of examples is common to all methods compared here, and cancels out
     of their differences.
 
     Args:
         values: At least one.
-        floor: The least half width: one step of the metric, from `metrics.resolution`.
+        floor: The smallest half width: one step of the metric, from `metrics.resolution`.
     """
     n = len(values)
     mean = math.fsum(values) / n
@@ -75,15 +75,15 @@ def estimate(values: Sequence[float], floor: float = 0.0) -> Estimate:
 def paired_difference(
     ours: Mapping[int, float], baseline: Mapping[int, float], floor: float = 0.0
 ) -> Difference | None:
-    """The difference seed by seed: what is common to both arms of a seed cancels out.
+    """The difference seed by seed: effects that both arms of a seed share cancel out.
 
     Args:
         ours: Seed -> value.
         baseline: Seed -> value.
-        floor: The least half width, as in `estimate`.
+        floor: The smallest half width, as in `estimate`.
 
     Returns:
-        None where no seed is common.
+        None if there is no common seed.
     """
     differences = [ours[seed] - baseline[seed] for seed in sorted(ours.keys() & baseline.keys())]
     if not differences:
@@ -103,7 +103,7 @@ def unpaired_difference(
     Args:
         ours: Seed -> value, at least one.
         baseline: Seed -> value, at least one.
-        floor: The least half width, as in `estimate`.
+        floor: The smallest half width, as in `estimate`.
     """
     arms = [list(values.values()) for values in (ours, baseline)]
     means = [math.fsum(values) / len(values) for values in arms]
@@ -138,7 +138,7 @@ def _tested(
     residue: float,
     test: Literal["paired", "unpaired"],
 ) -> Difference:
-    """The difference with its p value: from an error that is as wide as the interval says."""
+    """The difference with its p value, from a standard error as wide as the interval."""
     if error <= residue:
         return Difference(found, 1.0 if abs(found.mean) <= residue else None, test)
     assert found.half is not None
@@ -147,7 +147,7 @@ def _tested(
 
 
 def _residue(*arms: Mapping[int, float]) -> float:
-    """What equal differences of rounded numbers leave: as much as the numbers' own rounding."""
+    """Rounding error of equal differences, as large as that of the numbers themselves."""
     return 1e-12 * max(abs(value) for arm in arms for value in arm.values())
 
 

@@ -1,4 +1,4 @@
-"""Records -> rows: one for each model, data set, method and sparsity."""
+"""Converts records to rows: one for each model, data set, method and sparsity."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,37 +19,36 @@ from seven_exp.registry import nearest
 
 
 def headline(records: Sequence[Record]) -> str:
-    """The metric that most of the runs name as their task's."""
+    """The metric that most of the runs name as their headline."""
     names = Counter(str(record.values.get("metric", "accuracy")) for record in records)
     return names.most_common(1)[0][0]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the seeds of one setting came to.
+    """The results of one setting over its seeds.
 
     Attributes:
         model: Its name.
         dataset: Its name.
         pruner: Its name.
-        settings: What tells it from its siblings, dotted key -> value.
+        settings: What distinguishes it from other settings of the pruner, dotted key -> value.
         sparsity: Target.
         by_seed: Seed -> value of the metric.
         result: Their mean and interval.
         kept: Mean number of kept weights.
-        seconds: Mean.
-        flops: Mean number of operations of one example's forward pass; None where none was counted.
+        seconds: Mean duration.
+        flops: Mean number of operations of one example's forward pass; None if not counted.
         records: The runs, in the order of ``by_seed``.
-        reference: The method it is compared with; None for the baseline itself, and where there
-            is none to compare with.
-        difference: To the reference; None beside a reference: they have no seed in common.
+        reference: The method to compare with; None for the baseline itself, or if there is none.
+        difference: To the reference; None with a reference means that no seed is common.
         p: The difference's p value, corrected over the whole table.
-        best: Whether no method of the same task and sparsity has a better mean, those left out
-            that are `barred`.
+        best: Whether no method of the same task and sparsity has a better mean, ignoring those that
+            are `barred`.
         zeros: Mean fraction of all parameters that are zero; None if unknown.
-        lost: How a seed ended that has no result -> number of such seeds.
-        barred: Why it can be neither best nor starred; "" if it can.
-        starred: Whether the difference is significant, and both sides are whole.
+        lost: How a seed without a result ended -> number of such seeds.
+        barred: Why the row can be neither best nor starred; "" if it can.
+        starred: Whether the difference is significant, and both sides are complete.
         step: The metric's smallest step on this test set; None if unknown.
     """
 
@@ -76,7 +75,7 @@ class Row:
 
     @property
     def method(self) -> str:
-        """The pruner, with the settings that tell it from its siblings."""
+        """The pruner, with the settings that distinguish it from its other methods."""
         return method_name(self.pruner, self.settings)
 
     @property
@@ -86,12 +85,12 @@ class Row:
 
     @property
     def place(self) -> tuple[tuple[str, str], float]:
-        """(task, sparsity): where its rivals are."""
+        """(task, sparsity): the rows that it competes with have the same."""
         return self.task, self.sparsity
 
 
 def method_name(pruner: str, settings: Mapping[str, str]) -> str:
-    """The pruner, with the settings that tell it from its siblings."""
+    """The pruner, with the settings that distinguish it from its other methods."""
     return " ".join([pruner, *(f"{key}={value}" for key, value in settings.items())])
 
 
@@ -102,17 +101,17 @@ def summarize(
     settings: Sequence[Mapping[str, str]] | None = None,
     differ: Differ = paired_difference,
 ) -> tuple[list[Row], list[str]]:
-    """Rows by task, sparsity and then result, the best first; and words for what was left out.
+    """Rows by task, sparsity and then result, best first; and a description of what was left out.
 
     Args:
-        records: At least one. Runs without a result are counted in the row that they belong to.
+        records: At least one. Runs without a result are counted in their rows.
         metric: A final metric that the records have.
-        baseline: A pruner, or one of its methods where it has several; None for no differences.
-        settings: Those of `differing_settings`, where they are known already.
-        differ: How differences are made.
+        baseline: A pruner, or one of its methods if it has several; None for no differences.
+        settings: Those of `differing_settings`, if already computed.
+        differ: How differences are computed.
 
     Raises:
-        ValueError: No record has the metric, or none is of the baseline.
+        ValueError: No record has the metric, or none belongs to the baseline.
     """
     metrics = {name for record in records for name in record.metrics}
     if not metrics:
@@ -138,7 +137,7 @@ def summarize(
 
 @dataclass
 class _Group:
-    """The runs of a row by their seeds, and those that have no result."""
+    """The runs of a row by seed, and those without a result."""
 
     settings: Mapping[str, str]
     runs: dict[int, Record] = field(default_factory=dict)
@@ -148,7 +147,7 @@ class _Group:
 def _groups(
     records: Sequence[Record], settings: Sequence[Mapping[str, str]], metric: str
 ) -> tuple[list[_Group], list[str]]:
-    """The rows' runs, and words for what is in none."""
+    """The rows' runs, and a description of those in no row."""
     groups: dict[object, _Group] = {}
     lost: list[tuple[Record, Mapping[str, str]]] = []
     left_out: Counter[str] = Counter()
@@ -175,15 +174,15 @@ def _groups(
 def _count_lost(
     groups: Collection[_Group], lost: Sequence[tuple[Record, Mapping[str, str]]], metric: str
 ) -> list[str]:
-    """Give each run without a result to its row; words for methods that have no row.
+    """Count each run without a result in its row; return a description of methods without a row.
 
-    A seed that has a result, by another attempt, is not lost.
+    A seed that has a result from another attempt is not lost.
     """
     nowhere: dict[tuple[str, float, str], set[int]] = defaultdict(set)
     for record, differing in lost:
         same = [group for group in groups if _belongs(record, differing, group)]
         if len(same) > 1:
-            # They differ in their length, of which a run that didn't finish knows the plan alone.
+            # They differ in length, and a run that didn't finish only knows its plan.
             same = [group for group in same if _length(record) == _length(_any(group))]
         status = f"without {metric}" if record.status == FINISHED else record.status
         if len(same) == 1:
@@ -220,7 +219,7 @@ def _length(record: Record) -> list[str | None]:
 
 
 def _without_pairs(rows: Sequence[Row]) -> list[str]:
-    """Words for the differences that seeds allow none of."""
+    """Describe the differences that are missing because no seed is common."""
     apart = [row for row in rows if row.reference is not None and row.difference is None]
     if not apart:
         return []
@@ -233,7 +232,7 @@ def _without_pairs(rows: Sequence[Row]) -> list[str]:
 
 
 def spans(seeds: Iterable[int]) -> str:
-    """Seeds in few words: "0-4, 7"."""
+    """A short text for seeds: "0-4, 7"."""
     found: list[list[int]] = []
     for seed in sorted(seeds):
         if found and seed == found[-1][-1] + 1:
@@ -274,7 +273,7 @@ def _row(group: _Group, metric: str) -> Row:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are known; None if none is."""
+    """The mean of the known values; None if none is known."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -282,7 +281,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def with_differences(
     rows: Sequence[Row], baseline: str, differ: Differ = paired_difference
 ) -> tuple[list[Row], list[Row]]:
-    """Rows with their differences; and one of several references for each row that has no one."""
+    """Rows with their differences; and one of several references for rows without a unique one."""
     names = {row.method for row in rows} | {row.pruner for row in rows}
     if baseline not in names:
         raise ValueError(f"--baseline is '{baseline}': {nearest(baseline, names)}")
@@ -294,7 +293,7 @@ def with_differences(
             pruned |= row.sparsity > 0
     compared, torn, whole = [], [], []
     for row in rows:
-        # A dense baseline is there for every sparsity.
+        # A dense baseline applies to every sparsity.
         candidates = references[row.task, row.sparsity if pruned else 0.0]
         reference = None
         if baseline not in (row.method, row.pruner) and candidates:
@@ -315,7 +314,7 @@ def with_differences(
 
 
 def _reference(row: Row, candidates: Sequence[Row]) -> Row | None:
-    """The only candidate, or of several the one that has the row's settings; None if none has."""
+    """The only candidate, or the one with the row's settings; None if there is none."""
     if len(candidates) == 1:
         return candidates[0]
     alike = [
@@ -327,7 +326,7 @@ def _reference(row: Row, candidates: Sequence[Row]) -> Row | None:
 
 
 def _with_best(rows: Sequence[Row], sign: int) -> list[Row]:
-    """Rows with what bars them, and the best of each place among those that nothing bars."""
+    """Rows with what bars them, and the best row of each place that nothing bars."""
     most: dict[object, int] = defaultdict(int)
     for row in rows:
         most[row.place] = max(most[row.place], row.result.n)
@@ -341,14 +340,14 @@ def _with_best(rows: Sequence[Row], sign: int) -> list[Row]:
 
 
 def _bar(row: Row, most: int) -> str:
-    """Why a row is neither best nor starred: a mean of survivors, or of fewer seeds than others."""
+    """Why a row is neither best nor starred: seeds without a result, or fewer seeds than others."""
     if row.lost:
         return lost_words(row)
     return f"a rival has {most} seeds" if row.result.n < most else ""
 
 
 def lost_words(row: Row) -> str:
-    """How many seeds of a row have no result: "4 of 5 failed"; "" where all have one."""
+    """How many seeds of a row have no result: "4 of 5 failed"; "" if all have one."""
     if not row.lost:
         return ""
     (status, first), *others = row.lost.items()
@@ -357,10 +356,10 @@ def lost_words(row: Row) -> str:
 
 
 def undecided(rows: Sequence[Row]) -> dict[float, int]:
-    """Sparsity -> how many methods can't be ranked against its best: the intervals overlap.
+    """Sparsity -> number of methods whose intervals overlap that of the best mean.
 
     Args:
-        rows: Of one task.
+        rows: Rows of one task.
     """
     best = {row.sparsity: row for row in rows if row.best}
     found: Counter[float] = Counter()
@@ -372,6 +371,6 @@ def undecided(rows: Sequence[Row]) -> dict[float, int]:
 
 
 def _overlap(one: Row, other: Row) -> bool:
-    """Whether two intervals have a value in common; a mean without an interval may lie anywhere."""
+    """Whether two intervals overlap; a mean without an interval overlaps any."""
     ours, theirs = one.result.ends(), other.result.ends()
     return ours is None or theirs is None or (ours[0] <= theirs[1] and theirs[0] <= ours[1])

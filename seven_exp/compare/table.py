@@ -22,13 +22,13 @@ BARRED = "†"
 
 
 def headings(metric: str, baseline: str | None) -> list[str]:
-    """Column titles; two of them are there only with a baseline."""
+    """Column titles; two of them appear only with a baseline."""
     compared = [f"minus {baseline}", "p (Holm)"] if baseline else []
     return ["sparsity", "method", metric, "seeds", *compared, "kept", ZEROS, "seconds"]
 
 
 def cells(row: Row, metric: str, baseline: str | None) -> list[str]:
-    """A row in words: per cent for accuracies, ± half the 95% interval where there is one."""
+    """A row as text: percentages for accuracies, ± half the 95% interval if there is one."""
     compared = [_difference(row, metric), _p(row)] if baseline else []
     return [
         percent(row.sparsity),
@@ -43,13 +43,13 @@ def cells(row: Row, metric: str, baseline: str | None) -> list[str]:
 
 
 def seeds(row: Row) -> str:
-    """How many seeds the mean is of, and how many have no result: "1 (4 of 5 failed)†"."""
+    """Number of seeds of the mean, and how many have no result: "1 (4 of 5 failed)†"."""
     lost = f" ({lost_words(row)})" if row.lost else ""
     return f"{row.result.n}{lost}{BARRED if row.barred else ''}"
 
 
 def captions(rows: Sequence[Row], metric: str) -> list[str]:
-    """What a reader of one task's table must know, a sentence each."""
+    """What a reader of one task's table must know, one sentence each."""
     said = []
     if any(row.barred for row in rows):
         said.append(
@@ -72,7 +72,7 @@ def captions(rows: Sequence[Row], metric: str) -> list[str]:
 
 
 def percent(sparsity: float) -> str:
-    """As short as it can be said: 90%, 97.5%."""
+    """As short as possible: 90%, 97.5%."""
     return f"{100 * sparsity:.4g}%"
 
 
@@ -87,7 +87,7 @@ def print_table(rows: Sequence[Row], metric: str, baseline: str | None) -> None:
         chosen = [row for row in rows if row.task == task]
         for i, row in enumerate(chosen):
             last = i + 1 == len(chosen) or chosen[i + 1].sparsity != row.sparsity
-            # As Text, since "[...]" in a setting's value would be read as markup.
+            # As Text, because "[...]" in a setting's value would be parsed as markup.
             line = map(Text, cells(row, metric, baseline))
             table.add_row(*line, style="bold" if row.best else None, end_section=last)
         console.print(table)

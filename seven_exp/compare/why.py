@@ -1,4 +1,4 @@
-"""Sections of the page that say why methods differ: whose masks agree, and what the probe saw."""
+"""Sections of the page that explain why methods differ: agreement of masks, probe measurements."""
 
 import json
 import math
@@ -16,16 +16,16 @@ from seven_exp.compare.page import Section, asset, rounded
 from seven_exp.compare.records import Record
 
 MOST_METHODS = 40
-"""Rows of a matrix of overlaps."""
+"""Maximum number of rows of an overlap matrix."""
 
 MOST_WEIGHTS = 500_000_000
-"""Weights that are unpacked for all matrices together; seeds beyond it are left out."""
+"""Maximum number of weights to unpack for all matrices; further seeds are left out."""
 
 MOST_BYTES = 64_000_000
-"""Of ``analysis.json`` files that are read; runs beyond it are left out."""
+"""Maximum total size of the ``analysis.json`` files; further runs are left out."""
 
 MOST_POINTS = 60
-"""Of each curve of the probe's."""
+"""Maximum number of points of each curve of the probe."""
 
 CURVES = (
     *(f"analysis/{look}{measure}" for measure in MEASURES for look in ("", "choice_", "start_")),
@@ -40,11 +40,11 @@ Place = tuple[tuple[str, str], float]
 def explanations(
     records: Sequence[Record], methods: Sequence[str], cache: FileCache
 ) -> list[Section]:
-    """The sections for which there is anything to show.
+    """The sections that have any data.
 
     Args:
         records: In the page's order: run i of its data is ``records[i]``.
-        methods: Their names, one a record.
+        methods: Their names, one per record.
         cache: Reads files of a run's folder.
     """
     found = []
@@ -95,7 +95,7 @@ def _overlaps(
 def _within(
     by_seed: Mapping[int, Mapping[str, int]], methods: Sequence[str], most: int
 ) -> tuple[list[int], list[int]]:
-    """Whole seeds, the lowest first, for as long as their runs are no more than ``most``."""
+    """Whole seeds, lowest first, as long as their runs do not exceed ``most``."""
     seeds: list[int] = []
     runs: list[int] = []
     for seed in sorted(by_seed):
@@ -110,7 +110,7 @@ def _within(
 def _matrix(
     overlap: Overlap, runs: Sequence[int], records: Sequence[Record], methods: Sequence[str]
 ) -> dict[str, Any]:
-    """Means over seeds; a method with itself: of its own seeds, one with another."""
+    """Means over seeds; a method is compared with itself between different seeds."""
     of: dict[str, list[int]] = defaultdict(list)
     for place, run in enumerate(runs):
         of[methods[run]].append(place)
@@ -136,7 +136,7 @@ def _matrix(
 def _evidence(
     records: Sequence[Record], methods: Sequence[str], cache: FileCache
 ) -> dict[str, Any] | None:
-    """What the probe saw of each task, method and sparsity, means over seeds; None if nothing."""
+    """The probe's measurements by task, method and sparsity, seed means; None if there are none."""
     groups: dict[tuple[Place, str], list[int]] = defaultdict(list)
     evidence: dict[int, Evidence] = {}
     left, unread = MOST_BYTES, 0

@@ -1,4 +1,4 @@
-"""The schema of ``conf/``, and the words for what is not valid; it knows nothing of the rest."""
+"""The schema of ``conf/`` and its error messages; it imports nothing else of the package."""
 
 from seven_exp.config.arguments import check_arguments
 from seven_exp.config.errors import ConfigError, faults_of_the_user

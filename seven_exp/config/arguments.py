@@ -1,7 +1,7 @@
-"""Keyword arguments of what a group names, checked against its signature.
+"""Checks keyword arguments of a named function or class against its signature.
 
-Groups hold their own keys plus the keyword arguments of what they name (a criterion, a model, a
-data set, an optimizer): a new one brings its own schema.
+A group holds its own keys and the keyword arguments of what it names (a criterion, a model, a data
+set, an optimizer). So a new one defines its own schema.
 """
 
 import functools
@@ -29,11 +29,11 @@ def check_arguments(
     """Check keyword arguments against a signature's names and annotations.
 
     Args:
-        group: Of the config.
-        name: What the function is registered as.
-        function: It takes the group's keys as keyword-only arguments.
+        group: Group of the config.
+        name: Registered name of the function.
+        function: Takes the group's keys as keyword-only arguments.
         arguments: The group's keys.
-        given: Keyword-only arguments that come from elsewhere.
+        given: Keyword-only arguments that the caller provides.
 
     Raises:
         ConfigError: Arguments are unknown, missing or of the wrong type.
@@ -46,7 +46,8 @@ def check_arguments(
             hint = nearest(key, known) if known else "it takes none"
             faults.append(f"{group}.{key}: {name} has no such key: {hint}")
     try:
-        # As JSON, since a list may stand for a tuple. Strict: the function gets what is written.
+        # As JSON, because a list may stand for a tuple. Strict: the function gets the written
+        # value.
         schema.model_validate_json(json.dumps(arguments), strict=True)
     except ValidationError as error:
         faults += [f"{group}.{fault}" for fault in faults_in(error, schema)]
@@ -56,7 +57,7 @@ def check_arguments(
 
 @functools.cache
 def _schema(name: str, function: Callable[..., Any], given: frozenset[str]) -> type[BaseModel]:
-    """The keyword-only arguments of a function as a model of pydantic's."""
+    """The keyword-only arguments of a function as a pydantic model."""
     hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     fields: dict[str, Any] = {
         parameter.name: (

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
-    """One or several mistakes of the user; each argument is one, in words for people."""
+    """One or several mistakes of the user; each argument is one message."""
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.args))
@@ -13,7 +13,7 @@ class ConfigError(ValueError):
 
 @contextmanager
 def faults_of_the_user() -> Iterator[None]:
-    """Turns a ValueError or OSError raised inside into a ConfigError with the same words."""
+    """Turns a ValueError or OSError raised inside into a ConfigError with the same message."""
     try:
         yield
     except ConfigError:

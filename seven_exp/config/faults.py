@@ -1,4 +1,4 @@
-"""What pydantic finds, in words: key, value, and what would be valid."""
+"""Turns pydantic's errors into messages: key, value, and what would be valid."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ def faults_in(error: ValidationError, schema: type[BaseModel]) -> list[str]:
     found: dict[str, str] = {}
     for fault in error.errors():
         path = [part for part in fault["loc"] if isinstance(part, str) and _is_key(part)]
-        # A union has a fault for each of its branches: the first one speaks for all.
+        # A union has an error for each of its branches; the first one stands for all.
         found.setdefault(".".join(path), _explain(fault, path, schema))
     return list(found.values())
 
@@ -44,7 +44,7 @@ def _explain(fault: "ErrorDetails", path: Sequence[str], schema: type[BaseModel]
 
 
 def _is_key(part: str) -> bool:
-    """Whether a piece of pydantic's location is a key, not the name of a union's branch."""
+    """Whether a part of pydantic's location is a key, not the name of a union's branch."""
     return part.isidentifier() and part not in {"int", "float", "constrained"}
 
 

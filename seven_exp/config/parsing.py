@@ -1,4 +1,4 @@
-"""From what Hydra composed to typed values."""
+"""Turns the config that Hydra composed into typed values."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,9 +10,9 @@ from seven_exp.config.faults import faults_in
 from seven_exp.config.schema import RunConfig
 
 DIGITS = 15
-"""Significant digits of a number: as many as each float holds, so that rounding noise is none.
+"""Significant digits of a number: as many as every float can represent, to remove rounding noise.
 
-A range such as ``range(0.1,0.5,0.1)`` gives 0.30000000000000004 for what is written as 0.3.
+A range such as ``range(0.1,0.5,0.1)`` gives 0.30000000000000004 where 0.3 is meant.
 """
 
 
@@ -20,7 +20,7 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
     """The composed config, resolved, as typed values.
 
     Raises:
-        ConfigError: Keys or values are not valid; the message names each and the nearest valid
+        ConfigError: Keys or values are not valid; the message names each one and the nearest valid
             choice.
     """
     values = {key: _plain(value, key) for key, value in values.items()}
@@ -37,21 +37,21 @@ def _plain(value: Any, key: str) -> Any:
     """A value without the rounding noise of its numbers.
 
     Raises:
-        ConfigError: An integer is larger than any that torch can take.
+        ConfigError: An integer does not fit into 64 bits.
     """
     if isinstance(value, Mapping):
         return {k: _plain(v, f"{key}.{k}") for k, v in value.items()}
     if isinstance(value, list):
         return [_plain(v, key) for v in value]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{key} is too large an integer: 64 bits have to do")
+        raise ConfigError(f"{key} is too large an integer: choose one that fits into 64 bits")
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def _truths_as_numbers(
     written: Mapping[str, Any], read: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[str]:
-    """A fault for each true or false that is read as a number: to pydantic they are 1 and 0."""
+    """Find values of true or false where a number is expected: pydantic reads them as 1 and 0."""
     for key, value in written.items():
         if isinstance(value, Mapping):
             yield from _truths_as_numbers(value, read[key], f"{prefix}{key}.")

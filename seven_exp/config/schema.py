@@ -9,10 +9,10 @@ Steps = Annotated[int, Field(ge=0, strict=True)] | Annotated[Fraction, Field(str
 """An integer counts steps; a decimal is a fraction of the training."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What every generator takes."""
+"""Seeds that every generator accepts."""
 
 RULES = ConfigDict(protected_namespaces=(), allow_inf_nan=False)
-"""What all models of pydantic share here."""
+"""Settings shared by all pydantic models here."""
 
 
 class _Section(BaseModel):
@@ -20,7 +20,7 @@ class _Section(BaseModel):
 
 
 class _Named(_Section):
-    """A section that also holds the keyword arguments of what it names."""
+    """A section that also holds the keyword arguments of the thing that it names."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -28,12 +28,12 @@ class _Named(_Section):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What is passed on to the thing of this name."""
+        """The arguments for the thing of this name."""
         return dict(self.model_extra or {})
 
 
 class Pretrain(_Section):
-    """Dense training that the run starts from."""
+    """Dense training before the run."""
 
     epochs: Annotated[int, Field(ge=0)]
     lr: Annotated[float, Field(gt=0)]
@@ -110,7 +110,7 @@ class Trainer(_Section):
 
 
 class Analysis(_Section):
-    """What a run measures of its gradients and masks."""
+    """Measurements of gradients and masks during a run."""
 
     every: Annotated[int, Field(ge=1, strict=True)] | None
     start_batches: Annotated[int, Field(ge=0)]
@@ -118,7 +118,7 @@ class Analysis(_Section):
 
 
 class Tracker(_Section):
-    """conf/tracker; where a key is null, W&B's own settings decide."""
+    """conf/tracker; if a key is null, W&B's own settings decide."""
 
     mode: Literal["online", "offline", "disabled"] | None
     project: str | None
@@ -128,7 +128,7 @@ class Tracker(_Section):
 
 
 class Run(_Section):
-    """Whether and how a run is done, which changes nothing about its result."""
+    """Whether and how a run is executed; these keys do not change its result."""
 
     skip_finished: bool | None
     force: bool

@@ -1,4 +1,4 @@
-"""Name -> data: images or text in two splits, as batches; importing this registers every file."""
+"""Data by name: images or text in two splits, as batches; importing this registers every file."""
 
 import importlib
 import pkgutil

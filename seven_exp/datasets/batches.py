@@ -1,4 +1,4 @@
-"""A data set as batches: each epoch a pure function of (seed, epoch), so nothing must be saved."""
+"""Data as batches: each epoch is a pure function of (seed, epoch), so no state is saved."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,28 +15,28 @@ class Batches(Protocol):
     """One split."""
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         ...
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``index`` from number ``start`` on, the same at every call."""
+        """The batches of epoch ``index`` from number ``start`` on, the same in every call."""
         ...
 
 
 @dataclass(frozen=True)
 class Data:
-    """Both splits, what they are for, and what a model must know of them.
+    """Both splits, their task, and what a model must know about them.
 
     Attributes:
         train: Batches of images, float32 (n, channels, size, size), and class indices, int64 (n,);
-            or of whatever the task takes.
-        test: What is measured on: the test or dev split.
-        num_classes: Logits.
+            or of other inputs and targets, as the task requires.
+        test: The split for evaluation: test or dev.
+        num_classes: Number of logits.
         image_size: Side of the images.
         channels: 1 (grey) or 3.
         task: The loss and the metrics.
-        text: What a model of text must know instead of the images' size.
-        more: Further splits that are measured on, by the ending that their metrics' names get.
+        text: What a text model must know instead of the images' size.
+        more: Further splits for evaluation, by the suffix of their metrics' names.
     """
 
     train: Batches
@@ -50,7 +50,7 @@ class Data:
 
     @property
     def for_model(self) -> dict[str, Any]:
-        """What a model's factory is called with."""
+        """Arguments for a model's factory."""
         if self.text is not None:
             return {"num_classes": self.num_classes, "head": self.task.head, **vars(self.text)}
         names = ("num_classes", "image_size", "channels")
@@ -58,13 +58,13 @@ class Data:
 
     @property
     def test_examples(self) -> int | None:
-        """Examples that a metric of the test split is a mean over; None if nothing tells."""
+        """Number of examples that a metric of the test split averages over; None if unknown."""
         if isinstance(self.task, Spans):
             return len(self.task.answers)
         return getattr(self.test, "examples", None)
 
     def shared(self, rank: int, ranks: int) -> "Data":
-        """What one of several processes sees of every batch."""
+        """One rank's part of every batch."""
         if ranks == 1:
             return self
         more = {ending: Shared(split, rank, ranks) for ending, split in self.more.items()}
@@ -76,7 +76,7 @@ class Data:
 class Shared:
     """Every ``ranks``-th example of each batch, from number ``rank`` on.
 
-    Augmented and padded as the whole batch is, so that all shares together are that batch.
+    Augmentation and padding are those of the whole batch, so all parts together equal that batch.
     """
 
     whole: Batches
@@ -84,16 +84,16 @@ class Shared:
     ranks: int
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         return len(self.whole)
 
     @property
     def examples(self) -> int | None:
-        """Of all ranks together."""
+        """Number of examples of all ranks together."""
         return getattr(self.whole, "examples", None)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """The shares of the batches of epoch ``index`` from number ``start`` on."""
+        """This rank's parts of the batches of epoch ``index`` from number ``start`` on."""
         own = slice(self.rank, None, self.ranks)
         for inputs, targets in self.whole.epoch(index, start):
             if isinstance(inputs, Mapping):
@@ -104,11 +104,11 @@ class Shared:
 
 @dataclass(frozen=True)
 class Text:
-    """What a model of text must know.
+    """What a text model must know.
 
     Attributes:
-        vocab_size: Tokens of the tokenizer.
-        max_length: Tokens of the longest sequence.
+        vocab_size: Number of tokens of the tokenizer.
+        max_length: Number of tokens of the longest sequence.
     """
 
     vocab_size: int
@@ -121,19 +121,19 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class InMemory:
-    """Images held whole in memory, normalised batch by batch.
+    """Images held in memory, normalised batch by batch.
 
     Attributes:
         images: uint8, (n, channels, size, size).
         targets: int64, (n,).
-        mean: One number a channel, of images scaled to [0, 1].
-        std: Likewise.
-        batch_size: Images a batch.
+        mean: One number per channel, of images scaled to [0, 1].
+        std: One number per channel.
+        batch_size: Images per batch.
         seed: None keeps the order and the last, smaller batch (evaluation); a number shuffles,
-            and drops that batch if a full one is there.
+            and drops that batch if there is a full one.
         augment: Applied before normalisation.
         white: The pixel value that becomes 1.
-        image_size: Side that images are scaled to; None leaves them.
+        image_size: Side that images are scaled to; None keeps their size.
     """
 
     images: Tensor
@@ -148,15 +148,15 @@ class InMemory:
 
     @property
     def examples(self) -> int:
-        """In the split."""
+        """Number of examples in the split."""
         return len(self.targets)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         return batches_an_epoch(len(self.targets), self.batch_size, self.seed)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch ``index`` from the one numbered ``start``."""
+        """The batches of epoch ``index`` from number ``start`` on."""
         order, generator = torch.arange(len(self.targets)), torch.Generator()
         if self.seed is not None:
             generator.manual_seed(epoch_seed(self.seed, index))
@@ -170,7 +170,8 @@ class InMemory:
             if self.augment is not None:
                 images = self.augment(images, generator)
             if number < start:
-                # Augmented all the same: the next batch's numbers come after its own.
+                # Skipped batches are augmented, too, because the next batch continues their random
+                # numbers.
                 continue
             images = images.float()
             if self.image_size is not None:
@@ -180,33 +181,33 @@ class InMemory:
 
 
 def batches_an_epoch(examples: int, batch_size: int, seed: int | None) -> int:
-    """How many batches there are; with a seed, a smaller last one counts only if it is alone."""
+    """Number of batches; with a seed, a smaller last one counts only if it is the only one."""
     full, rest = divmod(examples, batch_size)
     return full if seed is not None and full else full + (rest > 0)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for every pair, so that no two runs share an epoch's order.
+    """A different seed for every pair, so that no two runs share an epoch's order.
 
-    torch's generator looks at the low 32 bits alone. Multiples of the constant lie far apart
-    there: seeds below 1,000 meet only a million epochs away.
+    torch's generator uses only the low 32 bits. Multiples of the constant lie far apart
+    there: for seeds below 1,000 they coincide only a million epochs apart.
     """
     return (seed * 0x9E3779B97F4A7C15 + epoch) % 2**63
 
 
 def shift(images: Tensor, generator: torch.Generator, *, mirror: bool = False) -> Tensor:
-    """Pad by an eighth with black and crop at random: each image moved a little.
+    """Pad by an eighth with black and crop at random, which shifts each image.
 
     Args:
         images: Any dtype, (n, channels, size, size).
-        generator: Source of the offsets and of the coin.
-        mirror: Also turn half of the images left to right.
+        generator: Source of the offsets and of the mirroring.
+        mirror: Also mirror half of the images left to right.
     """
     n, _, size, _ = images.shape
     pad = size // 8
     padded = functional.pad(images, (pad, pad, pad, pad))
     top, left = torch.randint(2 * pad + 1, (2, n), generator=generator)
-    # Every crop there is, as a view: whole rows are copied, not pixels.
+    # All possible crops as a view, so that whole rows are copied, not pixels.
     crops = padded.unfold(2, size, 1).unfold(3, size, 1)
     moved = crops[torch.arange(n), :, top, left]
     if not mirror:
@@ -216,5 +217,5 @@ def shift(images: Tensor, generator: torch.Generator, *, mirror: bool = False) -
 
 
 def shift_and_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The customary augmentation of small colour images; see `shift`."""
+    """The usual augmentation of small colour images; see `shift`."""
     return shift(images, generator, mirror=True)

@@ -1,4 +1,4 @@
-"""Tensors that take long to make, kept on disk."""
+"""A cache on disk for tensors that take long to compute."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +13,15 @@ from seven_exp.files.atomic import disk_errors, replacing
 def cached_tensors(
     folder: Path, key: str, build: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """What ``build`` makes, from the disk if it was kept there whole.
+    """The result of ``build``, or its cached copy if that is intact.
 
     Args:
-        folder: Of the cache; made if need be.
-        key: All that decides the result, hashed.
+        folder: Folder of the cache; created if needed.
+        key: Hash of everything that determines the result.
         build: Makes the tensors.
 
     Raises:
-        OSError: They can't be kept.
+        OSError: They can't be written.
     """
     path = folder.expanduser() / f"{key}.safetensors"
     try:

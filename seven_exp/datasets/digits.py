@@ -1,4 +1,4 @@
-"""scikit-learn's digits: real, and shipped inside a dependency."""
+"""scikit-learn's digits: real data that a dependency includes."""
 
 import torch
 

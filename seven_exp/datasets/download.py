@@ -1,4 +1,4 @@
-"""Fetching a data set's files once."""
+"""Downloads a data set's files once."""
 
 import io
 import urllib.error
@@ -14,15 +14,15 @@ from seven_exp.files.locks import held
 
 
 def ensure(data_dir: str, files: Sequence[str], fetch: Callable[[Path], None]) -> list[Path]:
-    """Paths of the files below ``data_dir``, fetched if none of them is there.
+    """Paths of the files below ``data_dir``; they are downloaded if none of them exists.
 
     Args:
-        data_dir: Where they lie, or are put.
+        data_dir: Folder of the files.
         files: Relative to it.
-        fetch: ``fetch(folder)`` puts them there.
+        fetch: ``fetch(folder)`` downloads them there.
 
     Raises:
-        ValueError: Some are missing, or they can't be fetched.
+        ValueError: Some are missing, or they can't be downloaded.
     """
     folder = Path(data_dir).expanduser()
     paths = [folder / file for file in files]
@@ -50,7 +50,7 @@ def ensure(data_dir: str, files: Sequence[str], fetch: Callable[[Path], None]) -
 
 
 def read_url(url: str) -> bytes:
-    """What an address holds.
+    """The content of an address.
 
     Raises:
         OSError: It can't be read.
@@ -61,11 +61,11 @@ def read_url(url: str) -> bytes:
 
 
 def unzip(url: str, folder: Path, files: Sequence[tuple[str, str]]) -> None:
-    """Take some files out of a zip archive.
+    """Extract some files of a zip archive.
 
     Args:
-        url: Of the archive.
-        folder: Where they go.
+        url: Address of the archive.
+        folder: Folder for the files.
         files: Name in the archive, name below the folder.
 
     Raises:
@@ -80,7 +80,7 @@ def unzip(url: str, folder: Path, files: Sequence[tuple[str, str]]) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_bytes(content)

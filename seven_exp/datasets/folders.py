@@ -1,4 +1,4 @@
-"""Folders of images, one sub-folder a class: any small set held in memory, or ImageNet streamed."""
+"""Folders of images, one subfolder per class: small sets held in memory, or ImageNet streamed."""
 
 import hashlib
 import json
@@ -29,15 +29,15 @@ log = logging.getLogger(__name__)
 _VERSION = 1
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""As torchvision's pretrained weights expect."""
+"""Normalisation of torchvision's pretrained weights."""
 
 
 def _splits(data_dir: str, *test_names: str) -> tuple[Path, Path]:
-    """The folders of both splits, the first of ``test_names`` that is there being the second.
+    """The folders of both splits; the second is the first existing one of ``test_names``.
 
     Raises:
-        ValueError: One is missing or empty, or their classes differ: class indices, which are
-            the folders' ranks, would then mean different things.
+        ValueError: A folder is missing or empty, or their classes differ: class indices, which are
+            the folders' ranks, would then have different meanings.
     """
 
     def find(*names: str) -> tuple[Path, set[str]]:
@@ -83,7 +83,7 @@ def image_folder(
     augment: bool,
     cache_dir: str,
 ) -> Data:
-    """``train/CLASS/*`` and ``test/CLASS/*`` (or ``val/``) as RGB, decoded once and for all."""
+    """``train/CLASS/*`` and ``test/CLASS/*`` (or ``val/``) as RGB, decoded once."""
     from torchvision.transforms import v2
 
     decode = v2.Compose([v2.ToImage(), v2.Resize((image_size, image_size), antialias=True)])
@@ -104,10 +104,10 @@ def image_folder(
 
 
 def _decoded(source: Any, size: int, cache: Path) -> Tensor:
-    """All images of a folder, uint8 (n, 3, size, size); from the cache if its files are the same.
+    """All images of a folder, uint8 (n, 3, size, size); cached as long as its files do not change.
 
     Raises:
-        ValueError: A file is no image; the message names it.
+        ValueError: A file is not an image; the message names it.
     """
     seen = [Path(name).stat() for name, _ in source.samples]
     files = [
@@ -134,8 +134,8 @@ class Streamed:
 
     Attributes:
         source: Images as normalised tensors, with their class.
-        batch_size: Images a batch.
-        workers: Processes that decode; 0: this one does.
+        batch_size: Images per batch.
+        workers: Number of decoding processes; 0: this process decodes.
         seed: None keeps the order and everything; a number shuffles and drops the last batch.
     """
 
@@ -146,20 +146,20 @@ class Streamed:
 
     @property
     def examples(self) -> int:
-        """In the split."""
+        """Number of examples in the split."""
         return len(self.source)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         return batches_an_epoch(len(self.source), self.batch_size, self.seed)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``index`` from the one numbered ``start``, whoever decodes them.
+        """The batches of epoch ``index`` from number ``start`` on, whichever process decodes them.
 
-        When a worker dies (out of memory, killed by hand), new ones go on where it was.
+        If a worker dies (out of memory, killed), new ones continue at the same batch.
 
         Raises:
-            RuntimeError, EOFError, OSError: It dies again before a batch is done.
+            RuntimeError, EOFError, OSError: It dies again before a batch is finished.
         """
         seed = epoch_seed(self.seed or 0, index)
         generator = torch.Generator().manual_seed(seed)
@@ -189,23 +189,23 @@ class Streamed:
                 if not (self.workers and _is_death(error)) or died_at == done:
                     raise
                 died_at = done
-                log.warning("a worker that reads images died: new ones go on at batch %d", done)
+                log.warning("a worker that reads images died: new ones continue at batch %d", done)
 
 
 def _is_death(error: BaseException) -> bool:
-    """Whether it says that a worker is gone, not what the worker met with."""
+    """Whether an error says that a worker died, not that it hit an error."""
     words = str(error)
     if "Caught" in words:
         return False
-    # What it had handed over goes with it, if it was not taken yet.
+    # A batch that a dead worker has sent is lost if it was not received.
     gone = isinstance(error, EOFError | ConnectionError | FileNotFoundError)
     return gone or "DataLoader worker" in words
 
 
 def _leave_deaths_to_the_loader() -> None:
-    """Undo torch's handler, which raises a worker's death in whatever this process is at.
+    """Undo torch's handler, which raises a worker's death anywhere in this process.
 
-    The loader itself looks for dead workers when it waits for them, where no step is cut in two.
+    The loader itself checks for dead workers while waiting, when no step is interrupted.
     """
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -213,7 +213,7 @@ def _leave_deaths_to_the_loader() -> None:
 
 @dataclass(frozen=True)
 class _Repeatable(torch.utils.data.Dataset[Any]):
-    """An epoch's images, each varied by numbers of its own, whichever process decodes it."""
+    """An epoch's images, each augmented with its own random numbers in any process."""
 
     source: Any
     seed: int
@@ -222,7 +222,7 @@ class _Repeatable(torch.utils.data.Dataset[Any]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> Any:
-        # torchvision draws from the process's generator, which is the model's too.
+        # torchvision draws from the process's generator, which the model also uses.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(epoch_seed(self.seed, index))
             return self.source[index]
@@ -238,7 +238,7 @@ def _check_imagenet(*, data_dir: str, workers: int, **_: object) -> None:
 def imagenet(
     *, batch_size: int, seed: int, data_dir: str, image_size: int, augment: bool, workers: int
 ) -> Data:
-    """ImageNet-1k or a set in its layout: ``train/`` and ``val/`` with a sub-folder a class."""
+    """ImageNet-1k or a set in its layout: ``train/`` and ``val/`` with a subfolder per class."""
     from torchvision.transforms import v2
 
     finish = [
@@ -246,7 +246,7 @@ def imagenet(
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
     ]
-    # The customary 224 of 256: the central seven eighths.
+    # The usual 224 of 256: the central seven eighths.
     centre = [v2.Resize(image_size * 8 // 7, antialias=True), v2.CenterCrop(image_size)]
     varied = [v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()]
     train_folder, test_folder = _splits(data_dir, "val", "test")

@@ -1,4 +1,4 @@
-"""GLUE's nine tasks (Wang et al., arXiv 1804.07461), official files; dev is measured."""
+"""GLUE's nine tasks (Wang et al., arXiv 1804.07461), official files; dev is evaluated."""
 
 import logging
 import math
@@ -35,19 +35,19 @@ _ENTAILMENT = ("entailment", "not_entailment")
 
 @dataclass(frozen=True)
 class _Glue:
-    """What sets a task apart.
+    """The properties of a task.
 
     Attributes:
-        folder: Of its files.
+        folder: Folder of its files.
         archive: Its name among the publisher's archives.
         texts: One column or two.
         label: The label's column.
         labels: The classes, in the order of their indices; none for a number.
         task: Loss and metrics.
-        train_size: Official training examples.
-        dev: Files that are measured on, by the ending of their metrics' names.
-        columns: Of a file without a header.
-        ragged: Whether the official file has broken lines, to be left out.
+        train_size: Official number of training examples.
+        dev: Files for evaluation, by the suffix of their metrics' names.
+        columns: Columns of a file without a header.
+        ragged: Whether the official file has broken lines, which are skipped.
     """
 
     folder: str
@@ -91,10 +91,10 @@ TASKS = {
 
 
 def read_tsv(path: Path, spec: _Glue) -> tuple[list[list[str]], list[float]]:
-    """The texts, a list a column, and the labels: class indices, or numbers.
+    """Read the texts, one list per column, and the labels: class indices, or numbers.
 
     Raises:
-        ValueError: The encoding is not UTF-8, or a column or label is not what it should be; the
+        ValueError: The encoding is not UTF-8, or a column or label is invalid; the
             message names file and line.
     """
     where = f"dataset.data_dir: {path}"
@@ -162,7 +162,7 @@ def _fetch(spec: _Glue, folder: Path) -> None:
 
 
 def _fetch_mrpc(folder: Path) -> None:
-    """MRPC comes as one file; a list of pairs of ids says which lines are dev."""
+    """MRPC is published as one file; a list of pairs of ids says which lines are dev."""
     lines = download.read_url(MRPC_URL).decode("utf-8-sig").splitlines()
     ids = download.read_url(f"{URL}/mrpc_dev_ids.tsv").decode("utf-8").splitlines()
     of_dev = {tuple(line.split("\t")) for line in ids}
@@ -179,7 +179,7 @@ def _files(spec: _Glue) -> list[str]:
 
 
 def check_length(*, max_length: int, **_: object) -> None:
-    """Raise ValueError unless a sequence has room for a word and its frame."""
+    """Raise ValueError unless a sequence has room for a word and the special tokens."""
     if max_length < 8:
         raise ValueError(f"dataset.max_length is {max_length}: choose 8 or more")
 
@@ -194,7 +194,7 @@ def _load(spec: _Glue) -> Callable[..., Data]:
         max_length: int,
         cache_dir: str,
     ) -> Data:
-        """Both splits; pairs are cut at the longer text's end."""
+        """Both splits; the longer text of a pair is truncated."""
         train, *dev = download.ensure(data_dir, _files(spec), partial(_fetch, spec))
         words = load_tokenizer(tokenizer)
 

@@ -1,4 +1,4 @@
-"""Name -> data set, and what is known of it before it is read."""
+"""Data sets by name, and what is known of them before they are read."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
@@ -10,11 +10,11 @@ from seven_exp.tasks import Head, LanguageModelling
 DATASETS: Registry[Callable[..., Data]] = Registry("dataset")
 
 TRAIN_SIZES: dict[str, int] = {}
-"""Training examples of data sets whose number is fixed."""
+"""Number of training examples of data sets with a fixed number."""
 
 KnownBy = Literal["name", "files", "place"]
-"""What tells a data set from another: its name alone, as a published one's does; the names and
-sizes of the files in ``data_dir``, wherever that lies; or these files and ``data_dir`` itself."""
+"""How a data set is identified: by its name alone, if it is published; by the names and sizes of
+the files in ``data_dir``, wherever that is; or by these files and ``data_dir`` itself."""
 
 KNOWN_BY: dict[str, KnownBy] = {}
 
@@ -33,15 +33,15 @@ def dataset(
     head: Head | None = None,
     known_by: KnownBy = "place",
 ) -> Callable[[F], F]:
-    """Decorator: file ``load(*, batch_size, seed, **arguments) -> Data`` under ``name``.
+    """Decorator that registers ``load(*, batch_size, seed, **arguments) -> Data`` under ``name``.
 
     Args:
         name: What users write.
-        train_size: Training examples, where fixed; windows can then be checked early.
-        check: ``check(**arguments)`` raises ValueError where the files can't be read as things
-            stand; it must be quick.
-        head: What a model of this text ends in; None for images.
-        known_by: What makes two runs on it runs on the same data, besides its other arguments.
+        train_size: Number of training examples, if fixed; windows can then be checked early.
+        check: ``check(**arguments)`` raises ValueError if the files can't be read; it must be
+            quick.
+        head: The head of a model for this text; None for images.
+        known_by: How the data set is identified, besides its other arguments.
     """
 
     def add(load: F) -> F:
@@ -59,21 +59,21 @@ def dataset(
 
 
 def text_head(name: str) -> Head | None:
-    """What a model of this text ends in; None for images."""
+    """The head of a model for this text; None for images."""
     return _HEADS.get(name)
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether a run on this data set is the better the lower its headline metric is."""
+    """Whether lower values of the data set's headline metric are better."""
     return text_head(name) == LanguageModelling.head and LanguageModelling.lower_is_better
 
 
 def check_data(name: str, **arguments: Any) -> None:
-    """Look, without reading data, whether it is where the arguments say.
+    """Check, without reading data, whether it exists where the arguments say.
 
     Raises:
-        ValueError: It is not, or a value is out of range; the message names the key and what is
-            expected there.
+        ValueError: It does not, or a value is out of range; the message names the key and what is
+            expected.
     """
     image_size = arguments.get("image_size")
     if image_size is not None and image_size < 1:
@@ -87,12 +87,12 @@ def build_data(name: str, *, batch_size: int, seed: int, **arguments: Any) -> Da
 
     Args:
         name: A registered name.
-        batch_size: Examples a batch.
-        seed: Of the training order and of augmentation.
+        batch_size: Examples per batch.
+        seed: Seed of the training order and of augmentation.
         **arguments: The data set's own keywords.
 
     Raises:
-        ValueError: Unknown name, or the data can't be had; the message says what to do.
+        ValueError: The name is unknown, or the data can't be loaded; the message says what to do.
     """
     load = DATASETS[name]
     check_data(name, **arguments)

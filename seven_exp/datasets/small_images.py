@@ -21,22 +21,22 @@ def _torchvision(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> None:
-    """Register one of torchvision's data sets whose images are all of one size.
+    """Register one of torchvision's data sets whose images all have one size.
 
     Args:
         name: What users write.
         kind: torchvision's class.
-        archives: What the publisher offers, placed below ``data_dir``; for people.
-        unpacked: A file that lies below ``data_dir`` once these are unpacked.
-        train_size: Training images.
-        mean: Of the training images scaled to [0, 1], one number a channel.
-        std: Likewise.
+        archives: The publisher's archives, below ``data_dir``; for messages.
+        unpacked: A file below ``data_dir`` once these are unpacked.
+        train_size: Number of training images.
+        mean: Of the training images scaled to [0, 1], one number per channel.
+        std: One number per channel.
     """
 
     def missing(data_dir: str, reason: str) -> ValueError:
         return ValueError(
-            f"dataset.data_dir is '{data_dir}': {reason}; with dataset.download=true it is "
-            f"fetched, or unpacked from the publisher's {Path(data_dir) / archives} placed by hand"
+            f"dataset.data_dir is '{data_dir}': {reason}; dataset.download=true downloads it, or "
+            f"put the publisher's {Path(data_dir) / archives} there by hand"
         )
 
     def check(*, data_dir: str, download: bool, **_: object) -> None:
@@ -60,9 +60,9 @@ def _torchvision(
                 return make(root, train, download=True)
         except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise missing(data_dir, f"{kind} can't be had ({reason})") from error
+            raise missing(data_dir, f"{kind} can't be loaded ({reason})") from error
         except Exception as error:
-            # torchvision asserts, looks up and unpickles what it takes for a sound file.
+            # torchvision raises different errors when it unpickles a damaged file.
             folder = (root / unpacked).parent
             raise missing(data_dir, f"{kind} is damaged, remove its files in {folder}") from error
 

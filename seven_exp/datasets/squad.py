@@ -1,4 +1,4 @@
-"""SQuAD v1.1 (Rajpurkar et al., arXiv 1606.05250) from its official JSON; dev is measured."""
+"""SQuAD v1.1 (Rajpurkar et al., arXiv 1606.05250) from its official JSON; dev is evaluated."""
 
 import json
 from dataclasses import dataclass, replace
@@ -37,10 +37,10 @@ class Question:
 
 
 def read_squad(path: Path) -> list[Question]:
-    """All questions of a file.
+    """Read all questions of a file.
 
     Raises:
-        ValueError: It is not SQuAD's JSON, or an answer is not where it should be.
+        ValueError: It is not SQuAD's JSON, or an answer has the wrong position.
     """
     where = f"dataset.data_dir: {path}"
     try:
@@ -95,7 +95,7 @@ def _tokenize(path: Path, tokenizer: Any, max_length: int, stride: int) -> Token
 
 
 def _span(places: Any, first: int, last: int, start: int, end: int) -> tuple[int, int]:
-    """Tokens of an answer; the very first token where the window does not hold all of it."""
+    """Tokens of an answer; the first token of the window if it does not hold the whole answer."""
     inside = [i for i in range(first, last + 1) if places[i][0] < end and places[i][1] > start]
     if not inside or places[inside[0]][0] > start or places[inside[-1]][1] < end:
         return 0, 0
@@ -125,7 +125,7 @@ def squad(
     stride: int,
     cache_dir: str,
 ) -> Data:
-    """Contexts longer than ``max_length`` become windows that share ``stride`` tokens."""
+    """Contexts longer than ``max_length`` are split into windows that share ``stride`` tokens."""
     paths = download.ensure(data_dir, _FILES, _fetch)
     words = load_tokenizer(tokenizer)
 

@@ -1,4 +1,4 @@
-"""Text as tokens: tokenised once, kept on disk, padded batch by batch, like lengths together."""
+"""Text as tokens: tokenised once, cached on disk, padded per batch, similar lengths together."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ from seven_exp.models.hub import from_source
 from seven_exp.tasks import Batch
 
 _BUCKET = 50
-"""Batches whose examples are sorted by length together; their order stays random."""
+"""Number of batches whose examples are sorted by length together; their order stays random."""
 
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Sequences of tokens, end to end.
+    """Concatenated sequences of tokens.
 
     Attributes:
         columns: Argument of the model -> its values of all sequences, int32 of shape (total,).
         lengths: int64, (n,).
-        targets: First dimension n; or a row a sequence, as `columns`, where ``None``: the tokens.
+        targets: First dimension n; or one row per sequence, like `columns`; ``None``: the tokens.
     """
 
     columns: Mapping[str, Tensor]
@@ -45,10 +45,10 @@ class TokenBatches:
 
     Attributes:
         tokens: The split.
-        pad: Token that fills up.
-        batch_size: Sequences a batch.
-        seed: None: all, by length (evaluation); a number shuffles, lengths of a neighbourhood kept
-            together, and drops the last, smaller batch if a full one is there.
+        pad: The padding token.
+        batch_size: Sequences per batch.
+        seed: None: all, by length (evaluation); a number shuffles, keeps similar lengths
+            together, and drops the last, smaller batch if there is a full one.
     """
 
     tokens: Tokens
@@ -58,15 +58,15 @@ class TokenBatches:
 
     @property
     def examples(self) -> int:
-        """In the split."""
+        """Number of examples in the split."""
         return len(self.tokens)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         return batches_an_epoch(len(self.tokens), self.batch_size, self.seed)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``index`` from number ``start`` on, the same at every call."""
+        """The batches of epoch ``index`` from number ``start`` on, the same in every call."""
         starts = self.tokens.lengths.cumsum(0) - self.tokens.lengths
         for chosen in self._order(index)[start:]:
             yield self._batch(chosen, starts)
@@ -117,7 +117,7 @@ def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model, by the model's name.
 
     Raises:
-        ValueError: It can't be had, or the model has none.
+        ValueError: It can't be loaded, or the model has none.
     """
     from transformers import AutoTokenizer
 
@@ -128,7 +128,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def padding(tokenizer: Any) -> int:
-    """The token that fills up; GPT-2 has none and takes the one that ends a text."""
+    """The padding token; GPT-2 has none and uses its end-of-text token."""
     pad = tokenizer.pad_token_id
     return int(tokenizer.eos_token_id if pad is None else pad)
 
@@ -140,17 +140,17 @@ def cached(
     settings: Mapping[str, Any],
     build: Callable[[], Tokens],
 ) -> Tokens:
-    """What ``build`` makes, from the disk if the same was made before.
+    """The result of ``build``, or its cached copy.
 
     Args:
-        folder: Of the cache.
-        tokenizer: All of it is part of the key.
-        files: What is read; their content is part of the key.
-        settings: What else decides the result.
+        folder: Folder of the cache.
+        tokenizer: The key covers all of it.
+        files: Input files; the key covers their content.
+        settings: Everything else that determines the result.
         build: Reads and tokenises.
     """
     identity = json.loads(tokenizer.backend_tokenizer.to_str())
-    # What the last call asked for, not what the tokenizer is.
+    # These change with each call, and do not belong to the tokenizer.
     identity.update(truncation=None, padding=None)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     key.update(json.dumps([_VERSION, dict(settings)], sort_keys=True).encode())
@@ -171,7 +171,7 @@ def cached(
 
 
 def from_lists(columns: Mapping[str, Sequence[Sequence[int]]], targets: Tensor | None) -> Tokens:
-    """Sequences given as lists, one a sequence and column."""
+    """Sequences from lists, one per sequence and column."""
     lengths = torch.tensor([len(ids) for ids in columns["input_ids"]], dtype=torch.int64)
     flat = {
         name: torch.tensor([i for ids in lists for i in ids], dtype=torch.int32)
@@ -181,5 +181,5 @@ def from_lists(columns: Mapping[str, Sequence[Sequence[int]]], targets: Tensor |
 
 
 def model_columns(encoded: Mapping[str, Any]) -> dict[str, Sequence[Sequence[int]]]:
-    """Of a tokenizer's output, what models are called with, padding apart."""
+    """The model's arguments from a tokenizer's output, without padding."""
     return {k: encoded[k] for k in ("input_ids", "token_type_ids") if k in encoded}

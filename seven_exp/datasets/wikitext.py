@@ -1,4 +1,4 @@
-"""WikiText-2 (Merity et al., arXiv 1609.07843) in blocks of tokens; perplexity is by token."""
+"""WikiText-2 (Merity et al., arXiv 1609.07843) in blocks of tokens; perplexity is per token."""
 
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ _FILES = ("wiki.train.tokens", "wiki.valid.tokens")
 
 def _tokenize(path: Path, tokenizer: Any, max_length: int) -> Tokens:
     text = read_text(path)
-    # The whole text is longer than any model reads, which is what the blocks are for.
+    # The whole text is longer than any model reads, so it is split into blocks.
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) < 2:
         raise ValueError(f"dataset.data_dir: {path} has no examples")
@@ -52,7 +52,7 @@ def wikitext2(
     max_length: int,
     cache_dir: str,
 ) -> Data:
-    """Blocks of ``max_length`` tokens, each read without the one before it; valid is measured."""
+    """Independent blocks of ``max_length`` tokens; the valid split is evaluated."""
     paths = download.ensure(data_dir, _FILES, _fetch)
     words = load_tokenizer(tokenizer)
 

@@ -1,4 +1,4 @@
-"""A finished run's model as files for others, each read again and compared before it counts."""
+"""Exports a finished run's model to other formats; each file is read again and verified."""
 
 from seven_exp.export.formats import FORMATS, ExportError, Files, check_format
 

@@ -1,4 +1,4 @@
-"""Two models on the same data: how far apart their logits are, and the metric of each."""
+"""Compares two models on the same data: the difference of their logits, and both metrics."""
 
 import itertools
 import math
@@ -14,15 +14,15 @@ from seven_exp.tasks import Task, forward
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out.
+    """The result of a comparison.
 
     Attributes:
-        examples: How many were looked at.
+        examples: Number of examples.
         difference: Largest absolute difference of a logit.
         largest: Largest absolute logit of the first model.
         metric: The task's headline.
         value: Of the first model.
-        other: Of the second.
+        other: Of the second model.
     """
 
     examples: int
@@ -34,7 +34,7 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether the models agree to float32's rounding through many layers."""
+        """Whether the models agree up to float32 rounding through many layers."""
         return self.difference <= 1e-4 * max(1.0, self.largest) and math.isclose(
             self.value, self.other, rel_tol=1e-3, abs_tol=1e-3
         )
@@ -44,14 +44,14 @@ class Comparison:
 def compare(
     model: nn.Module, other: nn.Module, batches: Batches, task: Task, limit: int | None
 ) -> Comparison:
-    """Run both over a split.
+    """Run both models on a split.
 
     Args:
         model: On the CPU, in evaluation mode.
-        other: Likewise.
+        other: On the CPU, in evaluation mode.
         batches: The split.
-        task: Gives the metric.
-        limit: Batches looked at; None: all.
+        task: Computes the metric.
+        limit: Number of batches; None: all.
     """
     difference = largest = 0.0
     examples = seen = 0

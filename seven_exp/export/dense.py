@@ -1,4 +1,4 @@
-"""Dense: pruned weights are zeros, and nothing else is to be known."""
+"""Dense: pruned weights are zeros in an ordinary state dict."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ EXACT, TAKES_EXPORTS = True, False
 
 
 def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """``model.safetensors``; of transformers' models with ``config.json`` and the tokenizer."""
+    """``model.safetensors``; for transformers' models with ``config.json`` and the tokenizer."""
     if not is_hub_model(source.config.model.name):
         write_state(folder, state_of(source.model, dtype))
         return {}
@@ -32,7 +32,7 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def read(folder: Path, facts: Mapping[str, Any], blank: Callable[[], nn.Module]) -> nn.Module:
-    """By ``load_state_dict``, or by transformers' ``from_pretrained``."""
+    """Load with ``load_state_dict``, or with transformers' ``from_pretrained``."""
     model = blank()
     if is_hub_model(facts["config"]["model"]["name"]):
         kind: Any = type(model)

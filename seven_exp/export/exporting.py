@@ -1,4 +1,4 @@
-"""Exporting: written, read again, compared; then, and only then, the folder has its name."""
+"""Exporting: writes a file, reads it again and compares; only then the folder gets its name."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from seven_exp.runs.provenance import versions
 from seven_exp.runs.restore import Restored, architecture, restore
 
 SCHEMA = 1
-"""Version of export.json's layout."""
+"""Version of the schema of export.json."""
 
 NAME = "export.json"
 
@@ -33,12 +33,12 @@ _WEIGHTS = (".safetensors", ".onnx", ".bin")
 
 @dataclass(frozen=True)
 class Exported:
-    """An export, taken up again.
+    """A loaded export.
 
     Attributes:
         facts: As in ``export.json``.
-        config: Of the run that it came from.
-        data: Its data.
+        config: Config of its run.
+        data: Data of its run.
         model: Called like the run's own model, on the CPU, in evaluation mode.
     """
 
@@ -49,7 +49,7 @@ class Exported:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder holds an export, not a run."""
+    """Whether a folder holds an export instead of a run."""
     return (folder / NAME).is_file()
 
 
@@ -65,26 +65,27 @@ def export(
     """Write a finished run's model in a format, read it again and compare it on the test split.
 
     Args:
-        folder: Of a run; of an export, where the format takes one.
+        folder: Folder of a run, or of an export if the format accepts one.
         format: One of `FORMATS`.
-        dtype: Of floating-point weights; one of `DTYPES`. What is compared is rounded before.
+        dtype: Dtype of floating-point weights, one of `DTYPES`; they are rounded before the
+            comparison.
         output: The export's folder; None: ``exports/FORMAT`` in ``folder``.
-        batches: Of the split, to compare on; None: all.
-        trust_plugins: Run the plugins that the run's record names.
+        batches: Number of batches to compare on; None: the whole split.
+        trust_plugins: Whether to run the plugins that the run's record names.
 
     Returns:
-        What ``export.json`` holds, and the export's folder.
+        The content of ``export.json``, and the export's folder.
 
     Raises:
-        ConfigError: The run can't be taken up.
-        ExportError: The format does not fit it, what was read again is not what was written, or
+        ConfigError: The run can't be restored.
+        ExportError: The format does not fit it, the file differs from the model, or
             the run's model is not as good as its record says.
     """
     check_format(format)
     files = files_of(format)
     output = output or folder / "exports" / format.replace(":", "_")
     if output.exists() and any(output.iterdir()) and not is_export(output):
-        raise ExportError(f"--output is '{output}': it holds something else than an export")
+        raise ExportError(f"--output is '{output}': it holds something else; choose a new folder")
     if is_export(folder):
         if not files.TAKES_EXPORTS:
             raise ExportError(f"'{folder}' is an export: format {format} is made from a run")
@@ -119,12 +120,12 @@ def load(folder: Path, *, trust_plugins: bool = False) -> Exported:
     """An export's model with its data.
 
     Args:
-        folder: Of an export.
-        trust_plugins: Run the plugins that it names.
+        folder: Folder of an export.
+        trust_plugins: Whether to run the plugins that it names.
 
     Raises:
-        ConfigError: It is broken, its data can't be had, or it names plugins that are not trusted.
-        ExportError: What its format needs is not installed.
+        ConfigError: It is broken, its data can't be loaded, or its plugins are not trusted.
+        ExportError: A package that its format needs is not installed.
     """
     with faults_of_the_user():
         facts = json.loads((folder / NAME).read_text())
@@ -179,10 +180,10 @@ def _round(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _check_recorded(found: Comparison, recorded: float, precise: bool) -> None:
-    """Compare the run's model with its record, but for the last bits that another machine has.
+    """Compare the run's model with its record, up to rounding on other machines.
 
     Raises:
-        ExportError: It is another model, or its data are others.
+        ExportError: The model or the data have changed.
     """
     slack = max(1e-3 if precise else 1e-2, 2 / found.examples)
     if not math.isclose(found.value, recorded, rel_tol=slack, abs_tol=slack):

@@ -1,4 +1,4 @@
-"""What a format of export is, and which there are; naming them loads no library."""
+"""The export formats; naming them imports no library."""
 
 import importlib
 import importlib.util
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from seven_exp.runs.restore import Restored
 
 FORMATS = {
-    "dense": "as torchvision and transformers load it, pruned weights zero",
-    "sparse": "kept weights and a bit for each place (sparse-bitmask)",
-    "2:4": "two of four weights and their places, for sparse tensor cores",
+    "dense": "for torchvision and transformers, pruned weights zero",
+    "sparse": "kept weights and one bit per weight (sparse-bitmask)",
+    "2:4": "two of four weights and their positions, for sparse tensor cores",
     "onnx": "a graph for other runtimes (extra onnx)",
-    "small": "without the rows and heads that are gone, outputs the same",
+    "small": "without the pruned rows and heads, outputs the same",
 }
-"""Name -> what it is."""
+"""Name -> description."""
 
 _MODULES = {"2:4": "semi_structured", "onnx": "onnx_graph"}
 
@@ -30,28 +30,28 @@ _NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
 class ExportError(ConfigError):
-    """The run can't be had in this format, in one line."""
+    """The run can't be exported in this format; one line."""
 
 
 class Files(Protocol):
     """A format: a module of this package."""
 
     EXACT: bool
-    """Whether what is read is what was written, to the bit; else to float32's rounding."""
+    """Whether the file reproduces the model to the bit; otherwise up to float32 rounding."""
 
     TAKES_EXPORTS: bool
-    """Whether what was exported can be exported again."""
+    """Whether an export can be the source."""
 
     def write(self, source: "Restored", folder: Path, dtype: "torch.dtype") -> dict[str, Any]:
         """Write the model into an empty folder.
 
         Args:
-            source: A finished run's.
-            folder: Where files go.
-            dtype: Of floating-point weights.
+            source: A finished run.
+            folder: Folder of the files.
+            dtype: Dtype of floating-point weights.
 
         Returns:
-            What is to be known of the export beside its size.
+            The export's facts besides its size.
 
         Raises:
             ExportError: The format does not fit the run.
@@ -64,7 +64,7 @@ class Files(Protocol):
         """The model that `write` wrote, float32, in evaluation mode, called like the run's own.
 
         Args:
-            folder: The export's.
+            folder: The export's folder.
             facts: Its ``export.json``.
             blank: Makes the run's architecture.
         """
@@ -72,10 +72,10 @@ class Files(Protocol):
 
 
 def check_format(name: str) -> None:
-    """Look whether there is such a format and all that it needs, without loading anything.
+    """Check that a format exists and its packages are installed, without importing them.
 
     Raises:
-        ExportError: There is not; the message says what to do.
+        ExportError: It does not, or they are not; the message says what to do.
     """
     if name not in FORMATS:
         raise ExportError(f"unknown format '{name}': {nearest(name, FORMATS)}")

@@ -22,15 +22,15 @@ NAME = "model.onnx"
 
 
 def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """``model.onnx``: inputs as the model's own, one output "logits"; batch and length are free.
+    """``model.onnx``: the model's own inputs, one output "logits"; batch and length are free.
 
     Raises:
-        ExportError: Another dtype than float32 is asked for.
+        ExportError: The dtype is not float32.
     """
     if dtype != torch.float32:
         raise ExportError("format onnx is written as float32: choose --dtype float32")
     example = first_example(source.data.test, torch.device("cpu"))
-    # One example would make a graph for one example.
+    # A single example would fix the graph's batch size.
     if isinstance(example, Tensor):
         names = ["images"]
         arguments: tuple[Tensor, ...] = (example.repeat(2, *[1] * (example.dim() - 1)),)
@@ -58,12 +58,12 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def read(folder: Path, facts: Mapping[str, Any], blank: Callable[[], nn.Module]) -> nn.Module:
-    """Onnxruntime in the place of a model, on the CPU."""
+    """Load the graph into ONNX Runtime, called like a model, on the CPU."""
     return Session(folder / NAME)
 
 
 def _forget_the_source(path: Path) -> None:
-    """Take out what torch notes at every node: lines of code and paths of this machine."""
+    """Remove what torch records at every node: lines of code and paths of this machine."""
     import onnx
 
     model = onnx.load(path)
@@ -76,7 +76,7 @@ def _forget_the_source(path: Path) -> None:
 
 
 class _Logits(nn.Module):
-    """A model with its inputs in order, and its logits as the one output."""
+    """A model with its inputs in order, and its logits as the only output."""
 
     def __init__(self, model: nn.Module, names: list[str] | None) -> None:
         super().__init__()
@@ -90,10 +90,10 @@ class _Logits(nn.Module):
 
 
 class Session(nn.Module):
-    """A graph that onnxruntime computes, called like the model that it was."""
+    """A graph computed by ONNX Runtime, called like the original model."""
 
     def __init__(self, path: Path) -> None:
-        """Load it, with as many threads as torch has."""
+        """Load the graph, with as many threads as torch uses."""
         super().__init__()
         import onnxruntime
 

@@ -1,9 +1,9 @@
-"""2:4: of each four neighbours the two that stay, and a bit a place that says which.
+"""2:4: the two kept weights of each group of four, and one bit per weight for their positions.
 
 The layout is compressed-tensors' sparse-24-bitmask: ``w.compressed`` of shape (rows, columns / 2),
-``w.bitmask`` and ``w.shape`` as in `seven_exp.export.sparse`. The file holds what a GPU of compute
-capability 8.0 or newer needs; `accelerate` turns the weights into torch's own form there, which
-depends on the GPU and is no format for files.
+``w.bitmask`` and ``w.shape`` as in `seven_exp.export.sparse`. A GPU of compute capability 8.0 or
+newer can use it: `accelerate` converts the weights to torch's own layout there, which depends on
+the GPU and is not a file format.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,10 +23,10 @@ EXACT, TAKES_EXPORTS = True, False
 
 
 def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """``model.safetensors``, every pruned weight as its two of four.
+    """``model.safetensors``, with two of four weights for every pruned weight.
 
     Raises:
-        ExportError: A weight is no matrix, or four neighbours of it keep more than two.
+        ExportError: A weight is not a matrix, or keeps more than two of four neighbours.
     """
     masks = {name: two_of_four(name, mask) for name, mask in source.masks.items()}
     state = {}
@@ -43,44 +43,44 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def read(folder: Path, facts: Mapping[str, Any], blank: Callable[[], nn.Module]) -> nn.Module:
-    """As a dense model; see `accelerate` for sparse tensor cores."""
+    """Load as a dense model; see `accelerate` for sparse tensor cores."""
     return sparse.read(folder, facts, blank)
 
 
 def two_of_four(name: str, mask: Tensor) -> Tensor:
-    """The mask with exactly two of each four places: those kept, filled up from the first.
+    """The mask with exactly two of each four positions: the kept ones, padded from the first.
 
     Args:
-        name: Of the weight, for the message.
+        name: Name of the weight, for the message.
         mask: Bool, (rows, columns); True = kept.
 
     Raises:
         ExportError: See `write`.
     """
     if mask.dim() != 2:
-        raise ExportError(f"format 2:4 is for matrices: {name} is of shape {tuple(mask.shape)}")
+        raise ExportError(f"format 2:4 is for matrices, but {name} has shape {tuple(mask.shape)}")
     if mask.shape[1] % 4:
-        raise ExportError(f"format 2:4: the {mask.shape[1]} inputs of {name} are no fours")
+        raise ExportError(f"format 2:4: the {mask.shape[1]} inputs of {name} are no multiple of 4")
     fours = mask.view(-1, 4)
     most = int(fours.sum(1).max())
     if most > 2:
         raise ExportError(
-            f"format 2:4: {name} keeps {most} of four neighbours in places; the run must be made "
-            "with pruner.pattern=2:4 sparsity=0.5"
+            f"format 2:4: {name} keeps {most} of four neighbours; prune the run with "
+            "pruner.pattern=2:4 sparsity=0.5"
         )
     return first_of_rows(fours.float(), 2, torch.ones_like(fours)).view(mask.shape)
 
 
 def accelerate(model: nn.Module, weights: Iterable[str]) -> list[str]:
-    """Let sparse tensor cores do the matrix products of 2:4 weights, in place.
+    """Use sparse tensor cores for the matrix products of 2:4 weights, in place.
 
     Args:
         model: On a GPU, float16 or bfloat16.
-        weights: Names of 2:4 weights. Those of `torch.nn.MultiheadAttention`, whose kernels take
-            dense ones only, stay dense.
+        weights: Names of 2:4 weights. Those of `torch.nn.MultiheadAttention`, whose kernels accept
+            only dense ones, stay dense.
 
     Returns:
-        The weights that are sparse now.
+        The weights that are now sparse.
 
     Raises:
         RuntimeError: torch has no sparse kernel for the GPU or for a weight's shape.

@@ -1,4 +1,4 @@
-"""Small: a dense model without the rows, channels and heads that do nothing."""
+"""Small: a dense model without the rows, channels and heads that have no effect."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -18,10 +18,10 @@ EXACT, TAKES_EXPORTS = False, False
 
 
 def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """``model.safetensors`` of smaller tensors by the same names.
+    """``model.safetensors`` with smaller tensors under the same names.
 
     Raises:
-        ExportError: Every unit does something, the model is of an unknown kind, or its outputs
+        ExportError: Every unit has an effect, the model's kind is unknown, or its outputs
             would change.
     """
     model = copy.deepcopy(source.model)
@@ -31,7 +31,7 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
         raise ExportError(f"format small: {error}") from error
     if not shrunk:
         raise ExportError(
-            "format small: no neuron, channel or head of this run is gone as a whole; it is for "
+            "format small: no neuron, channel or head of this run is pruned entirely; use it for "
             "runs with pruner.pattern=rows or heads"
         )
     write_state(folder, state_of(model, dtype))
@@ -42,7 +42,7 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def read(folder: Path, facts: Mapping[str, Any], blank: Callable[[], nn.Module]) -> nn.Module:
-    """The architecture, given the sizes of the file's tensors."""
+    """The architecture, resized to the file's tensors."""
     model = blank()
     fit(model, read_state(folder))
     return model

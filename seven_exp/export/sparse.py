@@ -1,10 +1,9 @@
-"""Sparse: the weights that are kept, and a bit a place that says where they belong.
+"""Sparse: the kept weights, and one bit per weight for their positions.
 
 The layout is compressed-tensors' sparse-bitmask: for a weight ``w`` of shape (rows, columns) the
-file holds ``w.compressed`` (the kept values, row by row), ``w.bitmask`` (uint8, each row's places
-eight a byte, the first in the lowest bit), ``w.shape`` and ``w.row_offsets`` (int64: where each
-row's values begin). Kernels are laid out as rows of all that an output reads. Every other tensor is
-there as it is.
+file holds ``w.compressed`` (the kept values, row by row), ``w.bitmask`` (uint8, one bit for each
+element of a row, the first in the lowest bit), ``w.shape`` and ``w.row_offsets`` (int64: where each
+row's values begin). The rows of a kernel are its outputs. Every other tensor is stored unchanged.
 """
 
 import math
@@ -37,17 +36,17 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def read(folder: Path, facts: Mapping[str, Any], blank: Callable[[], nn.Module]) -> nn.Module:
-    """By ``load_state_dict`` of what `decompress` gives."""
+    """Load the state dict that `decompress` returns."""
     model = blank()
     load_state(model, decompress(read_state(folder)), f"'{folder}'")
     return model
 
 
 def compress(name: str, weight: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """A weight's kept values and their places, as four tensors by name; see the module.
+    """A weight's kept values and their positions, as four tensors by name; see the module.
 
     Args:
-        name: Of the weight.
+        name: Name of the weight.
         weight: At least one dimension, zero where it is pruned.
         mask: Bool, of the same shape; True = kept.
     """
@@ -65,7 +64,7 @@ def decompress(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The dense state dict of a compressed one.
 
     Args:
-        state: As in the file; values that are compressed may have any shape.
+        state: As in the file; compressed values may have any shape.
     """
     dense = {}
     for name, tensor in state.items():

@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 NAME = "model.safetensors"
-"""What transformers calls it too."""
+"""The file name that transformers uses, too."""
 
 
 def state_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The state dict, a shared tensor once, floating-point ones of ``dtype``."""
+    """The state dict with each shared tensor once and floating-point ones in ``dtype``."""
     state, seen = {}, set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
@@ -23,12 +23,12 @@ def state_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def write_state(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write tensors as ``model.safetensors``; transformers wants to read whose they are."""
+    """Write tensors as ``model.safetensors``, with the metadata that transformers requires."""
     save_file(dict(state), folder / NAME, metadata={"format": "pt"})
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
-    """What `write_state` wrote, floating-point tensors as float32."""
+    """Read what `write_state` wrote, with floating-point tensors as float32."""
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in load_file(folder / NAME).items()

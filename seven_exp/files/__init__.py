@@ -1,1 +1,1 @@
-"""Files that are whole or not there, locks between processes, and checksums."""
+"""Atomic files, locks between processes, and checksums."""

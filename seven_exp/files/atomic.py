@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writes: a file is either complete or absent."""
 
 import os
 import shutil
@@ -9,17 +9,17 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; it takes ``path``'s place once the block is done without an error.
+    """A path to write to; it replaces ``path`` when the block ends without an error.
 
-    The bytes are on disk before the name changes, so that a crash leaves the old file or the new.
+    The bytes are on disk before the name changes, so a crash leaves the old file or the new one.
 
     Raises:
         OSError: The folder can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: some writers choose the format by it.
+    # The suffix stays last, because some writers choose the format by it.
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    # One of a process of the same number, killed here, may be a link to a file that stays.
+    # A killed process with the same number may have left a hard link to a file that stays.
     partial.unlink(missing_ok=True)
     try:
         yield partial
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it takes ``path``'s place once the block is done without an error.
+    """An empty folder to fill; it replaces ``path`` when the block ends without an error.
 
     Raises:
         OSError: The folder can't be written.
@@ -50,7 +50,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def clear_partial(folder: Path) -> None:
-    """Remove what killed processes were writing, by our name for it or by safetensors' own."""
+    """Remove the temporary files of killed processes, those of safetensors included."""
     for pattern in (".*.partial*", ".tmp*"):
         for partial in folder.glob(pattern):
             partial.unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def clear_partial(folder: Path) -> None:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turns safetensors' way to tell of a full disk into the ordinary one.
+    """Turns safetensors' error for a full disk into an OSError.
 
     Raises:
         OSError: safetensors could not write.

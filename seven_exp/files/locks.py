@@ -1,4 +1,4 @@
-"""Locks between processes; where the file system has none, the work goes on without."""
+"""Locks between processes; on a file system without locks, work continues without them."""
 
 import errno
 import logging
@@ -16,11 +16,11 @@ _IMPOSSIBLE = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 @contextmanager
 def held(lock: FileLock, wait: float = -1) -> Iterator[bool]:
-    """Whether the lock is this process's while the block lasts; the system frees it of a dead one.
+    """Whether this process holds the lock within the context; the system frees it if it dies.
 
     Args:
         lock: Not held yet.
-        wait: Seconds to wait for another process; -1: as long as it takes.
+        wait: Seconds to wait for another process; -1: without limit.
 
     Raises:
         OSError: The lock's file can't be written.
@@ -33,7 +33,7 @@ def held(lock: FileLock, wait: float = -1) -> Iterator[bool]:
 
 
 def acquired(lock: FileLock, wait: float) -> bool:
-    """Whether the lock could be had; `FileLock.release` gives it back.
+    """Try to acquire the lock; `FileLock.release` releases it.
 
     Raises:
         OSError: Its file can't be written.
@@ -51,8 +51,8 @@ def acquired(lock: FileLock, wait: float) -> bool:
 
 @cache
 def _warn(folder: Path, reason: str) -> None:
-    """Once for each folder."""
+    """Warn once per folder."""
     log.warning(
-        "'%s' has no locks (%s): going on without; start only one process there at a time",
+        "'%s' has no locks (%s): continuing without; start only one process there at a time",
         *(folder, reason),
     )

@@ -1,4 +1,4 @@
-"""Layers that multiply by a compressed sparse row matrix, as torch's CPU kernels do."""
+"""Layers that multiply by a CSR (compressed sparse row) matrix with torch's CPU kernels."""
 
 import warnings
 
@@ -9,10 +9,10 @@ from seven_exp.shrink.attention import SlimAttention
 
 
 class SparseLinear(nn.Module):
-    """A Linear whose weight is in CSR; computes what the dense one computes."""
+    """A Linear with its weight in CSR; computes the same as the dense one."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        """Keep the weights that are not zero."""
+        """Keep the nonzero weights."""
         super().__init__()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
@@ -28,14 +28,14 @@ class SparseLinear(nn.Module):
 
 
 def to_csr(model: nn.Module, names: set[str]) -> int:
-    """Put CSR layers in the place of linear ones, attention's projections included.
+    """Replace linear layers by CSR layers, including attention's projections.
 
     Args:
         model: Changed in place.
-        names: Of the weights that are pruned; those of no linear layer stay dense.
+        names: Names of the pruned weights; those outside linear layers stay dense.
 
     Returns:
-        How many weights are in CSR now.
+        Number of weights in CSR.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.MultiheadAttention) and f"{name}.in_proj_weight" in names:
@@ -66,7 +66,7 @@ def _open(attention: nn.MultiheadAttention) -> SlimAttention:
 
 
 def bytes_of(model: nn.Module) -> int:
-    """What a model's tensors take, a shared one once; of CSR, values and both lists of places."""
+    """Bytes of a model's tensors, each shared one once; for CSR, values and both index lists."""
     total = 0
     for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
         parts = [tensor]

@@ -1,4 +1,4 @@
-"""Measuring one run or export on this machine, and what to make of it."""
+"""Measures one run or export on this machine, and interprets the result."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ from seven_exp.tasks import Inputs, forward
 from seven_exp.training.world import device_of
 
 SCHEMA = 1
-"""Version of measure.json's layout."""
+"""Version of the schema of measure.json."""
 
 _SPREAD = 0.02
-"""Ratios as near to 1 as this are called no difference."""
+"""Ratios this close to 1 count as no difference."""
 
 
 def measure(
@@ -39,19 +39,19 @@ def measure(
     """Time and memory of every variant, in ``measure.json``.
 
     Args:
-        folder: Of a run or an export.
-        batch: Examples, for throughput; latency is of one.
+        folder: Folder of a run or an export.
+        batch: Batch size for throughput; latency is that of one example.
         device: As in the config.
         dtype: "float32", "float16" or "bfloat16".
-        repeats: Rounds in which every variant has its turn.
-        threads: Of the CPU; None: torch's.
-        trust_plugins: Run the plugins that the folder's record names.
+        repeats: Rounds in which every variant runs once.
+        threads: CPU threads; None: torch's default.
+        trust_plugins: Whether to run the plugins that the folder's record names.
 
     Returns:
-        What the file holds, and its path.
+        The content of the file, and its path.
 
     Raises:
-        ConfigError: The folder can't be used, or the device is not there.
+        ConfigError: The folder can't be used, or there is no such device.
         OSError: The file can't be written.
     """
     place, kind = device_of(device), getattr(torch, dtype)
@@ -105,7 +105,7 @@ def _call(model: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def _inputs(batches: Batches, n: int, device: torch.device, dtype: torch.dtype) -> Inputs:
-    """Examples from the split's first batch, repeated where it has fewer."""
+    """Examples from the split's first batch, repeated if it has fewer."""
     inputs, _ = next(iter(batches.epoch(0)))
 
     def take(values: Tensor) -> Tensor:
@@ -118,12 +118,12 @@ def _inputs(batches: Batches, n: int, device: torch.device, dtype: torch.dtype) 
 
 
 def _length(inputs: Inputs) -> int | None:
-    """Tokens of a text."""
+    """Number of tokens of a text."""
     return next(iter(inputs.values())).shape[1] if isinstance(inputs, Mapping) else None
 
 
 def reading(rows: Sequence[Mapping[str, Any]], variants: Sequence[Variant]) -> list[str]:
-    """What was measured beside what theory promises, a sentence a variant."""
+    """What was measured and what theory predicts, one sentence per variant."""
     dense, sentences = rows[0], []
     for row, variant in zip(rows[1:], variants[1:], strict=True):
         said = [_compared(row[key]) for key in ("latency", "batch")]
@@ -131,7 +131,7 @@ def reading(rows: Sequence[Mapping[str, Any]], variants: Sequence[Variant]) -> l
         if row["flops"] and dense["flops"]:
             words += f"; theory: {dense['flops'] / row['flops']:.2f}x"
         if not variant.skips:
-            words += "; dense kernels multiply by zeros too, so nothing is to be gained"
+            words += "; dense kernels multiply by zeros too, so no gain is possible"
         sentences.append(words)
     return sentences
 

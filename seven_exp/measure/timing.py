@@ -1,4 +1,4 @@
-"""Time and memory of calls that are to be compared: taken in turn, so that all see one machine."""
+"""Times and memory of calls to compare: measured alternately, so that conditions are the same."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class Times:
         median: Over the rounds.
         low: First quartile.
         high: Third quartile.
-        ratio: Median over the rounds of the first call's time by this one's in the same round:
-            how many times as fast.
+        ratio: Median over the rounds of the first call's time over this one's in the same round:
+            the speed-up.
         ratio_low: First quartile.
         ratio_high: Third quartile.
-        rounds: How many.
+        rounds: Number of rounds.
     """
 
     median: float
@@ -39,19 +39,19 @@ class Times:
 def in_turn(
     calls: Mapping[str, Call], *, rounds: int, threads: int, block: float = 0.2
 ) -> dict[str, Times]:
-    """Time each call once a round, in a round's order and back in the next.
+    """Time each call once per round, in alternating order.
 
     Args:
-        calls: The first is what the others are compared with.
+        calls: The others are compared with the first.
         rounds: At least 2.
-        threads: Of the CPU.
-        block: Seconds for which a call is repeated, at least, before its mean counts.
+        threads: CPU threads.
+        block: Minimum seconds for which a call is repeated; its mean counts.
     """
     timers = {
         name: Timer("call()", globals={"call": call}, num_threads=threads)
         for name, call in calls.items()
     }
-    # torch's own way to warm up and to find how many repetitions fill the block.
+    # torch's own way to warm up and to find how many repetitions fill a block.
     numbers = {
         name: max(1, round(block / timer.blocked_autorange(min_run_time=block / 2).median))
         for name, timer in timers.items()
@@ -75,10 +75,10 @@ def _times(first: list[float], taken: list[float]) -> Times:
 
 
 def peak_memory(call: Call, device: torch.device) -> int:
-    """Bytes that torch's tensors take at the most during a call, beyond those there before.
+    """Peak bytes of torch's tensors during a call, beyond those that existed before.
 
-    On the CPU from the profiler's list of allocations, which is exact and repeatable, but knows
-    nothing of what libraries allocate by themselves.
+    On the CPU it comes from the profiler's list of allocations, which is exact and repeatable, but
+    does not include what libraries allocate themselves.
     """
     call()
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The ways in which one pruned model can be run."""
+"""The ways to run one pruned model."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -21,13 +21,13 @@ from seven_exp.training.flops import forward_flops
 
 @dataclass(frozen=True)
 class Variant:
-    """One way.
+    """One way to run a model.
 
     Attributes:
         name: For people.
         model: In evaluation mode.
-        bytes: Of the weights: on disk, or in memory where they are in no file.
-        flops: Of one example, in theory, if every zero that the way knows of were skipped.
+        bytes: Of the weights: on disk, or in memory if they are in no file.
+        flops: Operations of one example, in theory, if every known zero were skipped.
         skips: Whether its kernels skip zeros, or there are none.
     """
 
@@ -40,11 +40,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be measured: the dense model first, then the others.
+    """What is measured: the dense model first, then the others.
 
     Attributes:
         variants: At least two.
-        config: Of the run.
+        config: Config of the run.
         data: Its data.
     """
 
@@ -59,13 +59,13 @@ def subject_of(
     """The variants of a run, or an export and the dense model of its run.
 
     Args:
-        folder: Of a run or an export.
-        device: Where they are to run.
-        dtype: Of their weights.
-        trust_plugins: Run the plugins that the folder's record names.
+        folder: Folder of a run or an export.
+        device: Device to run on.
+        dtype: Dtype of the weights.
+        trust_plugins: Whether to run the plugins that the folder's record names.
 
     Raises:
-        ConfigError: Neither is in the folder, or its data can't be had.
+        ConfigError: The folder holds neither, or its data can't be loaded.
     """
     if is_export(folder):
         exported = load(folder, trust_plugins=trust_plugins)
@@ -112,7 +112,7 @@ def _sparse(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Iterator[Variant]:
-    """Torch's kernels for sparse matrices, where it has any."""
+    """The variant with torch's kernels for sparse matrices, if it has any."""
     if device.type == "cpu" and dtype == torch.float32:
         sparse = copy.deepcopy(model)
         pruned = {name for name, mask in masks.items() if not bool(mask.all())}
@@ -131,7 +131,7 @@ def _sparse(
 
 @torch.no_grad()
 def fill(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Put numbers as large as the others in the place of zeros: a dense model of this shape."""
+    """Replace zeros by numbers of typical size, to get a dense model of this shape."""
     generator = torch.Generator().manual_seed(0)
     for name, mask in masks.items():
         weight = model.get_parameter(name)

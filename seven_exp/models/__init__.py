@@ -1,4 +1,4 @@
-"""Name -> nn.Module; importing this registers every file but waits with torchvision."""
+"""Models by name; importing this registers every file without importing torchvision."""
 
 import importlib
 import pkgutil

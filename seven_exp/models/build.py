@@ -1,4 +1,4 @@
-"""A model by its name, for data of a kind."""
+"""Builds a model by name, for data of one kind."""
 
 import inspect
 from collections.abc import Callable
@@ -16,10 +16,10 @@ Kind = Literal["images", "text"]
 
 
 def factory(name: str, kind: Kind) -> Callable[..., nn.Module]:
-    """What makes the model of a registered name, a hub id or a local folder, for such data.
+    """The factory for a registered name, a hub id or a local folder, for data of this kind.
 
     Raises:
-        ValueError: Unknown name, or a model of other data.
+        ValueError: The name is unknown, or the model is for other data.
     """
     if name not in MODELS and is_source(name):
         return text_model(name) if kind == "text" else image_model(name)
@@ -35,14 +35,14 @@ def factory(name: str, kind: Kind) -> Callable[..., nn.Module]:
 
 
 def check_model(name: str, head: str | None) -> None:
-    """Look, before data or weights are read, whether transformers has the model for the task.
+    """Check, before data or weights are read, whether transformers has the model for the task.
 
     Args:
         name: A registered name, a hub id or a local folder.
-        head: What text is for; None for images.
+        head: The text task; None for images.
 
     Raises:
-        ValueError: It is not installed, can't be had or does not fit.
+        ValueError: It is not installed, can't be loaded or does not fit.
     """
     if is_hub_model(name):
         needs_extra("model.name", name)
@@ -64,20 +64,21 @@ def build_model(
 
     Args:
         name: A registered name, a hub id or a local folder.
-        checkpoint: A state dict to start from, ``.safetensors`` or torch's own format; a head made
-            for another number of classes is left out. It replaces pretrained weights.
-        **arguments: What the data tell, `num_classes` (logits) with `image_size` and `channels`,
-            or with `vocab_size`, `max_length` and `head`; and the model's own keywords.
+        checkpoint: A state dict to start from, ``.safetensors`` or torch's own format; a head
+            for another number of classes is skipped. It replaces pretrained weights.
+        **arguments: Properties of the data, `num_classes` (logits) with `image_size` and
+            `channels`, or with `vocab_size`, `max_length` and `head`; and the model's own keywords.
 
     Raises:
-        ValueError: Unknown name, a value out of range, or a checkpoint of another model.
+        ValueError: The name is unknown, a value is out of range, or the checkpoint is of another
+            model.
     """
     make = factory(name, "text" if "vocab_size" in arguments else "images")
     if checkpoint is None:
         return make(**arguments)
     state = read_state(Path(checkpoint).expanduser())
     if "pretrained" in inspect.signature(make).parameters:
-        # The file overwrites those weights: nobody should have to be online to get them.
+        # The file overwrites the pretrained weights, so do not download them.
         arguments["pretrained"] = False
     model = make(**arguments)
     load_state(model, state, f"model.checkpoint '{checkpoint}'")

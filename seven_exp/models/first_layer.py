@@ -1,4 +1,4 @@
-"""Letting a model of colour images read grey ones."""
+"""Adapts a model for colour images to grey ones."""
 
 import torch
 from torch import nn
@@ -7,12 +7,12 @@ from torch import nn
 def adapt_channels(model: nn.Module, name: str, channels: int) -> None:
     """Replace the first convolution by one over ``channels``, its kernels summed over colours.
 
-    On a grey image the sum gives what the old one gave on three equal channels.
+    On a grey image the sum equals the old result on three equal channels.
 
     Args:
         model: Changed in place.
-        name: The convolution, by its attribute.
-        channels: Of the images; 3 changes nothing.
+        name: The convolution's attribute.
+        channels: Channels of the images; 3 changes nothing.
     """
     old = getattr(model, name)
     assert isinstance(old, nn.Conv2d)

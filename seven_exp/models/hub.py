@@ -1,4 +1,4 @@
-"""Where the weights and tokenizers of transformers' models are found."""
+"""Sources of the weights and tokenizers of transformers' models."""
 
 import importlib.util
 import logging
@@ -29,7 +29,7 @@ def is_source(name: str) -> bool:
 
 
 def needs_extra(key: str, name: str) -> None:
-    """Check that what transformers' models need is installed.
+    """Check that the packages for transformers' models are installed.
 
     Raises:
         ValueError: It is not; the message says how to install it.
@@ -40,10 +40,10 @@ def needs_extra(key: str, name: str) -> None:
 
 
 def source(key: str, name: str) -> str:
-    """A local folder or hub id for a name of `NAMES`, or for one that is such a thing itself.
+    """A local folder or hub id for a name of `NAMES`, or for a name that is one itself.
 
     Raises:
-        ValueError: The package that ships it is not installed, or a path is no folder.
+        ValueError: The package with the weights is not installed, or a path is not a folder.
     """
     needs_extra(key, name)
     if name in _SHIPPED:
@@ -64,19 +64,19 @@ def from_source(auto: Any, key: str, name: str, **arguments: Any) -> Any:
 
     Args:
         auto: One of transformers' Auto classes.
-        key: The config's key that ``name`` comes from.
+        key: The config key that ``name`` comes from.
         name: See `source`.
         **arguments: Passed on.
 
     Raises:
-        ValueError: It can't be had, or is something else; the message says what to do.
+        ValueError: It can't be loaded, or is something else; the message says what to do.
     """
     place = source(key, name)
     for library in ("transformers", "huggingface_hub"):
-        # Five retries of five lines each say no more than the error below.
+        # Five retries of five lines each add nothing to the error below.
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
-        # transformers would otherwise ask at a terminal whether to run a repository's code.
+        # Otherwise transformers asks at a terminal whether to run a repository's code.
         return auto.from_pretrained(place, trust_remote_code=False, **arguments)
     except Exception as error:
         reason = " ".join(str(error).split())

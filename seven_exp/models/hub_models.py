@@ -1,6 +1,6 @@
 """transformers' pretrained models: encoders and GPT-2 for text, ViT and DeiT for images.
 
-No wrapper: parameters keep transformers' own names, and a saved model loads there unchanged.
+No wrapper: parameters keep transformers' own names, so a saved model loads there unchanged.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,21 @@ _OF_IMAGES = ("vit_hf", "deit")
 
 
 def config_of(name: str, kind: str) -> Any:
-    """A model's configuration, if transformers has its architecture for such a task.
+    """A model's configuration, if transformers has its architecture for this task.
 
     Args:
-        name: Of the model; see `seven_exp.models.hub.source`.
+        name: Name of the model; see `seven_exp.models.hub.source`.
         kind: A `Head`, or "images".
 
     Raises:
-        ValueError: It can't be had, or is of another kind.
+        ValueError: It can't be loaded, or is of another kind.
     """
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     config = from_source(transformers.AutoConfig, "model.name", name)
     fits = type(config) in getattr(transformers, _AUTO[kind])._model_mapping
-    # Encoders can be had as language models there, but see the token that they should predict.
+    # transformers has encoders as language models, too, but they see the token to predict.
     if kind == "language_modelling" and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         fits = False
     if not fits:
@@ -66,15 +66,15 @@ def _build(name: str, kind: str, config: Any, pretrained: bool) -> nn.Module:
 
 
 def text_model(name: str) -> Callable[..., nn.Module]:
-    """The factory of a model of text."""
+    """The factory of a text model."""
 
     def build(
         num_classes: int, vocab_size: int, max_length: int, head: Head, *, pretrained: bool = True
     ) -> nn.Module:
-        """A pretrained Transformer with a fresh head.
+        """A pretrained Transformer with a new head.
 
         Raises:
-            ValueError: It can't be had, or the tokenizer does not fit it.
+            ValueError: It can't be loaded, or the tokenizer does not fit it.
         """
         config = config_of(name, head)
         if vocab_size > config.vocab_size:
@@ -84,7 +84,7 @@ def text_model(name: str) -> Callable[..., nn.Module]:
             )
         places = getattr(config, "max_position_embeddings", None) or max_length
         if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-            places -= config.pad_token_id + 1  # whose numbers start behind the padding's
+            places -= config.pad_token_id + 1  # position ids start after the padding's
         if max_length > places:
             raise ValueError(
                 f"dataset.max_length is {max_length}: '{name}' reads at most {places} tokens"
@@ -99,15 +99,15 @@ def text_model(name: str) -> Callable[..., nn.Module]:
 
 
 def image_model(name: str) -> Callable[..., nn.Module]:
-    """The factory of a model of images."""
+    """The factory of an image model."""
 
     def build(
         num_classes: int, image_size: int, channels: int, *, pretrained: bool = True
     ) -> nn.Module:
-        """A Vision Transformer with a fresh head where the classes differ.
+        """A Vision Transformer with a new head if the number of classes differs.
 
         Raises:
-            ValueError: It can't be had, or the images do not fit it.
+            ValueError: It can't be loaded, or the images do not fit it.
         """
         config = config_of(name, "images")
         if pretrained and image_size != config.image_size:

@@ -1,4 +1,4 @@
-"""State dicts from files into models."""
+"""Loads state dicts from files into models."""
 
 import logging
 import pickle
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 HEADS = ("head.", "heads.", "fc.", "classifier.", "pre_classifier.", "score.", "qa_outputs.")
-"""How the names of a head's parameters begin."""
+"""Prefixes of the names of a head's parameters."""
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file; nothing in it is executed.
+    """The tensors of a checkpoint file; no code in it is executed.
 
     Raises:
         ValueError: It is missing, broken, or holds something else.
@@ -29,7 +29,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch would have the user switch off what keeps a file from being executed.
+        # torch's message suggests switching off the protection against executing code.
         kind = "no checkpoint of weights, a state dict saved alone"
         raise ValueError(f"model.checkpoint is '{path}': it is {kind}") from error
     except Exception as error:
@@ -44,7 +44,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict, leaving the head fresh where its shape differs.
+    """Load a state dict; a head of another shape keeps its initial weights.
 
     Raises:
         ValueError: Other parameters are missing, unknown or differ in shape.
@@ -56,13 +56,13 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         if not name.startswith(HEADS) or (name in own and own[name].shape == tensor.shape)
     }
     try:
-        # Names are torch's to compare: modules know what they were called in older files.
+        # torch compares names, because modules know their names in older files.
         missing, unknown = model.load_state_dict(fitting, strict=False)
     except RuntimeError as error:
         shapes = str(error).splitlines()[1].strip()
         raise ValueError(f"{source} is of another model: {shapes}") from error
     fresh = [name for name in missing if name.startswith(HEADS)]
-    # A weight shared by two modules is in the file once.
+    # A weight shared by two modules is stored once.
     places = model.state_dict(keep_vars=True)
     given = {id(places[name]) for name in fitting if name in places}
     lacking = [n for n in missing if n not in fresh and id(places[n]) not in given]
@@ -72,4 +72,4 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             f"({len(lacking)} parameters missing, {len(unknown)} unknown)"
         )
     if fresh:
-        log.info("%s: its head is for other classes; a fresh one is trained", source)
+        log.info("%s: its head is for other classes; a new one is trained", source)

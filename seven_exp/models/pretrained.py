@@ -19,6 +19,6 @@ def imagenet_state(name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         folder = Path(hub.get_dir()) / "checkpoints"
         raise ValueError(
-            f"model.pretrained is true: {name}'s weights can't be had ({error}); put "
+            f"model.pretrained is true: {name}'s weights can't be downloaded ({error}); put "
             f"{weights.url} into {folder}, or give model.checkpoint=PATH"
         ) from error

@@ -1,4 +1,4 @@
-"""Name -> model."""
+"""Models by name."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The ResNet that pruning papers train on CIFAR."""
+"""The ResNet of CIFAR pruning papers."""
 
 from collections import OrderedDict
 

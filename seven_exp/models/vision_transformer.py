@@ -19,8 +19,8 @@ def _check_patches(image_size: int, patch_size: int) -> None:
 
 
 def _wake_head(model: nn.Module) -> None:
-    # torchvision starts the head at zero, where the first gradients of all other weights vanish
-    # and pruning at initialisation would see nothing.
+    # torchvision initialises the head to zero. The first gradients of all other weights then
+    # vanish, and pruning at initialisation has no evidence.
     nn.init.trunc_normal_(model.get_parameter("heads.head.weight"), std=0.02)
 
 

@@ -1,4 +1,4 @@
-"""The core: pruners for anybody's training loop. Tensors in, masks out; no files, no config."""
+"""The core: pruners for any training loop. Tensors in, masks out; no files, no config."""
 
 from seven_exp.pruning import criteria
 from seven_exp.pruning.check import Check, LayerCheck

@@ -1,4 +1,4 @@
-"""Allocation: how a total sparsity is shared among the layers."""
+"""Allocation: how a total sparsity is divided among the layers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ class Pool(NamedTuple):
     """Layers whose weights compete with one another.
 
     Attributes:
-        layers: Their indices, rising.
-        kept: How many weights they keep in all; where ``each_row``, how many in every output row.
+        layers: Their indices, in ascending order.
+        kept: Number of weights to keep in total; with ``each_row``, in every output row.
         each_row: Whether weights compete only within their output row.
-        by_share: Whether they compete by `lamp_shares` of their scores, layers being of different
-            scale.
+        by_share: Whether weights compete by `lamp_shares` of their scores, so that layers of
+            different scales are comparable.
     """
 
     layers: list[int]
@@ -33,14 +33,14 @@ class Pool(NamedTuple):
 
 
 Scope = Callable[[float, Sequence[Shape]], list[Pool]]
-"""``scope(density, shapes)``: the pools, for layers of such shapes."""
+"""``scope(density, shapes)``: the pools for layers of these shapes."""
 
 SCOPES: Registry[Scope] = Registry("scope")
 
 
 @SCOPES.register("global")
 def one_pool(density: float, shapes: Sequence[Shape]) -> list[Pool]:
-    """All weights compete: the total is exact, each layer's share follows from its scores."""
+    """All weights compete: the total is exact, and each layer's density follows from its scores."""
     return [Pool(list(range(len(shapes))), kept_count(density, sum(map(math.prod, shapes))))]
 
 
@@ -61,10 +61,10 @@ def per_row(density: float, shapes: Sequence[Shape]) -> list[Pool]:
 
 @SCOPES.register("lamp")
 def lamp(density: float, shapes: Sequence[Shape]) -> list[Pool]:
-    """All weights compete, each by its share of the scores in its layer that are no smaller.
+    """All weights compete by their LAMP ratio, which is computed from any score.
 
-    The total is exact, and every layer's best weight has the same share, 1 (Lee et al., arXiv
-    2010.07611, for any score in place of the magnitude).
+    The total is exact, and every layer's best weight has the same ratio, 1 (Lee et al., arXiv
+    2010.07611, with any score in place of the magnitude).
     """
     return [pool._replace(by_share=True) for pool in one_pool(density, shapes)]
 
@@ -73,9 +73,9 @@ def lamp(density: float, shapes: Sequence[Shape]) -> list[Pool]:
 def erdos_renyi_kernel(density: float, shapes: Sequence[Shape]) -> list[Pool]:
     """Larger layers are made sparser (Mocanu et al., 1707.04780; kernels: Evci et al., 1911.11134).
 
-    A layer's density is ``min(1, eps * sum(shape) / prod(shape))``, with eps such that the total is
-    right; experts in one weight count as a matrix each. Each layer keeps ``int(density * n)``, so
-    the total falls short by less than one weight a layer.
+    A layer's density is ``min(1, eps * sum(shape) / prod(shape))``; eps is solved so that the total
+    is right. Each expert in a stacked weight counts as one matrix. Each layer keeps
+    ``int(density * n)``, so the total falls short by less than one weight per layer.
     """
     return [
         Pool([i], kept_count(share, math.prod(shape)))
@@ -91,7 +91,7 @@ def erk_densities(density: float, shapes: Sequence[Shape]) -> list[float]:
     dense: set[int] = set()
     while len(dense) < len(shapes):
         sparse = [i for i in range(len(shapes)) if i not in dense]
-        # eps * sum(shape) weights are kept in a sparse matrix.
+        # A sparse matrix keeps eps * sum(shape) weights.
         eps = (wanted - sum(sizes[i] for i in dense)) / sum(sides[i] for i in sparse)
         full = {i for i in sparse if eps * sides[i] >= sizes[i]}
         if not full:
@@ -104,7 +104,7 @@ def erk_densities(density: float, shapes: Sequence[Shape]) -> list[float]:
 
 
 def _sides(shape: Shape) -> int:
-    """The sum of the dimensions, those of a stack's matrices taken one by one."""
+    """The sum of the dimensions; each matrix of a stack counts separately."""
     return sum(shape) + (shape.copies - 1) * shape[1] if isinstance(shape, Stack) else sum(shape)
 
 
@@ -114,16 +114,16 @@ def lamp_shares(score: Tensor, candidates: Tensor | None = None) -> Tensor:
     (Lee et al., arXiv 2010.07611, eq. 1.)
 
     Args:
-        score: Of any shape; where some are negative, all are counted from the lowest. Broken ones
-            have no share.
-        candidates: Bool, likewise: what competes; None: all.
+        score: Of any shape. If some scores are negative, the lowest one is subtracted from all.
+            NaN and infinite scores get 0.
+        candidates: Bool, same shape: the weights that compete. None: all of them.
     """
     broken = ~score.isfinite()
     score = score.masked_fill(broken, 0)
     lifted = (score - score.min().clamp(max=0)).masked_fill(broken, 0)
     if candidates is not None:
         lifted = lifted * candidates
-    # A power of two is exact, and keeps squares from vanishing.
+    # Scaling by a power of two is exact and keeps squares from underflowing.
     lifted = torch.ldexp(lifted, -torch.frexp(lifted.max()).exponent.clamp(min=-100))
     squares, order = lifted.flatten().square().sort(descending=True, stable=True)
     shares = squares / squares.cumsum(0).clamp(min=1e-38)

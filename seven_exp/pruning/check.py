@@ -1,4 +1,4 @@
-"""What a model's weights are, beside what the masks say: zeros are counted, not assumed."""
+"""Counts the zeros of a model and compares them with the masks, instead of assuming them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ class LayerCheck:
     """One prunable weight of a model.
 
     Attributes:
-        size: How many numbers it has.
-        masked: How many of them the mask prunes.
-        zeros: How many are zero, whatever the mask says.
-        broken: How many are not zero though the mask prunes them.
+        size: Number of weights.
+        masked: Number of weights that the mask prunes.
+        zeros: Number of weights that are zero, whatever the mask says.
+        broken: Number of pruned weights that are not zero.
     """
 
     size: int
@@ -28,11 +28,11 @@ class LayerCheck:
 
 @dataclass(frozen=True)
 class Check:
-    """Zeros of a model, counted.
+    """The zeros of a model.
 
     Attributes:
-        layers: Parameter name -> what was found in it.
-        parameters: How many numbers all parameters of the model have, shared ones counted once.
+        layers: Parameter name -> the counts of that weight.
+        parameters: Number of weights in all parameters of the model; shared ones count once.
         zeros: How many of those are zero.
     """
 
@@ -58,14 +58,14 @@ class Check:
         return not any(check.broken for check in self.layers.values())
 
     def raise_for_mismatch(self) -> None:
-        """Raise RuntimeError unless every pruned weight is zero; the message names where not."""
+        """Raise RuntimeError unless every pruned weight is zero; the message names a layer."""
         broken = {name: check for name, check in self.layers.items() if check.broken}
         if broken:
             name, worst = max(broken.items(), key=lambda item: item[1].broken)
             raise RuntimeError(
                 f"the model disagrees with its masks in {len(broken)} of {len(self.layers)} "
-                f"weights: {worst.broken} of {worst.masked} pruned places of {name} are not zero; "
-                "call pruner.apply() on the model after whatever has changed it"
+                f"weights: {worst.broken} of {worst.masked} pruned weights of {name} are not zero; "
+                "call pruner.apply() on the model after the code that changed it"
             )
 
 
@@ -73,10 +73,10 @@ class Check:
 def check_zeros(
     model: nn.Module, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> Check:
-    """Count the zeros of a model, and of those the masks' own.
+    """Count the zeros of a model, and the nonzero weights that the masks prune.
 
     Args:
-        model: Whose parameters are counted.
+        model: All its parameters are counted.
         weights: Parameter name -> the model's prunable weight.
         masks: The same names -> bool tensors of the same shapes, True = kept.
     """
@@ -98,20 +98,20 @@ def _zeros(tensor: Tensor) -> int:
 
 
 def counterparts(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Parameter]:
-    """The weights of a copy of a model that stand for the layers of the original.
+    """The weights of a copy of a model that correspond to the layers of the original.
 
-    They are found by name, behind whatever one wrapper or several put before it, such as the
-    ``module.`` of ``torch.optim.swa_utils.AveragedModel``.
+    They are matched by name, after any prefix that wrappers add, such as the ``module.`` of
+    ``torch.optim.swa_utils.AveragedModel``.
 
     Args:
         model: The copy, or a wrapper of it.
-        layers: Of the original.
+        layers: The layers of the original.
 
     Returns:
         Parameter name in the original -> the copy's parameter.
 
     Raises:
-        ValueError: Weights are missing or of another shape, or there are several copies in it.
+        ValueError: A weight is missing or has another shape, or the model holds several copies.
     """
     named = {
         name.replace("_orig_mod.", ""): parameter
@@ -131,7 +131,7 @@ def counterparts(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Para
     missing = [name for name in wanted if prefix + name not in named]
     if missing:
         raise ValueError(
-            f"the model has no {', '.join(missing[:3])}{' ...' if missing[3:] else ''}: give a "
+            f"the model has no {', '.join(missing[:3])}{' ...' if missing[3:] else ''}: pass a "
             "copy of the model that the pruner was created for"
         )
     found = {name: named[prefix + name] for name in wanted}
@@ -139,8 +139,8 @@ def counterparts(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Para
         theirs, own = found[layer.name].shape, layer.weight.shape
         if theirs != own:
             raise ValueError(
-                f"{layer.name} is of shape {tuple(theirs)} in this model, and of {tuple(own)} in "
-                "the pruner's: give a copy of the model that the pruner was created for"
+                f"{layer.name} has shape {tuple(theirs)} in this model and {tuple(own)} in the "
+                "pruner's: pass a copy of the model that the pruner was created for"
             )
     return found
 

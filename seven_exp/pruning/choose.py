@@ -1,4 +1,4 @@
-"""Choosing masks: scores and a pool in, masks out, by pattern."""
+"""Choosing masks: scores and a pool in, masks out, under a pattern."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,14 @@ def choose_masks(
     units: Sequence[Tensor] | None,
     min_density: float,
 ) -> list[Tensor]:
-    """The masks that keep the best of a pool, as many as it may keep.
+    """The masks that keep the best weights of a pool, as many as it may keep.
 
     Args:
         scores: One tensor for each of the pool's layers.
-        candidates: Bool tensors like them: what may be kept.
-        pool: How many are kept, and whether rows are on their own.
-        available: How many candidates there are.
-        pattern: Which sets may go together.
+        candidates: Bool tensors of the same shapes: the weights that may be kept.
+        pool: How many weights are kept, and whether rows are independent.
+        available: Number of candidates.
+        pattern: Which sets of weights may be pruned together.
         units: The pattern's units of these layers, if it has any.
         min_density: Fraction that each layer keeps at least.
 
@@ -80,11 +80,11 @@ def _best_of_pool(
 def _protected(
     score: Tensor, candidates: Tensor, pattern: Pattern, min_density: float
 ) -> Tensor | None:
-    """Weights of a layer that stay whatever others score: the pattern's and the floor's."""
+    """Weights of a layer that stay regardless of other layers: the pattern's and the floor's."""
     mask = pattern.protected(score, candidates)
     floor = kept_count(min_density, candidates.numel())
     if mask is not None or floor == 0:
-        return mask  # a pattern's own floor is no lower
+        return mask  # a pattern's own floor is never lower
     floor = min(floor, _count([candidates]))
     (least,) = top_k_masks([score], floor, [candidates])
     return least

@@ -1,4 +1,4 @@
-"""Who competes with whom for how many places, and who wins: scopes, patterns and floors."""
+"""Which weights compete, how many of them stay, and which: scopes, patterns and floors."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ COMPETITIVE = ("global", "lamp")
 """Scopes in which the scores decide how much each layer keeps."""
 
 Wanted = Callable[[float], float]
-"""``wanted(target)``: the sparsity wanted now of layers with a target."""
+"""``wanted(target)``: the current sparsity for layers whose final sparsity is ``target``."""
 
 
 @dataclass(frozen=True)
 class Competition:
-    """The layers of a pruner, and how they share what may be kept.
+    """The layers of a pruner, and the rules by which their weights compete.
 
     Attributes:
         layers: The prunable weights.
-        sparsity: Final fraction of zeros of the layers without one of their own.
-        targets: Final sparsity -> numbers of the layers that have it.
+        sparsity: Final fraction of zeros of the layers without a sparsity of their own.
+        targets: Final sparsity -> indices of the layers that have it.
         scope: Name of the allocation.
-        pattern: Which sets of weights may go together.
+        pattern: Which sets of weights may be pruned together.
         min_density: Fraction that each layer keeps at least.
     """
 
@@ -40,7 +40,7 @@ class Competition:
     min_density: float
 
     def pools(self, wanted: Wanted, without: Collection[int] = ()) -> list[Pool]:
-        """The pools now, in which ``without`` are not."""
+        """The current pools, without the layers in ``without``."""
         pools = []
         for target, group in self.targets.items():
             members = [i for i in group if i not in without]
@@ -52,11 +52,11 @@ class Competition:
         return pools
 
     def kept(self, pool: Pool) -> int:
-        """How many weights a pool keeps in all."""
+        """Number of weights that a pool keeps in total."""
         return pool.kept * (self._shape(pool.layers[0])[0] if pool.each_row else 1)
 
     def plainly_kept(self, wanted: Wanted) -> int | None:
-        """How many weights stay, if they are simply the best of all; None if not."""
+        """Number of weights that stay if only their scores decide; None otherwise."""
         if self._units is not None or type(self.pattern) is not Pattern or self.min_density:
             return None
         pools = self.pools(wanted)
@@ -76,13 +76,13 @@ class Competition:
         candidates: Mapping[int, Tensor],
         available: int,
     ) -> dict[int, Tensor] | None:
-        """The masks that keep the highest ranks of a pool; None where nothing tells them apart.
+        """The masks that keep the highest ranks of a pool; None if all ranks are equal or broken.
 
         Args:
             pool: Some layers.
-            ranks: Number of a layer -> tensor shaped like its weight.
-            candidates: Likewise, bool: what may be kept.
-            available: How many candidates the pool has.
+            ranks: Index of a layer -> tensor with its weight's shape.
+            candidates: Index of a layer -> bool tensor, same shape: the weights that may be kept.
+            available: Number of candidates in the pool.
         """
         scores = [self._matrix(i, ranks[i]) for i in pool.layers]
         places = [self._matrix(i, candidates[i]) for i in pool.layers]
@@ -108,16 +108,16 @@ class Competition:
 
     @cached_property
     def _turned(self) -> set[int]:
-        """The layers whose rows are inputs, where what is asked for tells them apart."""
+        """The layers whose rows are inputs, if the scope or the pattern distinguishes rows."""
         of_rows = self.scope == "per_row" or self.pattern.counts_rows
         return {i for i, x in enumerate(self.layers) if of_rows and transposed(x)}
 
     def _shape(self, i: int) -> tuple[int, ...]:
-        """(outputs, inputs, *kernel) of a layer, where what is asked for tells them apart."""
+        """(outputs, inputs, *kernel) of a layer, if the scope or the pattern distinguishes rows."""
         shape = self.layers[i].shape
         return (shape[1], shape[0]) if i in self._turned else shape
 
     def _matrix(self, i: int, tensor: Tensor) -> Tensor:
-        """A tensor shaped like a layer's weight, with the layer's `_shape`."""
+        """A tensor with a layer's weight shape, viewed in the layer's `_shape`."""
         matrix = self.layers[i].matrix(tensor)
         return matrix.T.contiguous() if i in self._turned else matrix

@@ -1,4 +1,4 @@
-"""Creating a pruner: flat keywords in, the types that a pruner is made of out."""
+"""Creating a pruner: converts flat keywords to the types that a pruner consists of."""
 
 import inspect
 import itertools
@@ -47,41 +47,42 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
     optimizer: torch.optim.Optimizer | None = None,
     **hyperparameters: Any,
 ) -> Pruner:
-    """A registered pruner for a model.
+    """Create a registered pruner for a model.
 
     Args:
         name: A registered name, such as "seven_dyn", "seven_pre" or "magnitude".
-        model: Prunable weights are found in it; nothing in it is wrapped or renamed. Given as
-            DistributedDataParallel, all ranks choose the same masks, by evidence of all batches.
+        model: The model to prune; its modules are neither wrapped nor renamed. With
+            DistributedDataParallel, gradients are averaged and all ranks choose the same masks.
         sparsity: Final fraction of zeros among the prunable weights, in [0, 1).
-        begin_step: First call of `Pruner.step` at which it acts ("during" only).
+        begin_step: The window starts after ``begin_step`` calls of `Pruner.step` ("during" only).
         end_step: The masks are final after ``end_step`` calls of `Pruner.step`. For a "before"
-            pruner the same as ``rounds``, of which it is enough to give one.
-        interval: Steps from one choice of masks to the next ("during" only).
-        levels: Stairs of the schedule ("during" only); default: as fine as the steps.
-        rounds: Mask updates of a "before" or "after" pruner.
-        when: "before", "during" or "after"; default: what the name stands for.
-        schedule: Name of a curve; default: what the name stands for.
+            pruner it is the same as ``rounds``; give one of the two.
+        interval: Number of steps from one mask update to the next ("during" only).
+        levels: Number of stairs of the schedule ("during" only); default: one per step.
+        rounds: Number of mask updates of a "before" or "after" pruner.
+        when: "before", "during" or "after" training; default: that of the name.
+        schedule: Name of a curve; default: that of the name.
         scope: "global": all weights compete; "per_layer": each layer reaches the sparsity;
-            "per_row", "lamp", "erk"; default: what the name stands for.
-        sparsities: Name or pattern -> another sparsity for the layers that match, the first one
-            counting. The layers of one sparsity are pruned by ``scope`` among themselves.
+            "per_row", "lamp", "erk"; default: that of the name.
+        sparsities: Name or name pattern -> sparsity of the matching layers. The first match counts.
+            Layers with the same sparsity compete among themselves, as ``scope`` says.
         pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads".
-        min_density: Every layer of n weights keeps at least ``int(min_density * n)``, in [0, 1);
-            for scopes in which layers compete, "global" and "lamp".
-        include: Names or patterns of what alone is pruned; see `survey`.
-        exclude: Names or patterns of what stays dense, too; see `survey`.
+        min_density: Every layer of n weights keeps at least ``int(min_density * n)``, in [0, 1).
+            For the scopes in which layers compete: "global" and "lamp".
+        include: Names or name patterns; only matching weights are pruned. See `survey`.
+        exclude: Names or name patterns; matching weights stay dense. See `survey`.
         exclude_defaults: Whether output layers, embeddings, routers and adapters stay dense.
-        misfits: What becomes of layers that the pruner, the scope or the pattern can't prune:
-            "error", or "dense": they stay as they are, with a warning.
-        optimizer: The one that trains the weights, not a wrapper of it. Methods whose weights may
-            return treat its moments as their papers do: SET, RigL and AC/DC, which need it, clear
-            them; movement and straight-through magnitude let it step on the dense weights.
+        misfits: What to do with layers that the pruner, the scope or the pattern can't prune:
+            "error" raises, "dense" leaves them dense with a warning.
+        optimizer: The optimizer that trains the weights, not a wrapper of it. Methods with regrowth
+            treat its moments as their papers do. SET, RigL and AC/DC require it and clear the
+            moments of regrown weights. With movement and straight-through magnitude, it steps on
+            the dense weights.
         **hyperparameters: The method's own, such as ``alpha_1``.
 
     Raises:
-        ValueError: A name, a number or a combination of them is not valid, or the pruner does not
-            read a keyword; the message says which and names the nearest valid choice.
+        ValueError: A name, a number or a combination is invalid, or the pruner does not read a
+            keyword. The message names the fault and the nearest valid choice.
     """
     spec = PRUNERS[name]
     when = when or spec.when
@@ -144,15 +145,16 @@ def _timing(
     usual_rounds: int,
     numbers: Mapping[str, int | None],
 ) -> Gradual | Rounds:
-    """When masks are chosen.
+    """When the masks are chosen.
 
     Raises:
-        ValueError: The method can't act then, or a number is missing or contradicts another.
+        ValueError: The method does not support this time, or a number is missing or contradicts
+            another one.
     """
     if needs_model(method) and when == "during":
-        raise ValueError(f"{name} looks at the model itself: choose when=before or when=after")
+        raise ValueError(f"{name} runs the model itself: choose when=before or when=after")
     if starts_sparse(method) and when != "during":
-        raise ValueError(f"{name} exchanges weights while they are trained: choose when=during")
+        raise ValueError(f"{name} exchanges weights during training: choose when=during")
     begin, end, interval, levels, rounds = numbers.values()
     if when == "during":
         if end is None:
@@ -162,7 +164,7 @@ def _timing(
         return Gradual(curve, begin, end, interval, levels)
     if when == "before" and None not in (rounds, end) and rounds != end:
         raise ValueError(
-            f"rounds is {rounds} and end_step {end}: before training they are the same, give one"
+            f"rounds is {rounds} and end_step {end}: before training they mean the same, give one"
         )
     chosen = next(
         r for r in (rounds, end if when == "before" else None, usual_rounds) if r is not None
@@ -173,10 +175,10 @@ def _timing(
 def _fitting(
     coverage: Coverage, method: Method, pattern: Pattern, scope: str, when: When, misfits: Misfits
 ) -> Coverage:
-    """What of the prunable weights the method, the pattern and the scope can prune.
+    """The layers that the method, the pattern and the scope can prune.
 
     Raises:
-        ValueError: Some don't fit, and ``misfits`` asks for an error; or none does.
+        ValueError: Some layers don't fit and ``misfits`` is "error", or no layer fits.
     """
     solved = isinstance(method, Solver)
     if solved:
@@ -187,7 +189,7 @@ def _fitting(
 
 
 def _defaults(spec: PrunerSpec) -> dict[str, Any]:
-    """Keyword of `create_pruner` -> what it is where nobody gives it."""
+    """Keyword of `create_pruner` -> its default for this pruner."""
     parameters = inspect.signature(create_pruner).parameters.values()
     own = {"when": spec.when, "schedule": spec.schedule, "scope": spec.scope, "sparsities": {}}
     return {parameter.name: parameter.default for parameter in parameters} | own
@@ -196,10 +198,10 @@ def _defaults(spec: PrunerSpec) -> dict[str, Any]:
 def _groups(
     layers: Sequence[Layer], sparsity: float, sparsities: Mapping[str, float]
 ) -> dict[float, list[int]]:
-    """Target -> the layers that have it.
+    """Final sparsity -> indices of the layers that have it.
 
     Raises:
-        ValueError: A pattern matches no layer.
+        ValueError: A name pattern matches no layer.
     """
     check_patterns("sparsities", sparsities, [layer.name for layer in layers], "prunable weight")
     groups: dict[float, list[int]] = {}
@@ -215,13 +217,17 @@ def check_sparsity(sparsity: float) -> None:
 
 
 def _check_floor(min_density: float, sparsity: float, pattern: Pattern, scope: str) -> None:
-    # 0.1 is a little more than 1 - 0.9.
+    # In floating point, 0.1 > 1 - 0.9.
     if min_density > 1 - sparsity + 1e-9:
         raise ValueError(
-            f"min_density is {min_density}: more than the density asked for, {1 - sparsity:g}"
+            f"min_density is {min_density}, more than the final density {1 - sparsity:g}: "
+            f"choose {1 - sparsity:g} or less"
         )
     if min_density and not (isinstance(pattern, NOfM) or type(pattern) is Pattern):
-        raise ValueError(f"min_density counts weights: pattern '{pattern}' removes whole units")
+        raise ValueError(
+            f"min_density counts single weights, but pattern '{pattern}' removes whole units: "
+            "leave min_density out"
+        )
     if min_density and scope not in COMPETITIVE:
         raise ValueError(
             f"min_density is {min_density}: scope '{scope}' fixes what each layer keeps; choose "
@@ -230,12 +236,12 @@ def _check_floor(min_density: float, sparsity: float, pattern: Pattern, scope: s
 
 
 def _warn_of_curve(name: str, method: Method, curve: str) -> None:
-    """Say so where the curve is one that the method is not made for."""
+    """Warn if the method can't follow the curve."""
     values = course(curve)
     if starts_sparse(method) and min(values) < max(values):
-        words = "starts sparse, which the schedule undoes: choose constant"
+        words = "starts sparse, which this schedule undoes: choose constant"
     elif regrows(method) is StayGone and any(b < a for a, b in itertools.pairwise(values)):
-        words = "lets no weight return, so it keeps the highest sparsity so far"
+        words = "never lets a pruned weight return, so it keeps the highest sparsity so far"
     else:
         return
     warnings.warn(f"{name} with schedule '{curve}': it {words}", stacklevel=3)

@@ -1,6 +1,6 @@
-"""Evidence: whether gradients and scores carry any information to choose masks by.
+"""Evidence: whether gradients and scores carry enough information to choose masks.
 
-Scores that are all equal leave the choice to the order of ties, which is the position of a weight.
+If all scores are equal, the order of ties decides, that is, the position of a weight.
 """
 
 import math
@@ -12,28 +12,28 @@ from torch import Tensor, nn
 from seven_exp.pruning.allocation import Pool
 
 _ROWS = 8
-"""A few rows nearly always show that scores differ, so that the others need not be read."""
+"""A few rows almost always prove that scores differ, so the others need not be read."""
 
 
 class NoEvidenceError(RuntimeError):
-    """The scores that masks would be chosen by are all equal or all broken."""
+    """The scores that would choose the masks are all equal or all NaN or infinite."""
 
 
 def informative(grads: Sequence[Tensor | None]) -> bool:
-    """Whether the gradients of a step are evidence.
+    """Whether the gradients of a step carry information.
 
-    They are where some value is finite and not zero, and no layer's values are all broken: an
-    overflow in the backward pass breaks every layer before it and leaves the later ones intact, so
-    that it would decide between layers. Usually one value of each layer is read.
+    They do if some value is finite and nonzero and no layer consists of broken values (NaN or
+    infinite) alone. An overflow in the backward pass breaks every layer before it and leaves the
+    later ones intact, so it would decide between layers. Usually one value per layer is read.
 
     Args:
-        grads: One tensor a layer, any shape and floating dtype.
+        grads: One tensor per layer, any shape and floating dtype.
     """
     present = [grad for grad in grads if grad is not None and grad.numel()]
     if not present:
         return False
     device = present[0].device
-    # Strides make the view of one value for a tenth of what indices cost.
+    # as_strided reads one value at a tenth of the cost of indexing.
     firsts = torch.stack([g.as_strided((), ()).to(device, torch.float32) for g in present]).tolist()
     for first, grad in zip(firsts, present, strict=True):
         if not math.isfinite(first) and not grad.isfinite().any():
@@ -44,11 +44,11 @@ def informative(grads: Sequence[Tensor | None]) -> bool:
 
 
 def constant(score: Tensor, candidates: Tensor) -> bool:
-    """Whether all candidates of a layer have one score; NaN counts as the lowest.
+    """Whether all candidates of a layer have the same score; NaN counts as the lowest.
 
     Args:
         score: Of any shape.
-        candidates: Bool, likewise.
+        candidates: Bool, same shape.
     """
     low, high = _ends(score, candidates)
     return not high > low
@@ -57,13 +57,13 @@ def constant(score: Tensor, candidates: Tensor) -> bool:
 def undecidable(
     scores: Sequence[Tensor], candidates: Sequence[Tensor], pool: Pool, available: int
 ) -> bool:
-    """Whether a pool must drop some weights and its scores tell none of them apart.
+    """Whether a pool must drop some weights but its scores are all equal or broken.
 
     Args:
         scores: One tensor for each of the pool's layers.
-        candidates: Bool tensors like them: what may be kept.
-        pool: How many are kept, and who competes.
-        available: How many candidates there are.
+        candidates: Bool tensors of the same shapes: the weights that may be kept.
+        pool: How many weights are kept, and which of them compete.
+        available: Number of candidates.
     """
     if pool.each_row:
         return _rows_undecidable(scores, candidates, pool.kept)
@@ -84,13 +84,13 @@ def undecidable(
 def likely_cause(
     model: nn.Module, lost: Sequence[str], scores: Sequence[Tensor], uses_gradients: bool
 ) -> str:
-    """Why scores carry no information, with a cure, in half a sentence.
+    """Half a sentence: why scores carry no information, and what to do.
 
     Args:
-        model: What they are scores of.
-        lost: Names of weights that are zero because they have been pruned entirely.
+        model: The model that is scored.
+        lost: Names of weights that are zero because they are pruned entirely.
         scores: One tensor for each layer that competes.
-        uses_gradients: Whether they come of gradients or activations.
+        uses_gradients: Whether the scores depend on gradients or activations.
     """
     named = ((name, p.detach()) for name, p in model.named_parameters() if p.ndim > 1)
     matrices = {name: p for name, p in named if name.endswith("weight")}
@@ -99,7 +99,7 @@ def likely_cause(
     if not uses_gradients:
         return "the weights are all equal: initialise the model or load its weights first"
     if lost:
-        return f"{lost[0]} has lost all its weights and lets nothing through: lower the sparsity"
+        return f"{lost[0]} is pruned entirely and passes no signal on: lower the sparsity"
     if zero := [name for name, p in matrices.items() if not p.any()]:
         return f"{zero[-1]} is all zero: initialise it at random, or train the model first"
     if not any(bool(score.isfinite().any()) for score in scores):
@@ -121,18 +121,18 @@ def no_evidence(
     """The error for layers whose scores carry no information.
 
     Args:
-        name: Of the pruner.
-        pool: The layers' names.
-        model: As for `likely_cause`, as are the others.
-        lost: Names of weights that have been pruned entirely.
-        scores: One tensor for each of the layers.
-        uses_gradients: Whether they come of gradients or activations.
+        name: Name of the pruner.
+        pool: Names of the layers.
+        model: As for `likely_cause`.
+        lost: As for `likely_cause`.
+        scores: As for `likely_cause`.
+        uses_gradients: As for `likely_cause`.
     """
     first, *others = pool
     where = f"{first} and {len(others)} more" if others else first
     return NoEvidenceError(
-        f"{name} can't choose what to prune of {where}, for all scores there are equal or broken; "
-        f"likely cause: {likely_cause(model, lost, scores, uses_gradients)}"
+        f"{name} can't choose what to prune of {where}: all scores are equal or broken; likely "
+        f"cause: {likely_cause(model, lost, scores, uses_gradients)}"
     )
 
 
@@ -149,7 +149,7 @@ def _rows_undecidable(scores: Sequence[Tensor], candidates: Sequence[Tensor], ke
 
 
 def _ends(score: Tensor, candidates: Tensor) -> tuple[float, float]:
-    """A low and a high score of the candidates, equal only if all are."""
+    """A low and a high score of the candidates; they are equal only if all scores are."""
     few = slice(None, None, max(1, len(score) // _ROWS))
     for part in (few, slice(None)):
         rows = score[part].reshape(1, -1), candidates[part].reshape(1, -1)

@@ -1,4 +1,4 @@
-"""Whether the weights that a pruner prunes are still those of its model."""
+"""Checks that the weights that a pruner prunes still belong to its model."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,14 +7,14 @@ from torch import nn
 from seven_exp.pruning.layers import Layer, unwrap
 
 Link = tuple[dict[str, nn.Module | None], str, nn.Module]
-"""A parent's modules, a name in it, and the module that it must lead to."""
+"""A parent's modules, a name in it, and the module that must be registered under that name."""
 
 
 class Anchors:
-    """The ways from a model to its layers, by name, as they were at first.
+    """The paths from a model to its layers, by name, as they were at creation.
 
-    A module that stays in its place is followed: ``.to()``, ``.half()`` and
-    ``load_state_dict(assign=True)`` change its parameters, and these are looked up anew.
+    A module that stays registered is followed: ``.to()``, ``.half()`` and
+    ``load_state_dict(assign=True)`` replace its parameters, and these are looked up again.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
@@ -23,9 +23,9 @@ class Anchors:
         self._links = self._walk()
 
     def check(self) -> None:
-        """Raise RuntimeError if a weight is not the model's any more; the message names it.
+        """Raise RuntimeError if a weight no longer belongs to the model; the message names it.
 
-        It compares objects and shapes alone, about a microsecond a layer.
+        It compares only objects and shapes, which takes about a microsecond per layer.
         """
         if any(modules.get(name) is not child for modules, name, child in self._links):
             self._links = self._walk()
@@ -37,7 +37,7 @@ class Anchors:
             raise RuntimeError(_tied(self._layers))
 
     def _walk(self) -> list[Link]:
-        """Each link once, though many layers lie behind the same one."""
+        """Each link once, even if it leads to many layers."""
         links = {}
         for layer in self._layers:
             for link in self._way(layer):
@@ -55,22 +55,22 @@ class Anchors:
             module = unwrap(child)
         if module is not layer.module:
             raise RuntimeError(
-                f"{layer.name} is not the model's any more, '{path}' is another module now or "
-                "none: create the pruner after the last change of the model's modules"
+                f"{layer.name} does not belong to the model any more: '{path}' was replaced or "
+                "removed; create the pruner after the last change of the model's modules"
             )
 
 
 class Pulse:
-    """Whether anybody trains some weights, by their gradients and what PyTorch counts of changes.
+    """Whether some weights are being trained, judged by gradients and PyTorch's version counters.
 
-    A copy of a model can't be seen from the model; that nothing happens to the model can.
+    The pruner can't detect that a copy is trained instead, but it can detect an idle model.
     """
 
     def __init__(self) -> None:
         self._changes: list[int] | None = None
 
     def missing(self, weights: Sequence[nn.Parameter]) -> bool:
-        """Whether since `note` no weight has changed, and none of them has a gradient."""
+        """Whether no weight has changed since `note` and none has a gradient."""
         return (
             self._changes == [weight._version for weight in weights]
             and any(weight.requires_grad for weight in weights)
@@ -78,7 +78,7 @@ class Pulse:
         )
 
     def note(self, weights: Sequence[nn.Parameter]) -> None:
-        """Changes from here on count."""
+        """Record the present versions; later changes count."""
         self._changes = [weight._version for weight in weights]
 
 
@@ -86,16 +86,16 @@ def _fault(layer: Layer, shape: Sequence[int], kind: type) -> str:
     weight = layer.module._parameters.get(layer.attribute)
     if weight is None:
         return (
-            f"{layer.name} is no parameter of its module any more, so it can't be pruned: take "
-            "the parametrization off, or create the pruner after the change"
+            f"{layer.name} is no longer a parameter of its module, so it can't be pruned: remove "
+            "the parametrization, or create the pruner after the change"
         )
     if weight.shape != shape:
         return (
-            f"{layer.name} is of shape {tuple(weight.shape)} now, and was of {tuple(shape)}: "
+            f"{layer.name} now has shape {tuple(weight.shape)} instead of {tuple(shape)}: "
             "create the pruner after the change"
         )
     return (
-        f"{layer.name} is a {type(weight).__name__} now, and was a {kind.__name__}: "
+        f"{layer.name} is now a {type(weight).__name__} instead of a {kind.__name__}: "
         "create the pruner after the change"
     )
 
@@ -107,6 +107,6 @@ def _tied(layers: Sequence[Layer]) -> str:
         if other != layer.name:
             break
     return (
-        f"{other} and {layer.name} are one parameter now, and were two: create the pruner after "
-        "the weights are tied"
+        f"{other} and {layer.name} are now one parameter, but were two: create the pruner after "
+        "tying the weights"
     )

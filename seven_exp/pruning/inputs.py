@@ -1,4 +1,4 @@
-"""What weights multiply: which module's call shows a weight's inputs, and how they are laid out."""
+"""Inputs of weights: which module's calls reveal a weight's inputs, and their layout."""
 
 import copy
 from collections import OrderedDict
@@ -15,8 +15,8 @@ from torch.nn import functional
 from seven_exp.pruning.matrices import Layer, transposed
 
 Inputs = Callable[[Sequence[Any], Mapping[str, Any]], list[Tensor]]
-"""``inputs(args, kwargs)`` of a module's call: for each group of outputs, a tensor with a row for
-each use of the weight and a column for each input."""
+"""``inputs(args, kwargs)`` of a module's call: for each group of outputs, a tensor with one row per
+use of the weight and one column per input."""
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -28,9 +28,9 @@ class Use:
     """Where a weight is used.
 
     Attributes:
-        module: Its calls show the weight's inputs.
-        inputs: What the weight multiplies in such a call.
-        turned: Whether the weight's first dimension is that of the inputs.
+        module: The module whose calls reveal the weight's inputs.
+        inputs: Extracts from such a call what the weight multiplies.
+        turned: Whether the weight's first dimension is the input dimension.
     """
 
     module: nn.Module
@@ -38,7 +38,7 @@ class Use:
     turned: bool = False
 
     def matrices(self, tensor: Tensor, groups: int) -> Tensor:
-        """A tensor shaped like the weight as (groups, outputs, inputs), one matrix for a group."""
+        """A tensor of the weight's shape as (groups, outputs, inputs), one matrix per group."""
         rows = tensor.reshape(groups, len(tensor) // groups, -1)
         return rows.transpose(1, 2) if self.turned else rows
 
@@ -49,7 +49,7 @@ class Use:
 
 
 def uses_of(model: nn.Module, layers: Sequence[Layer]) -> list[Use | None]:
-    """Where each layer's weight is used; None: no module's call shows its inputs.
+    """Where each layer's weight is used; None if no module's call reveals its inputs.
 
     Args:
         model: Holds the layers. Attention reads the weight of its output projection without
@@ -75,7 +75,7 @@ def _use(layer: Layer, owners: Mapping[nn.Module, nn.MultiheadAttention]) -> Use
 
 
 def shown(layer: Layer) -> bool:
-    """Whether calls of some module show a layer's inputs; recurrent and fused layers hide them."""
+    """Whether calls of some module reveal a layer's inputs; recurrent and fused layers do not."""
     return isinstance(layer.module, nn.MultiheadAttention) or layer.attribute == "weight"
 
 
@@ -86,13 +86,13 @@ def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def _rows(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """Of a linear map."""
+    """Inputs of a linear map."""
     inputs = _first(args, kwargs)
     return [inputs.reshape(-1, inputs.shape[-1])]
 
 
 def _projected(attribute: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """Of attention's projections; one matrix makes queries, keys and values, each of its inputs."""
+    """Inputs of attention's projections; one fused matrix makes queries, keys and values."""
     names = ("query", "key", "value")
     given = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}
     three = [given[name] for name in names]
@@ -106,7 +106,7 @@ def _projected(attribute: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 def _attended(
     attention: nn.MultiheadAttention, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[Tensor]:
-    """Of attention's output projection: what attention returns with the identity in its place."""
+    """Inputs of the output projection: attention's result with the identity as projection."""
     weight = attention.out_proj.weight
     identity = nn.Linear(len(weight), len(weight), device="meta")
     identity.weight = nn.Parameter(torch.eye(len(weight)).to(weight), requires_grad=False)
@@ -121,7 +121,7 @@ def _attended(
 def _patches_of(
     convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[Tensor]:
-    """Of a convolution, which multiplies patches by its flattened weight."""
+    """Inputs of a convolution, which multiplies patches by its flattened weight."""
     images, axes = _first(args, kwargs), len(convolution.kernel_size)
     sides = convolution._reversed_padding_repeated_twice
     mode = convolution.padding_mode
@@ -129,15 +129,15 @@ def _patches_of(
     patches = images.reshape(-1, *images.shape[-1 - axes :])
     geometry = zip(convolution.kernel_size, convolution.stride, convolution.dilation, strict=True)
     for axis, (size, step, spread) in enumerate(geometry, start=2):
-        # The windows along this axis; those of a dilated kernel hold more than it reads.
+        # The windows along this axis; a dilated kernel skips elements of each window.
         patches = patches.unfold(axis, spread * (size - 1) + 1, step)[..., ::spread]
-    # (images, channels, *places, *kernel) -> (places, channels, *kernel)
+    # (images, channels, *positions, *kernel) -> (positions, channels, *kernel)
     patches = patches.movedim(1, 1 + axes).flatten(0, axes)
     return [group.flatten(1) for group in patches.chunk(convolution.groups, dim=1)]
 
 
 def _pixels_of(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """Of a transposed convolution, which multiplies each pixel's channels by all of its weight."""
+    """Inputs of a transposed convolution, which multiplies each pixel's channels by its weight."""
     images, axes = _first(args, kwargs), len(module.kernel_size)
     pixels = images.movedim(-1 - axes, -1).reshape(-1, images.shape[-1 - axes])
     return list(pixels.chunk(module.groups, dim=1))
@@ -145,9 +145,9 @@ def _pixels_of(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> l
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """While it lasts, every module is in evaluation mode; each has its own mode back afterwards.
+    """Put every module in evaluation mode within the context, then restore each module's mode.
 
-    Gradients are tracked.
+    Gradients are still tracked.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()

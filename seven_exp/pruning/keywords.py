@@ -1,4 +1,4 @@
-"""The keywords of `create_pruner`: which of them a pruner reads, and what their numbers mean."""
+"""The keywords of `create_pruner`: which ones a pruner reads, and which values are valid."""
 
 from collections.abc import Iterable, Mapping
 from numbers import Rational, Real
@@ -28,13 +28,13 @@ def read_by(
     schedule: str | None = None,
     method: Method | None = None,
 ) -> tuple[str, ...]:
-    """The keywords that a pruner reads, its hyper-parameters aside.
+    """The keywords that a pruner reads, except its hyper-parameters.
 
     Args:
         name: A registered name.
-        when: The time at which it prunes; None: what the name stands for.
-        schedule: The name of its curve; None: what the name stands for.
-        method: What it prunes by; None: the method with its default hyper-parameters.
+        when: When the pruner acts; None: the default of the name.
+        schedule: Name of the curve; None: the default of the name.
+        method: The pruner's method; None: the method with its default hyper-parameters.
 
     Raises:
         ValueError: The name or the schedule is unknown.
@@ -44,7 +44,7 @@ def read_by(
         return _OF_MODEL
     timing = _TIMING[when or spec.when]
     if len(set(course(schedule or spec.schedule))) == 1:
-        # A curve without a slope has no stairs.
+        # A constant curve has no stairs.
         timing = tuple(keyword for keyword in timing if keyword != "levels")
     method = method or build_method(name, {})
     returns = issubclass(regrows(method), FromZero | Remembered)
@@ -60,15 +60,15 @@ def refuse_unread(
     given: Mapping[str, Any],
     defaults: Mapping[str, Any],
 ) -> None:
-    """Raise ValueError if a keyword is given that the pruner does not read; it names all of them.
+    """Raise ValueError if a given keyword is not read by the pruner; the message names all of them.
 
     Args:
         name: A registered name.
-        method: What it prunes by.
-        when: The time at which it prunes.
-        schedule: The name of its curve.
+        method: The pruner's method.
+        when: When the pruner acts.
+        schedule: Name of the curve.
         given: Keyword -> value.
-        defaults: Keyword -> the value that means that it was not given.
+        defaults: Keyword -> the value that counts as not given.
     """
     read = read_by(name, when, schedule, method)
     unread = [k for k, v in given.items() if k not in read and v != defaults[k] and v is not None]
@@ -86,36 +86,36 @@ def refuse_unread(
 
 
 def check_optimizer(name: str, optimizer: Any, layers: Iterable[Layer], *, needed: bool) -> None:
-    """Raise ValueError unless the optimizer is one, and trains the layers' weights where needed.
+    """Raise ValueError unless the optimizer is one and, if needed, trains the layers' weights.
 
-    A pruner that lets weights start anew at zero needs it. Frozen weights have no moments.
+    Pruners that regrow weights from zero need it. Frozen weights have no moments.
     """
     if optimizer is None and needed:
         raise ValueError(
-            f"{name} needs the optimizer: weights that grow start at zero, and without "
-            "optimizer=... the optimizer's old moments would move them"
+            f"{name} needs the optimizer: pass optimizer=...; regrown weights start at zero, and "
+            "the pruner must clear the optimizer's old moments for them"
         )
     if not isinstance(optimizer, Optimizer | None):
         kind = type(optimizer).__name__
-        raise ValueError(f"optimizer is a {kind}: give the torch.optim.Optimizer of the training")
+        raise ValueError(f"optimizer is a {kind}: pass the torch.optim.Optimizer of the training")
     if optimizer is None or not needed:
         return
     trained: set[nn.Parameter] = {p for group in optimizer.param_groups for p in group["params"]}
     for layer in layers:
         if layer.weight.requires_grad and layer.weight not in trained:
             raise ValueError(
-                f"{layer.name} is not a parameter of the optimizer: give the optimizer that "
-                f"trains it, or exclude it"
+                f"{layer.name} is not a parameter of the optimizer: pass the optimizer that "
+                "trains it, or exclude it"
             )
 
 
 def fraction(keyword: str, value: Any) -> float:
-    """A fraction in [0, 1) as Python's float; the decimals of a narrower number are kept.
+    """A fraction in [0, 1) as a Python float. Narrower dtypes keep their decimal value.
 
-    A float32 of 0.9 is 0.899999976: it means 0.9.
+    A float32 of 0.9 is 0.899999976 in binary; it means 0.9.
 
     Raises:
-        ValueError: It is none; the message names a near valid one.
+        ValueError: It is not such a fraction; the message names a valid one near it.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         number, near = None, 0.9
@@ -133,7 +133,7 @@ def fraction(keyword: str, value: Any) -> float:
 
 
 def _nearest_fraction(number: float) -> float:
-    """A valid fraction near a number; one from 2 to 99 is taken for a percentage."""
+    """A valid fraction near a number; a number from 2 to 99 is read as a percentage."""
     if number < 0:
         return 0.0
     if 2 <= number < 100:
@@ -142,10 +142,10 @@ def _nearest_fraction(number: float) -> float:
 
 
 def count(keyword: str, value: Any) -> int:
-    """A whole number as Python's int, such as 23, 23.0 or NumPy's.
+    """A whole number as a Python int, such as 23, 23.0 or a NumPy integer.
 
     Raises:
-        ValueError: It is none; the message names the nearest whole numbers.
+        ValueError: It is not whole; the message names the nearest whole numbers.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{keyword} is {value!r}: choose a whole number, such as 100")
@@ -159,10 +159,10 @@ def count(keyword: str, value: Any) -> int:
 
 
 def positive(keyword: str, value: Any) -> int:
-    """A whole number of 1 or more as Python's int.
+    """A whole number of 1 or more as a Python int.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not one.
     """
     number = count(keyword, value)
     if number < 1:

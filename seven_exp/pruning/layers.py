@@ -1,4 +1,4 @@
-"""Which weights of a model are prunable, and what is left dense and why."""
+"""Which weights of a model are prunable, and which stay dense and why."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,22 +13,22 @@ from seven_exp.pruning.structure import structure_of
 __all__ = ["Coverage", "Layer", "matches", "prunable_layers", "survey", "transposed", "unwrap"]
 
 _ENOUGH = 0.8
-"""Share of the matrices below which a pruner warns of what it leaves dense."""
+"""A pruner warns if less than this fraction of the matrices' weights is prunable."""
 
 _CHOSEN = ("excluded", "not included", "misfits")
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What of a model can be pruned.
+    """Which parts of a model can be pruned.
 
     Attributes:
         layers: The prunable weights, in module order.
-        dense: Name of each other matrix (a parameter that varies along two dimensions or more) ->
-            why it stays.
+        dense: Name of each other matrix (a parameter that varies along two or more dimensions) ->
+            the reason why it stays dense.
         sizes: Name of each matrix -> its number of weights.
-        total: Number of parameters in all.
-        last: Name of the last weight where no output layer was recognised.
+        total: Total number of parameters.
+        last: Name of the last weight if no output layer was recognised.
     """
 
     layers: list[Layer]
@@ -43,12 +43,12 @@ class Coverage:
         return sum(layer.weight.numel() for layer in self.layers)
 
     def without(self, reasons: Mapping[str, str]) -> "Coverage":
-        """The same less some layers, each with the reason why it stays dense."""
+        """The same coverage without some layers, each with the reason why it stays dense."""
         left = [layer for layer in self.layers if layer.name not in reasons]
         return replace(self, layers=left, dense={**self.dense, **reasons})
 
     def parts(self) -> str:
-        """What stays dense, the largest first, as shares of the matrices."""
+        """What stays dense, largest first, as percentages of the matrices' weights."""
         sizes: Counter[str] = Counter()
         for name, why in self.dense.items():
             sizes[why] += self.sizes[name]
@@ -56,7 +56,7 @@ class Coverage:
         return ", ".join(f"{why} {size / every:.1%}" for why, size in sizes.most_common(4))
 
     def __str__(self) -> str:
-        """One line for the start of a run."""
+        """One line to print at the start of a run."""
         names = [layer.name for layer in self.layers]
         shown = names if len(names) <= 6 else [*names[:3], "...", *names[-2:]]
         dense = f"; dense: {self.parts()}" if self.dense else ""
@@ -72,7 +72,7 @@ class Coverage:
         )
 
     def shortfall(self) -> str | None:
-        """One line where much of the matrices stays dense that the user did not ask for."""
+        """One line if a large fraction of the matrices stays dense without the user's request."""
         chosen = sum(self.sizes[name] for name, why in self.dense.items() if why in _CHOSEN)
         every = sum(self.sizes.values()) - chosen
         if self.prunable >= _ENOUGH * every:
@@ -90,7 +90,7 @@ def prunable_layers(
     *,
     exclude_defaults: bool = True,
 ) -> list[Layer]:
-    """Prunable weights in module order: those of `survey`, which takes the same arguments.
+    """Prunable weights in module order: the layers of `survey`, which takes the same arguments.
 
     Raises:
         ValueError: As `survey`.
@@ -105,22 +105,22 @@ def survey(
     *,
     exclude_defaults: bool = True,
 ) -> Coverage:
-    """What of a model is prunable: linear maps, convolutions, attention, recurrence and experts.
+    """Find the prunable weights: linear maps, convolutions, attention, recurrence and experts.
 
     Output layers, embeddings, routers of experts and adapters stay dense by default. A weight
-    shared by several modules counts once; one shared with an embedding is an embedding. A name in
-    ``include`` or ``exclude`` means that parameter or module; one with ``*``, ``?`` or ``[`` is a
-    pattern for the full names of both (see `matches`).
+    shared by several modules counts once; one shared with an embedding counts as an embedding. A
+    name in ``include`` or ``exclude`` means that parameter or module. A name with ``*``, ``?`` or
+    ``[`` is a pattern for the full names of both (see `matches`).
 
     Args:
-        model: Any module, compiled or data-parallel ones included.
+        model: Any module, including compiled and data-parallel ones.
         include: Keep only the weights that match one of these. None: all.
-        exclude: Leave out the weights that match one of these, too.
+        exclude: Leave out the weights that match one of these.
         exclude_defaults: False: output layers, embedding projections, routers and adapters are
             prunable like all other layers.
 
     Raises:
-        ValueError: Nothing is left to prune, a given name or pattern matches no parameter, or a
+        ValueError: No weight is left to prune, a given name or pattern matches no parameter, or a
             weight is packed or quantised.
     """
     model = unwrap(model)
@@ -133,7 +133,7 @@ def survey(
     structure = structure_of(model, candidates)
 
     def why_dense(names: Sequence[str]) -> str | None:
-        """The reason, for a weight of so many names."""
+        """The reason why the weight with these names stays dense, if it does."""
         if any(matches(name, p) for name in names for p in exclude):
             return "excluded"
         if include is not None and not any(matches(n, p) for n in names for p in include):
@@ -174,7 +174,7 @@ def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 
 def _kind(model: nn.Module, name: str) -> str:
-    """What a matrix is that no layer multiplies its inputs by, as far as is known."""
+    """The kind of a matrix that no known layer multiplies its inputs by."""
     path, _, own = name.rpartition(".")
     owner = model.get_submodule(path)
     embeds = isinstance(owner, nn.Embedding | nn.EmbeddingBag)
@@ -198,7 +198,7 @@ def _listed(key: str, patterns: Sequence[str] | None) -> Sequence[str] | None:
         return None
     listed = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(listed, Iterable) or not all(isinstance(name, str) for name in listed):
-        raise ValueError(f"{key} is {patterns!r:.60}: give names of parameters or modules")
+        raise ValueError(f"{key} is {patterns!r:.60}: give a list of names")
     return list(listed)
 
 

@@ -1,9 +1,9 @@
-"""The block walk: the inputs of one block after another, behind the pruned blocks before it.
+"""The block walk: captures each block's inputs, with the pruned blocks before it in place.
 
-Every batch has a forward pass of its own, which waits in front of each block. There the block runs
-once as it is, to show what its weights multiply, and once more when it is pruned, to go on. What
-lies between blocks is the model's own code, so masks, position embeddings, skip connections and
-encoder states come as the model makes them, and a waiting pass holds one block's inputs.
+Every batch has one forward pass, which pauses in front of each block. There the block runs twice:
+once unpruned, to capture the inputs of its weights, and once pruned, to continue the pass. The code
+between blocks is the model's own, so masks, position embeddings, skip connections and encoder
+states are those of the model. A paused pass holds one block's inputs.
 """
 
 import contextvars
@@ -20,32 +20,32 @@ from torch import Tensor, nn
 from seven_exp.pruning.inputs import Use, evaluating
 
 See = Callable[[int, list[Tensor]], None]
-"""``see(i, inputs)``: what weight i multiplies, as `Use.inputs` gives it."""
+"""``see(i, inputs)``: receives the inputs of weight i, as `Use.inputs` returns them."""
 
 Run = Callable[[], object]
-"""A forward pass of one batch."""
+"""Runs the forward pass of one batch."""
 
 _Work = Callable[[tuple[Any, ...], dict[str, Any]], None]
 
 
 class _Stopped(BaseException):
-    """Ends a pass that nobody needs any more."""
+    """Ends a pass that is no longer needed."""
 
 
 class _Pass:
-    """A forward pass in a thread of its own, which can wait in the midst of the model's code.
+    """A forward pass in its own thread, which can pause inside the model's code.
 
-    Only one of the threads runs at any time, and none while the walk's own thread does.
+    Only one of these threads runs at a time, and none runs while the walk's own thread does.
 
     Args:
-        run: The pass.
+        run: The forward pass.
     """
 
     def __init__(self, run: Run) -> None:
         self.place: nn.Module | None = None
         """The module in front of which it waits; None: it has ended."""
         self.working = False
-        """Whether it runs that module on the side."""
+        """Whether `work` is running that module."""
         self._orders: SimpleQueue[_Work | None] = SimpleQueue()
         self._halts: SimpleQueue[nn.Module | BaseException | None] = SimpleQueue()
         context = contextvars.copy_context()
@@ -62,19 +62,19 @@ class _Pass:
         self._wait()
 
     def work(self, work: _Work) -> None:
-        """Do something with the arguments of the call that waits."""
+        """Apply a function to the arguments of the paused call."""
         self._orders.put(work)
         self._wait()
 
     def stop(self) -> None:
-        """End it where it is."""
+        """End the pass at its present halt."""
         if self.place is not None:
             self._orders.put(_stop)
             self._thread.join()
             self.place = None
 
     def halt(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """In the pass's thread: wait in front of a module's call, and work on it when asked."""
+        """In the pass's thread: pause in front of a module's call, and run `work` if requested."""
         self._halts.put(module)
         while (work := self._orders.get()) is not None:
             self.working = True
@@ -106,20 +106,20 @@ def _stop(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 def walk(
     uses: Mapping[int, Use], blocks: Sequence[nn.Module], runs: Sequence[Run], see: See
 ) -> Generator[list[int]]:
-    """Show the inputs of some weights, block after block, each behind those yielded before.
+    """Capture the inputs of some weights, block by block, with the weights yielded before pruned.
 
-    A weight outside all blocks is a block of its own. A block that a pass calls again counts with
-    its first call.
+    A weight outside all blocks forms its own block. If a pass calls a block again, only the first
+    call counts.
 
     Args:
-        uses: Number of a weight -> where it is used.
-        blocks: Modules, none within another.
-        runs: One forward pass for each batch.
-        see: Called for each weight of a block and each batch that comes to it.
+        uses: Index of a weight -> where it is used.
+        blocks: Modules, none inside another.
+        runs: One forward pass per batch.
+        see: Called for each weight of a block and each batch that reaches the block.
 
     Yields:
-        The weights whose inputs have been shown, if they have any. The walk goes on with these
-        weights as they are by then.
+        The weights whose inputs have been captured, if there are any. The caller may prune them;
+        the walk continues with their new values.
     """
     if not uses:
         return
@@ -171,13 +171,13 @@ def _gates(uses: Mapping[int, Use], blocks: Sequence[nn.Module]) -> dict[nn.Modu
 
 
 def _shows(module: nn.Module, here: Mapping[int, Use], see: See, *, run: bool) -> _Work:
-    """Shows the inputs of the weights that a module uses itself, and runs it for those inside."""
+    """Capture the inputs of weights that a module uses itself, and run it for those inside it."""
 
     def work(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for i, use in here.items():
             see(i, use.inputs(args, kwargs))
         if run:
-            # What works in place must leave the arguments as they are for the second run.
+            # In-place operations must not change the arguments of the second run.
             module.forward(*map(_cloned, args), **{k: _cloned(v) for k, v in kwargs.items()})
 
     return work
@@ -189,7 +189,7 @@ def _cloned(argument: Any) -> Any:
 
 @contextmanager
 def showing(uses: Mapping[int, Use], see: See) -> Iterator[None]:
-    """While it lasts, each call that uses one of the weights shows its inputs."""
+    """Capture the inputs at each call that uses one of the weights, within the context."""
     with ExitStack() as hooks:
         for i, use in uses.items():
 
@@ -210,10 +210,10 @@ def used_again(uses: Mapping[int, Use], run: Run) -> set[int]:
 
 @contextmanager
 def inference(model: nn.Module, devices: Iterable[torch.device]) -> Iterator[None]:
-    """While it lasts, the model only computes outputs, and calls its modules one by one.
+    """Within the context, the model only computes outputs and calls its modules one by one.
 
-    Without gradients, dropout, caches of earlier tokens and fused encoder layers; the modules'
-    modes, the models' configs and the random numbers' state are as before afterwards.
+    Gradients, dropout, key-value caches and fused encoder layers are off. Afterwards the modules'
+    modes, the models' configs and the random number generators' states are restored.
     """
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None))}
     caching = [c for c in configs.values() if getattr(c, "use_cache", False)]
@@ -232,7 +232,7 @@ def inference(model: nn.Module, devices: Iterable[torch.device]) -> Iterator[Non
 
 
 def _as_here(run: Run) -> Run:
-    """The same for another thread, with this thread's settings of torch."""
+    """The same pass for another thread, with this thread's torch settings."""
     kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     autocast = {kind: torch.get_autocast_dtype(kind) for kind in kinds}
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

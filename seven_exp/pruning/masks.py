@@ -1,4 +1,4 @@
-"""Masks: which weights are kept. They live beside the model, which stays an ordinary one."""
+"""Masks: which weights are kept. They are stored outside the model, which stays unmodified."""
 
 import copy
 import math
@@ -11,26 +11,25 @@ from seven_exp.pruning.kernels import sweeps
 
 
 class Masks:
-    """The masks of some weights, a bit each.
+    """The masks of some weights, one bit per weight.
 
     Attributes:
-        bits: What `sweeps.pack` makes of each mask, in the order in which its weight lies in
-            memory.
-        kept: How many places of each are True.
+        bits: Each mask as `sweeps.pack` returns it, in the memory order of its weight.
+        kept: Number of kept weights in each mask.
     """
 
     bits: list[Tensor]
     kept: list[int]
 
     def __init__(self, weights: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> None:
-        """Masks for weights; None: everything is kept at first."""
-        # On the meta device nothing is allocated: only the strides are wanted.
+        """Create masks for weights; None: everything is kept."""
+        # On the meta device nothing is allocated; only the strides are needed.
         alike = [torch.empty_like(weight, device="meta") for weight in weights]
         self._layouts = [(tensor.shape, tensor.stride()) for tensor in alike]
         self.set(masks or [torch.ones_like(weight, dtype=torch.bool) for weight in weights])
 
     def set(self, masks: Sequence[Tensor]) -> None:
-        """Take over bool tensors of the weights' shapes; True = kept."""
+        """Store bool tensors of the weights' shapes; True = kept."""
         flat = []
         for mask, (shape, stride) in zip(masks, self._layouts, strict=True):
             if mask.stride() != stride:
@@ -40,31 +39,31 @@ class Masks:
         self.bits, self.kept = sweeps.pack(flat)
 
     def lie_like(self, weights: Sequence[Tensor]) -> list[bool]:
-        """For each weight whether its mask's bits have the order in which it lies in memory."""
+        """For each weight, whether its mask's bits follow the weight's memory order."""
         return [w.stride() == stride for w, (_, stride) in zip(weights, self._layouts, strict=True)]
 
     def beside(self, weights: Sequence[Tensor]) -> "Masks":
-        """The same masks, on the devices of these weights."""
+        """The same masks on the devices of these weights."""
         moved = copy.copy(self)
         moved.bits = [bits.to(w.device) for bits, w in zip(self.bits, weights, strict=True)]
         return moved
 
     def some(self, places: Sequence[int]) -> "Masks":
-        """Those of some weights, to be read, changed and applied on their own; see `put`."""
+        """The masks of some weights, to read, change and apply separately; see `put`."""
         part = copy.copy(self)
         for name in ("bits", "kept", "_layouts"):
             setattr(part, name, [getattr(self, name)[i] for i in places])
         return part
 
     def put(self, places: Sequence[int], part: "Masks") -> None:
-        """Take over what `some` gave and was changed since."""
-        # New lists: who has read `kept` before compares it with what is kept then.
+        """Store masks that `some` returned and that were changed since."""
+        # A new list: callers compare the `kept` they read earlier with the new one.
         self.bits, self.kept = list(self.bits), list(self.kept)
         for i, bits, kept in zip(places, part.bits, part.kept, strict=True):
             self.bits[i], self.kept[i] = bits, kept
 
     def unpacked(self) -> list[Tensor]:
-        """Bool tensors of the weights' shapes; new ones at every call."""
+        """Bool tensors of the weights' shapes; each call returns new ones."""
         masks = sweeps.unpack(self.bits, [math.prod(shape) for shape, _ in self._layouts])
         return [m.as_strided(*layout) for m, layout in zip(masks, self._layouts, strict=True)]
 
@@ -73,7 +72,7 @@ class Masks:
         """Set every pruned weight to exactly zero, in place.
 
         Args:
-            weights: Tensors of the shapes of those that the masks were made for.
+            weights: Tensors of the shapes that the masks were made for.
         """
         alike = self.lie_like(weights)
         flat = [_in_memory(w.detach()) for w, same in zip(weights, alike, strict=True) if same]
@@ -85,12 +84,12 @@ class Masks:
 
 
 def _in_memory(tensor: Tensor) -> Tensor:
-    """The elements of a tensor without gaps as they lie in memory, a view of shape (n,)."""
+    """The elements of a tensor without gaps in memory order, a view of shape (n,)."""
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def pack_bits(mask: Tensor) -> Tensor:
-    """A bool tensor as bytes, eight places each, first place in the lowest bit.
+    """Pack a bool tensor into bytes, eight elements each, the first in the lowest bit.
 
     Args:
         mask: Bool tensor with n elements, any shape.
@@ -103,7 +102,7 @@ def pack_bits(mask: Tensor) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """The bool tensor of ``shape`` that `pack_bits` packed.
+    """Restore the bool tensor of ``shape`` that `pack_bits` packed.
 
     Raises:
         ValueError: The number of bytes does not fit the shape.

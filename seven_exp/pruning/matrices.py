@@ -1,4 +1,4 @@
-"""Weights that are matrices: what a module multiplies its inputs by, and how it stores that."""
+"""Weights that are matrices: what a module multiplies its inputs by, and how they are stored."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 
 
 class Stack(tuple[int, ...]):
-    """The shape (count * outputs, inputs) of ``count`` matrices, one above the other."""
+    """The shape (count * outputs, inputs) of ``count`` matrices stacked along the outputs."""
 
     copies: int
 
@@ -27,7 +27,7 @@ class Stack(tuple[int, ...]):
 
 @dataclass(frozen=True)
 class Layer:
-    """One prunable weight: where it lives, so that it is found again after ``load_state_dict``."""
+    """One prunable weight, stored as its location, so that ``load_state_dict`` can replace it."""
 
     name: str
     module: nn.Module
@@ -35,14 +35,14 @@ class Layer:
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter as it is now.
+        """The present parameter.
 
         Raises:
-            RuntimeError: It is none any more.
+            RuntimeError: The module has no such parameter any more.
         """
         weight = getattr(self.module, self.attribute)
         if not isinstance(weight, nn.Parameter):
-            raise RuntimeError(f"{self.name} is no parameter any more, so it can't be pruned")
+            raise RuntimeError(f"{self.name} is no longer a parameter, so it can't be pruned")
         return weight
 
     @property
@@ -64,7 +64,7 @@ class Layer:
 def transposed(layer: Layer) -> bool:
     """Whether a weight's rows are its inputs.
 
-    Those of transposed convolutions, transformers' Conv1D and some experts are.
+    This holds for transposed convolutions, transformers' Conv1D and some experts.
     """
     if layer.stacked:
         return _inputs_first(layer.module)
@@ -72,13 +72,13 @@ def transposed(layer: Layer) -> bool:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module beneath ``torch.compile`` and data-parallel wrappers.
+    """The user's own module inside ``torch.compile`` and data-parallel wrappers.
 
     Raises:
-        ValueError: It is no module, such as a state dict.
+        ValueError: The model is not a module, but for example a state dict.
     """
     if not isinstance(model, nn.Module):
-        raise ValueError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+        raise ValueError(f"the model is a {type(model).__name__}: pass a torch.nn.Module")
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(
@@ -91,10 +91,10 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def matrices(model: nn.Module) -> Iterator[Layer]:
-    """All weights that some layer multiplies its inputs by, in module order.
+    """All weights by which some layer multiplies its inputs, in module order.
 
-    Linear maps, convolutions, attention, recurrent layers and fused experts; a weight that several
-    modules share comes once for each of them.
+    These belong to linear maps, convolutions, attention, recurrent layers and fused experts. A
+    weight that several modules share appears once for each of them.
     """
     for path, module in model.named_modules():
         for attribute in _attributes(path, module):
@@ -106,12 +106,12 @@ def matrices(model: nn.Module) -> Iterator[Layer]:
 
 
 def join(*parts: str) -> str:
-    """A dotted name; empty parts don't count."""
+    """A dotted name; empty parts are skipped."""
     return ".".join(part for part in parts if part)
 
 
 def packed(model: nn.Module) -> dict[str, str]:
-    """Weights whose values can't be masked, being kept as packed or quantised numbers.
+    """Weights that can't be masked because they are stored as packed or quantised numbers.
 
     Returns:
         Name -> kind of numbers and of module, such as "uint8 of a Linear4bit".
@@ -129,14 +129,14 @@ def packed(model: nn.Module) -> dict[str, str]:
 
 
 def _is_quantised(module: nn.Module) -> bool:
-    """Whether it is one of torch's own quantised layers, which have no parameters."""
+    """Whether a module is one of torch's quantised layers, which have no parameters."""
     kind = type(module)
     holds = any(hasattr(module, name) for name in ("_packed_params", "_all_weight_values"))
     return holds and kind.__module__.startswith("torch.ao.nn.") and "Packed" not in kind.__name__
 
 
 def _numbers(tensor: Tensor) -> str | None:
-    """What kind of packed numbers a tensor holds; None: real ones, or bits of a mask."""
+    """The kind of packed numbers a tensor holds; None for real numbers and bit masks."""
     if type(tensor.data).__module__.startswith("torchao"):
         return type(tensor.data).__name__
     dtype = tensor.dtype
@@ -147,7 +147,7 @@ def _numbers(tensor: Tensor) -> str | None:
 
 
 def width_in(layer: Layer) -> int:
-    """How many inputs a weight multiplies."""
+    """Number of inputs that a weight multiplies."""
     shape = layer.weight.shape
     if layer.stacked:
         return shape[1] if transposed(layer) else shape[2]
@@ -155,7 +155,7 @@ def width_in(layer: Layer) -> int:
 
 
 def width_out(layer: Layer) -> int:
-    """How many outputs a weight makes."""
+    """Number of outputs that a weight computes."""
     shape = layer.weight.shape
     if layer.stacked:
         return shape[2] if transposed(layer) else shape[1]
@@ -174,10 +174,10 @@ def _attributes(path: str, module: nn.Module) -> tuple[str, ...]:
 
 
 def _is_stack(name: str, module: nn.Module) -> bool:
-    """Whether a parameter holds one matrix for each of a layer's experts.
+    """Whether a parameter holds one matrix for each expert of a layer.
 
-    It has three dimensions, and its name, its module's or its module's class says "expert" or
-    "moe", or a router sits beside it.
+    It does if it has three dimensions and either its name, its module's name or its module's class
+    contains "expert" or "moe", or its parent also holds a router.
     """
     *path, attribute = name.split(".")
     weight = module._parameters.get(attribute)
@@ -191,15 +191,15 @@ def _is_stack(name: str, module: nn.Module) -> bool:
 
 
 def _is_conv1d(module: nn.Module) -> bool:
-    """Whether it is transformers' Conv1D (GPT-2), a Linear with its weight transposed."""
+    """Whether a module is transformers' Conv1D (GPT-2), a Linear with a transposed weight."""
     return type(module).__name__ == "Conv1D"
 
 
 def _inputs_first(module: nn.Module) -> bool:
-    """Whether a module's experts are kept as (experts, inputs, outputs).
+    """Whether a module's experts are stored as (experts, inputs, outputs).
 
-    A module of transformers says so; else the widths of ``gate_up_proj``, which makes twice what
-    ``down_proj`` reads, tell.
+    Modules of transformers say so. Otherwise the widths decide: ``gate_up_proj`` makes twice the
+    width that ``down_proj`` reads.
     """
     said = getattr(module, "is_transposed", None)
     if isinstance(said, bool):

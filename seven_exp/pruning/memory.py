@@ -1,4 +1,4 @@
-"""What a pruner will hold in memory, counted before anything is allocated."""
+"""How much memory a pruner will hold, computed before anything is allocated."""
 
 from typing import Any, NamedTuple
 
@@ -15,10 +15,10 @@ class MemoryPlan(NamedTuple):
     """Bytes that pruning adds to training.
 
     Attributes:
-        prunable: How many weights are prunable.
-        total: How many parameters there are in all.
-        per_weight: Bytes for each prunable weight, masks included.
-        per_rank: Bytes on each of the ranks that share the weights evenly.
+        prunable: Number of prunable weights.
+        total: Number of parameters.
+        per_weight: Bytes per prunable weight, masks included.
+        per_rank: Bytes on each rank if the ranks shard the weights evenly.
     """
 
     prunable: int
@@ -28,17 +28,18 @@ class MemoryPlan(NamedTuple):
 
 
 def plan_memory(name: str, model: nn.Module, *, ranks: int = 1, **settings: Any) -> MemoryPlan:
-    """What a pruner that acts during training will hold for a model.
+    """Compute how much memory a pruner that acts during training will hold for a model.
 
     Args:
         name: A registered name, such as "seven_dyn".
         model: May be on the meta device, where even 7B parameters take no memory.
-        ranks: Processes among which weights and state are sharded.
-        **settings: ``include``, ``exclude``, ``exclude_defaults`` and the criterion's own, as for
-            `create_pruner`.
+        ranks: Number of processes among which weights and state are sharded.
+        **settings: ``include``, ``exclude``, ``exclude_defaults`` and the method's
+            hyper-parameters, as for `create_pruner`.
 
     Raises:
-        ValueError: As `create_pruner`, or the pruner needs more than steps to gather its state.
+        ValueError: As in `create_pruner`; or the pruner does not gather its state in training
+            steps.
     """
     which = ("include", "exclude", "exclude_defaults")
     chosen = {key: settings.pop(key) for key in which if key in settings}
@@ -55,7 +56,7 @@ def plan_memory(name: str, model: nn.Module, *, ranks: int = 1, **settings: Any)
 
 
 def _bytes_per_weight(name: str, dtype: torch.dtype, settings: dict[str, Any]) -> float:
-    """Measured on a layer small enough to be pruned for it: state grows as weights do."""
+    """Measured by pruning a tiny layer: the state grows in proportion to the weights."""
     layer = nn.Linear(64, 64, dtype=dtype)
     if "optimizer" in read_by(name, "during"):
         settings = settings | {"optimizer": torch.optim.SGD(layer.parameters(), lr=0.1)}
@@ -66,7 +67,7 @@ def _bytes_per_weight(name: str, dtype: torch.dtype, settings: dict[str, Any]) -
 
 
 def held_bytes(pruner: Pruner) -> int:
-    """Bytes of the tensors that a pruner holds now: masks, evidence and remembered weights."""
+    """Bytes of the tensors that a pruner holds now: masks, score state and remembered weights."""
     tensors: list[Tensor] = [*pruner._masks.bits, *(pruner._regrowth.memory or ())]
     for column in pruner.state.tensors.values():
         tensors += column

@@ -1,4 +1,4 @@
-"""A method chooses masks: by ranking weights, or by solving layer after layer for its inputs."""
+"""A method chooses masks: by ranking weights, or by solving each layer for its inputs."""
 
 from dataclasses import dataclass, field
 
@@ -13,8 +13,8 @@ class Ranking:
     """Chooses masks by ranking weights.
 
     Attributes:
-        score: What weights are ranked by.
-        rule: How scores become the ranks that the next masks are chosen by.
+        score: Assigns each weight a score.
+        rule: Turns scores into ranks; the next masks keep the highest ranks.
         regrowth: Whether a pruned weight may return, and with which value.
     """
 
@@ -27,17 +27,17 @@ Method = Ranking | Solver
 
 
 def needs_batches(method: Method) -> bool:
-    """Whether it looks at gradients or inputs, and outside training therefore at batches."""
+    """Whether it reads gradients or inputs, and so needs batches outside training."""
     return needs_model(method) or isinstance(method.score, GradientScore)
 
 
 def needs_model(method: Method) -> bool:
-    """Whether it runs the model itself, so that the steps of a training don't show it enough."""
+    """Whether it runs the model itself, so that training steps can't provide its evidence."""
     return isinstance(method, Solver) or isinstance(method.score, ModelScore)
 
 
 def starts_sparse(method: Method) -> bool:
-    """Whether the first masks are chosen before the first step."""
+    """Whether it chooses its first masks before the first step."""
     return isinstance(method, Ranking) and isinstance(method.rule, DropAndGrow)
 
 

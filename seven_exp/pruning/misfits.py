@@ -1,4 +1,4 @@
-"""Layers that a method, a pattern or a scope can't prune: refused all at once, or left dense."""
+"""Misfits: layers that a method, a pattern or a scope can't prune are refused or left dense."""
 
 import re
 import warnings
@@ -12,7 +12,7 @@ from seven_exp.pruning.patterns import Pattern, Units
 from seven_exp.registry import nearest
 
 Misfits = Literal["error", "dense"]
-"""What becomes of layers that don't fit: an error that names them, or they stay dense."""
+"""What to do with layers that don't fit: raise an error that names them, or leave them dense."""
 
 _SHOWN = 3
 
@@ -20,11 +20,11 @@ _SHOWN = 3
 def misfits_of(
     layers: Sequence[Layer], pattern: Pattern, scope: str, *, solved: bool, needs_gradients: bool
 ) -> dict[str, str]:
-    """Name -> reason, as a sentence, of the layers that can't be pruned as asked.
+    """Name -> reason, as a sentence, for each layer that can't be pruned with these settings.
 
     Args:
         layers: The prunable weights.
-        pattern: Which sets of weights may go together.
+        pattern: Which sets of weights may be pruned together.
         scope: Name of the allocation.
         solved: Whether a solver prunes them.
         needs_gradients: Whether frozen weights are misfits.
@@ -33,19 +33,19 @@ def misfits_of(
     found: dict[str, str] = {}
     for layer in layers:
         if of_rows and transposed(layer) and not (solved and _turns(layer, pattern)):
-            found[layer.name] = f"{layer.name} is transposed, its rows are inputs"
+            found[layer.name] = f"{layer.name} is transposed: its rows are inputs"
         elif needs_gradients and not layer.weight.requires_grad:
-            found[layer.name] = f"{layer.name} is frozen and its gradient is needed"
+            found[layer.name] = f"{layer.name} is frozen, but the pruner needs its gradient"
     fitting = [layer for layer in layers if layer.name not in found]
     return found | pattern.misfits(fitting)
 
 
 def unserved(layers: Sequence[Layer], pattern: Pattern, scope: str) -> dict[str, str]:
-    """Name -> reason, as a sentence, of the layers that a solver leaves dense in any model.
+    """Name -> reason, as a sentence, for each layer that a solver always leaves dense.
 
     Args:
         layers: The prunable weights.
-        pattern: Which sets of weights may go together.
+        pattern: Which sets of weights may be pruned together.
         scope: Name of the allocation.
     """
     of_rows = scope == "per_row" or pattern.counts_rows
@@ -53,22 +53,22 @@ def unserved(layers: Sequence[Layer], pattern: Pattern, scope: str) -> dict[str,
     for layer in layers:
         if not shown(layer):
             kind = type(layer.module).__name__
-            found[layer.name] = f"{layer.name} is part of a {kind}, which does not show its inputs"
+            found[layer.name] = f"{layer.name} is part of a {kind}, which hides its inputs"
         elif of_rows and transposed(layer) and not _turns(layer, pattern):
-            found[layer.name] = f"{layer.name} is transposed, its rows are inputs"
+            found[layer.name] = f"{layer.name} is transposed: its rows are inputs"
     return found
 
 
 def _turns(layer: Layer, pattern: Pattern) -> bool:
-    """Whether a solver judges a transposed matrix by its outputs all the same."""
+    """Whether a solver transposes a matrix before it scores it."""
     return layer.weight.dim() == 2 and not layer.stacked and not isinstance(pattern, Units)
 
 
 def settle(coverage: Coverage, found: Mapping[str, str], choice: Misfits) -> Coverage:
-    """What is left to prune when misfits stay dense, of which one warning tells.
+    """Refuse the misfits, or leave them dense with one warning.
 
     Raises:
-        ValueError: They are not to stay dense, or nothing else is left.
+        ValueError: ``choice`` is "error", or no other layer is left.
     """
     if choice not in ("error", "dense"):
         raise ValueError(f"unknown misfits '{choice}': {nearest(choice, ('error', 'dense'))}")
@@ -78,8 +78,8 @@ def settle(coverage: Coverage, found: Mapping[str, str], choice: Misfits) -> Cov
     if len(found) > _SHOWN:
         words += f"; and {len(found) - _SHOWN} more"
     if len(found) == len(coverage.layers):
-        it = "it, and nothing" if len(found) == 1 else "them, and nothing"
-        raise ValueError(f"{words}: exclude {it} is left to prune")
+        it = "it" if len(found) == 1 else "them"
+        raise ValueError(f"{words}: without {it}, nothing is left to prune")
     if choice == "error":
         it = "it" if len(found) == 1 else "them"
         raise ValueError(
@@ -96,7 +96,7 @@ def settle(coverage: Coverage, found: Mapping[str, str], choice: Misfits) -> Cov
 
 
 def _names(layers: Sequence[Layer], found: Mapping[str, str]) -> list[str]:
-    """Names that exclude these layers and no others, one pattern for blocks that repeat."""
+    """Names to exclude these layers and no others; repeated blocks get one name pattern."""
     places = [name.rpartition(".")[0] or name for name in found]
     patterns = [re.sub(r"\d+", "*", place) for place in places]
     names: dict[str, None] = {}
@@ -107,5 +107,5 @@ def _names(layers: Sequence[Layer], found: Mapping[str, str]) -> list[str]:
 
 
 def _excludes(choice: str, layers: Sequence[Layer], found: Mapping[str, str]) -> bool:
-    """Whether a name or pattern matches some layers, all of which are misfits."""
+    """Whether a name or name pattern matches some layers, all of which are misfits."""
     return all(layer.name in found for layer in layers if matches(layer.name, choice))

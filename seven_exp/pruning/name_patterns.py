@@ -1,4 +1,4 @@
-"""Naming weights: a bare name means one module or parameter, a pattern whatever it fits."""
+"""Name patterns: a plain name means one module or parameter, a pattern all that it matches."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -8,12 +8,12 @@ from seven_exp.registry import nearest
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern fits a parameter, or a module that holds it.
+    """Whether a name pattern matches a parameter, or a module that holds it.
 
     Args:
         name: A parameter's full name, such as "layer1.0.conv1.weight".
-        pattern: Compared with that name and with the full name of each module around it. Without
-            ``*``, ``?`` and ``[`` it is such a name itself: "conv1" does not fit
+        pattern: Matched against that name and the full name of each module that contains it.
+            Without ``*``, ``?`` and ``[`` it must equal such a name: "conv1" does not match
             "layer1.0.conv1.weight", "*.conv1" does.
     """
     parts = name.split(".")
@@ -21,10 +21,10 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def check_patterns(key: str, patterns: Iterable[str], names: Sequence[str], what: str) -> None:
-    """Raise ValueError, with what to type instead, where a pattern fits none of the names.
+    """Raise ValueError, with what to type instead, if a pattern matches none of the names.
 
     Args:
-        key: Whose patterns they are, such as "exclude".
+        key: The keyword that the patterns were given for, such as "exclude".
         patterns: Name patterns.
         names: Full names of parameters.
         what: What the names stand for, such as "parameter of the model".
@@ -44,7 +44,7 @@ def check_patterns(key: str, patterns: Iterable[str], names: Sequence[str], what
 
 
 def _modules(names: Iterable[str]) -> list[str]:
-    """Full names of parameters and of all modules around them, in order, once each."""
+    """Full names of parameters and of all modules that contain them, in order, each once."""
     found: dict[str, None] = {}
     for name in names:
         parts = name.split(".")

@@ -1,4 +1,4 @@
-"""A model's logits, whatever it wraps them in."""
+"""Finds the logits in a model's outputs."""
 
 import copy
 import dataclasses
@@ -16,8 +16,8 @@ def logits_of(outputs: Any) -> Tensor:
     """The logits of a forward pass, as one tensor.
 
     Args:
-        outputs: A tensor, which is taken as it is; or one of transformers' outputs. Of a span
-            model's two, start and end are stacked to shape (batch, length, 2).
+        outputs: A tensor, which is returned unchanged, or an output of transformers. The start and
+            end logits of a span model are stacked to shape (batch, length, 2).
     """
     if isinstance(outputs, Tensor):
         return outputs
@@ -29,11 +29,11 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def logits_in(outputs: Any) -> dict[Any, Tensor]:
-    """All logits of a forward pass, by their place in its outputs.
+    """All logits of a forward pass, by their key in its outputs.
 
     Args:
-        outputs: A tensor; or a mapping, tuple, list or object of tensors. Those with "logits" in
-            their name are the logits, or all but single numbers where no name says so.
+        outputs: A tensor; or a mapping, tuple, list or object of tensors. Tensors with "logits" in
+            their name are logits; if no name says so, all tensors except single numbers.
     """
     tensors = {
         place: value
@@ -45,7 +45,7 @@ def logits_in(outputs: Any) -> dict[Any, Tensor]:
 
 
 def divided(outputs: Any, divisor: float) -> Any:
-    """Outputs of the same kind whose logits are divided."""
+    """The same outputs with divided logits."""
     logits = {place: value / divisor for place, value in logits_in(outputs).items()}
     if isinstance(outputs, Tensor):
         return logits.get(None, outputs)
@@ -66,18 +66,18 @@ def divided(outputs: Any, divisor: float) -> Any:
 
 @contextmanager
 def tempered(model: nn.Module, temperature: float, run: Callable[[], object]) -> Iterator[None]:
-    """While it lasts, the model's logits are divided by a temperature.
+    """Divide the model's logits by a temperature within the context.
 
-    They are divided in what the model returns. A model that computes its loss inside gets them
-    divided where its output layers return them.
+    The logits are divided in what the model returns. If the model computes its loss itself, they
+    are divided where its output layers return them.
 
     Args:
-        model: Its mode and the state of random numbers are left as they are.
-        temperature: What to divide by; 1 changes nothing.
-        run: Calls the model as it will be called; up to two times.
+        model: Its mode and the random number generators' states do not change.
+        temperature: The divisor; 1 changes nothing.
+        run: Calls the model as the caller will; runs up to two times.
 
     Raises:
-        ValueError: The logits can't be reached.
+        ValueError: The logits can't be found.
     """
     if temperature == 1:
         yield
@@ -95,15 +95,15 @@ def tempered(model: nn.Module, temperature: float, run: Callable[[], object]) ->
         places = _output_layers(model, calls, run)
         if not places:
             raise ValueError(
-                f"the model computes its loss of logits that can't be divided by {temperature:g}: "
-                "compute the loss outside of it, from its logits, or choose temperature=1"
+                f"the model computes its own loss; its logits can't be divided by {temperature:g}: "
+                "compute the loss outside the model, from its logits, or choose temperature=1"
             )
     with _dividing(places, temperature):
         yield
 
 
 def _parts(outputs: Any) -> dict[Any, Any]:
-    """What outputs consist of, by name or number; a tensor's place is None."""
+    """The parts of an output, by name or number; the key of a plain tensor is None."""
     if isinstance(outputs, Tensor):
         return {None: outputs}
     if isinstance(outputs, Mapping):
@@ -120,7 +120,7 @@ def _is_loss(part: Any) -> bool:
 
 
 def _calls(model: nn.Module, run: Callable[[], object]) -> list[tuple[nn.Module, Any]]:
-    """The modules that a run calls, in the order in which they return, and what they return."""
+    """The modules that a run calls, in the order in which they return, and their outputs."""
     calls: list[tuple[nn.Module, Any]] = []
     with ExitStack() as hooks:
         for module in model.modules():
@@ -142,7 +142,7 @@ def _dividing(modules: list[nn.Module], divisor: float) -> Iterator[None]:
 def _output_layers(
     model: nn.Module, calls: list[tuple[nn.Module, Any]], run: Callable[[], object]
 ) -> list[nn.Module]:
-    """The modules that return the logits; or the last one with weights, if logits follow it."""
+    """The modules that return the logits; or the last one with weights before the logits."""
     logits = _returned_logits(model, calls)
     returning = [[m for m, out in calls if out is one and m is not model] for one in logits]
     if all(returning):
@@ -152,7 +152,7 @@ def _output_layers(
     ]
     if not weighted:
         return []
-    # Halves are exact, so what is rounded alike follows exactly.
+    # Halving is exact, so outputs that follow linearly match exactly.
     with _dividing(weighted[-1:], 2), evaluating(model), torch.random.fork_rng(devices=[]):
         halves = _returned_logits(model, _calls(model, run))
     follow = [

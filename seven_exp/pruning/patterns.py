@@ -1,4 +1,4 @@
-"""Patterns: which sets of weights may go together."""
+"""Patterns: which sets of weights may be pruned together."""
 
 import re
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from seven_exp.pruning.select import first_of_rows
 
 
 class Pattern:
-    """Unstructured: any set of weights may go."""
+    """Unstructured: any set of weights may be pruned."""
 
     counts_rows: ClassVar[bool] = False
-    """Whether it tells a weight's outputs from its inputs."""
+    """Whether it distinguishes a weight's outputs from its inputs."""
 
     def __str__(self) -> str:
-        """The word that `parse_pattern` reads."""
+        """The text that `parse_pattern` reads."""
         return "unstructured"
 
     def check(self, sparsity: float, scope: str) -> None:
-        """Raise ValueError, with the reason, where the pattern does not fit the settings."""
+        """Raise ValueError, with the reason, if the pattern does not fit the settings."""
 
     def misfits(self, layers: Sequence[Layer]) -> dict[str, str]:
-        """Name -> reason, as a sentence, of the layers that the pattern does not fit."""
+        """Name -> reason, as a sentence, for each layer that the pattern does not fit."""
         reasons = ((layer.name, self._misfit(layer)) for layer in layers)
         return {name: reason for name, reason in reasons if reason}
 
@@ -34,30 +34,30 @@ class Pattern:
         return None
 
     def protected(self, score: Tensor, alive: Tensor) -> Tensor | None:
-        """Bool tensor of weights of a layer that must stay, given its scores; None: nothing must.
+        """Bool tensor of a layer's weights that must stay, given their scores; None: none must.
 
         Args:
-            score: Shaped like the weight.
-            alive: Bool, likewise.
+            score: Has the weight's shape.
+            alive: Bool, same shape.
         """
         return None
 
     def units(self, layers: Sequence[Layer]) -> list[Tensor] | None:
-        """Which weights go together.
+        """Number the units, that is, the sets of weights that are pruned together.
 
         Returns:
-            For each layer int64 numbers that broadcast to its shape, equal within a unit and
-            distinct between units of the whole model; None where each weight is its own unit.
+            For each layer an int64 tensor of unit numbers that broadcasts to its shape. Numbers are
+            equal within a unit and distinct across the model. None: each weight is its own unit.
         """
         return None
 
 
 @dataclass(frozen=True)
 class NOfM(Pattern):
-    """At most ``n`` of ``m`` neighbours along the input dimension stay, as sparse tensor cores ask.
+    """At most ``n`` of ``m`` neighbours along the inputs stay, as sparse tensor cores require.
 
-    The ``n`` best of each group are protected, so a gradual schedule comes to the pattern by its
-    end (Mishra et al., arXiv 2104.08378, describe 2:4).
+    The ``n`` best of each group are protected, so a gradual schedule reaches the pattern at its end
+    (Mishra et al., arXiv 2104.08378, describe 2:4).
     """
 
     n: int
@@ -69,7 +69,7 @@ class NOfM(Pattern):
         return f"{self.n}:{self.m}"
 
     def check(self, sparsity: float, scope: str) -> None:
-        """The sparsity follows from the pattern, in every row alike."""
+        """The pattern determines the sparsity, equally in every row."""
         implied = 1 - self.n / self.m
         if sparsity and abs(sparsity - implied) > 1e-9:
             raise ValueError(
@@ -82,7 +82,7 @@ class NOfM(Pattern):
             )
 
     def _misfit(self, layer: Layer) -> str | None:
-        """Groups must fit into the inputs."""
+        """Groups must divide the inputs."""
         inputs = layer.shape[0 if transposed(layer) else 1]
         if inputs % self.m == 0:
             return None
@@ -92,7 +92,7 @@ class NOfM(Pattern):
         )
 
     def protected(self, score: Tensor, alive: Tensor) -> Tensor:
-        """The ``n`` best living weights of each group."""
+        """The ``n`` best of the kept weights in each group."""
         groups = self._grouped(score)
         best = first_of_rows(groups, self.n, self._grouped(alive))
         back = best.view(score.movedim(1, -1).shape).movedim(-1, 1)
@@ -103,7 +103,7 @@ class NOfM(Pattern):
 
 
 class Units(Pattern):
-    """Whole units stay or go."""
+    """Whole units stay or are pruned."""
 
     counts_rows: ClassVar[bool] = True
 
@@ -113,7 +113,7 @@ class Units(Pattern):
         return self.name
 
     def check(self, sparsity: float, scope: str) -> None:
-        """Units of a layer must be able to compete."""
+        """Units must be able to compete within a layer."""
         if scope == "per_row":
             raise ValueError(
                 f"pattern {self.name} removes whole units: scope 'per_row' ranks weights within "
@@ -121,7 +121,7 @@ class Units(Pattern):
             )
 
     def units(self, layers: Sequence[Layer]) -> list[Tensor] | None:
-        """Numbered through all layers."""
+        """Numbered across all layers."""
         numbered, start = [], 0
         for layer in layers:
             own = self._own(layer)
@@ -156,7 +156,7 @@ class Blocks(Units):
         return f"{self.rows}x{self.columns}"
 
     def _misfit(self, layer: Layer) -> str | None:
-        """Blocks must tile the weight, of experts each one's."""
+        """Blocks must tile the weight; in stacked experts, each expert's matrix."""
         rows, inputs = layer.shape[:2]
         own = rows // layer.shape.copies if isinstance(layer.shape, Stack) else rows
         if own % self.rows == inputs % self.columns == 0:
@@ -195,7 +195,7 @@ class Heads(Units):
         }
 
     def units(self, layers: Sequence[Layer]) -> list[Tensor] | None:
-        """One number a head, in all weights of its attention."""
+        """One number per head, in all weights of its attention."""
         owners = self._owners(layers)
         first: dict[nn.MultiheadAttention, int] = {}
         start = 0
@@ -213,20 +213,20 @@ class Heads(Units):
             if layer.module is attention.out_proj:
                 numbered.append(head.view(1, -1))
             else:
-                # One stack of rows each for queries, keys and values, or just one of them.
+                # Queries, keys and values have one stack of rows each; or there is just one stack.
                 stacks = layer.weight.shape[0] // attention.embed_dim
                 numbered.append(head.repeat(stacks).view(-1, 1))
         return numbered
 
     def _owners(self, layers: Sequence[Layer]) -> dict[nn.Module, nn.MultiheadAttention]:
-        """Each module of attention -> the attention, in the order of the layers."""
+        """Each module of attention -> its attention, in the order of the layers."""
         modules = (layer.module for layer in layers)
         found = [m for m in modules if isinstance(m, nn.MultiheadAttention)]
         return {part: one for one in found for part in (one, one.out_proj)}
 
 
 def parse_pattern(text: str) -> Pattern:
-    """The pattern that a word stands for.
+    """The pattern for a text.
 
     Args:
         text: "unstructured", "rows", "heads", "N:M" such as "2:4", or "RxC" such as "4x4".

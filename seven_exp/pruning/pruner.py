@@ -1,4 +1,4 @@
-"""The pruner: ties a method, a timing and a competition to a model's weights."""
+"""The pruner: applies a method, a timing and a competition to a model's weights."""
 
 import itertools
 import warnings
@@ -43,19 +43,19 @@ T = TypeVar("T")
 class Pruner:
     """Chooses masks on a schedule and keeps pruned weights at exactly zero.
 
-    Made by `create_pruner`. A pruner that prunes *during* training acts in `step`; the others act
-    in `prune`, after which `step` only keeps the masks applied.
+    `create_pruner` makes it. A pruner that prunes *during* training acts in `step`. The others act
+    in `prune`; their `step` only keeps the masks applied.
 
     Attributes:
-        name: What users call it.
-        coverage: The prunable weights, and why the others are dense.
-        method: What chooses the masks.
-        timing: When it does.
-        competition: Who competes for how many places.
+        name: Its registered name.
+        coverage: The prunable weights, and why the others stay dense.
+        method: Chooses the masks.
+        timing: When masks are chosen.
+        competition: Which weights compete, and how many of them stay.
         target: Final fraction of zeros among the prunable weights.
-        state: What the method's score has gathered; empty before the first evidence.
+        state: The state of the method's score; empty before the first update.
         window: The steps of a "during" pruner, or the rounds of the present or latest pruning
-            outside training; None before the first of an "after" pruner.
+            outside training; None before the first round of an "after" pruner.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Pruner:
 
     @property
     def rounds(self) -> int:
-        """Mask updates outside training."""
+        """Number of mask updates outside training."""
         return self.timing.n if isinstance(self.timing, Rounds) else 1
 
     @property
@@ -118,23 +118,23 @@ class Pruner:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Bool tensors keyed by parameter name, shaped like the weights; True = kept.
+        """Bool tensors by parameter name, with the weights' shapes; True = kept.
 
-        They are kept as bits; what is returned are copies.
+        They are unpacked copies of the stored bit masks.
         """
         return self._named(self._masks.unpacked())
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """The scores now, by parameter name; 0 where a weight is gone for good.
+        """The present scores by parameter name; 0 for weights that are pruned for good.
 
         Raises:
-            RuntimeError: The method is a solver, which keeps none.
+            RuntimeError: The method is a solver, which keeps no scores.
         """
         if isinstance(self.method, Solver):
             raise RuntimeError(
-                f"{self.name} keeps no scores: they need the inputs of each layer, which are "
-                "dropped once it is pruned"
+                f"{self.name} keeps no scores: it computes them from each layer's inputs, which it "
+                "drops once the layer is pruned"
             )
         scores = self._scored(self._regrowth.dense())
         if isinstance(self._regrowth, StayGone):
@@ -144,26 +144,26 @@ class Pruner:
 
     @property
     def sparsity(self) -> float:
-        """Fraction of zeros among the prunable weights, now."""
+        """The present fraction of zeros among the prunable weights."""
         return 1 - sum(self._masks.kept) / sum(self._sizes)
 
     @property
     def layer_counts(self) -> dict[str, tuple[int, int]]:
-        """Parameter name -> (number of weights, number kept)."""
+        """Parameter name -> (number of weights, number of kept weights)."""
         return self._named(zip(self._sizes, self._masks.kept, strict=True))
 
     def start(self) -> None:
-        """Take the model as it is now for the start of pruning.
+        """Start pruning from the model's present weights.
 
-        A pruner that is sparse from the start (SET, RigL) draws and applies its first masks, so
-        that the first forward pass is sparse already. The first `step` or `prune` does the same
-        where nobody has; before, and by creating a pruner, no weight is touched. Call it once the
-        weights to start from are loaded, and not before `load_state_dict`.
+        A pruner that is sparse from the start (SET, RigL) draws and applies its first masks here,
+        so that the first forward pass is already sparse. If `start` is not called, the first `step`
+        or `prune` does this. Creating a pruner changes no weight. Call `start` after loading the
+        initial weights, and not before `load_state_dict`.
 
         Raises:
-            RuntimeError: A weight is not the model's any more.
+            RuntimeError: A weight no longer belongs to the model.
         """
-        self._look()
+        self._check_weights()
         before = self._masks.kept
         self._begin()
         self._warn_of_lost_layers(before, stacklevel=3)
@@ -172,20 +172,20 @@ class Pruner:
     def step(self) -> None:
         """Call after ``optimizer.step()`` and before ``zero_grad()``, like an LR scheduler.
 
-        Inside the window it takes in the gradients and, where the schedule says so, chooses the
-        masks anew; always it sets pruned weights back to zero. Outside `prune`, a step of a
-        "before" pruner that has not finished its rounds counts as one of them.
+        Inside the window, the step updates the score with the gradients and, when the schedule says
+        so, chooses new masks. Every step sets pruned weights back to zero. For a "before" pruner
+        that has not finished its rounds, a step outside `prune` counts as one round.
 
-        A step whose gradients are all zero, or all broken in some layer, is no evidence and is
-        passed over. While nothing tells weights apart, the masks stay as they are, with one
-        warning; the next choice is for the sparsity that the schedule wants by then.
+        A step is skipped if its gradients are all zero, or all broken (NaN or infinite) in some
+        layer. While all scores are equal or broken, the masks stay unchanged and the pruner warns
+        once; the next mask update uses the schedule's sparsity at that time.
 
         Raises:
-            NoEvidenceError: The window ends, and nothing tells weights apart.
-            RuntimeError: It needs gradients and there are none, or it needs `prune`, or a weight is
-                not the model's any more.
+            NoEvidenceError: The window ends while all scores of a pool are equal or broken.
+            RuntimeError: The pruner needs gradients and finds none, or needs `prune`, or a weight
+                no longer belongs to the model.
         """
-        self._look()
+        self._check_weights()
         if self._pulse.missing(self._weights()):
             warnings.warn(
                 f"{self.name}: no weight has changed since the last step and none has a gradient; "
@@ -208,37 +208,38 @@ class Pruner:
     ) -> None:
         """Choose the masks outside training.
 
-        Survivors keep their values, unless the criterion is one that moves them. Every round takes
-        gradients on the next batches at the weights as masked so far, then raises the sparsity
-        along the schedule. Parameters' ``.grad`` and the training mode are left as they are.
+        Kept weights keep their values, unless the method compensates for the pruned ones. Every
+        round computes gradients on the next batches with the present masks, then raises the
+        sparsity along the schedule. Parameters' ``.grad`` and the training mode do not change.
 
         Args:
-            batches: What ``loss_fn`` takes, one each; begun again when they run out. Not needed
-                by criteria that look at the weights alone.
+            batches: Each one is passed to ``loss_fn``; the iteration restarts when they run out.
+                Not needed by methods that read only the weights.
             loss_fn: ``loss_fn(model, batch)`` -> scalar.
-            batches_per_round: Default: all batches where there is one round, else one.
-            rounds: How many of the pruner's rounds to do now, the others being left for later
-                calls (iterative pruning with training in between). None: all, from the first.
+            batches_per_round: Default: all batches if there is one round, else one.
+            rounds: Number of rounds to run now; later calls run the others (iterative pruning with
+                training in between). None: all rounds, from the first.
 
         Raises:
             FloatingPointError: The loss of a batch is not finite.
-            NoEvidenceError: Nothing tells weights apart, so the masks stay as they are.
-            RuntimeError: This pruner acts during training, or a weight is not the model's any more.
-            ValueError: The criterion needs batches and has none, or an argument is not valid.
+            NoEvidenceError: All scores of a pool are equal or broken; the masks stay unchanged.
+            RuntimeError: The pruner acts during training, or a weight no longer belongs to the
+                model.
+            ValueError: The method needs batches and has none, or an argument is invalid.
         """
         if self.when == "during":
             raise RuntimeError(f"{self.name} prunes during training: call step() after each step")
         rounds = None if rounds is None else positive("rounds", rounds)
         if batches_per_round is not None:
             batches_per_round = positive("batches_per_round", batches_per_round)
-        self._look()
+        self._check_weights()
         if not needs_batches(self.method):
             batches, per_round = [None], 1
         elif batches is None or loss_fn is None:
             raise ValueError(f"{self.name} needs batches and a loss: prune(batches, loss_fn)")
         elif not callable(loss_fn):
             kind = type(loss_fn).__name__
-            raise ValueError(f"loss_fn is a {kind}: give a function, prune(batches, loss_fn)")
+            raise ValueError(f"loss_fn is a {kind}: pass a function, prune(batches, loss_fn)")
         elif batches_per_round is None and self.rounds == 1:
             batches = list(batches)
             per_round = len(batches)
@@ -261,14 +262,14 @@ class Pruner:
         """Set every pruned weight to exactly zero.
 
         Args:
-            model: A copy of the model, such as one with averaged weights, whose parameters are
-                found by name; wrappers may put a prefix before it. None: the model itself.
+            model: A copy of the model, such as one with averaged weights. Its parameters are
+                matched by name; wrappers may add a prefix. None: the model itself.
 
         Raises:
-            RuntimeError: A weight is not the model's any more.
+            RuntimeError: A weight no longer belongs to the model.
             ValueError: The copy lacks a weight, or has it in another shape.
         """
-        self._look()
+        self._check_weights()
         if model is not None:
             weights = list(counterparts(model, self.layers).values())
             self._masks.beside(weights).apply(weights)
@@ -276,28 +277,29 @@ class Pruner:
             self._zero()
 
     def check(self, model: nn.Module | None = None) -> Check:
-        """Count the zeros of the model, or of a copy of it, and hold them against the masks.
+        """Count the zeros of the model, or of a copy of it, and compare them with the masks.
 
         Args:
             model: As for `apply`.
 
         Returns:
-            Zeros by layer and of all parameters; ``check().ok`` says whether all pruned weights are
-            zero, ``check().raise_for_mismatch()`` where not.
+            Zeros by layer and over all parameters. ``check().ok`` is whether all pruned weights are
+            zero; ``check().raise_for_mismatch()`` raises an error that names a layer where they are
+            not.
 
         Raises:
-            RuntimeError: A weight is not the model's any more.
+            RuntimeError: A weight no longer belongs to the model.
             ValueError: The copy lacks a weight, or has it in another shape.
         """
-        self._look()
+        self._check_weights()
         if model is None:
             return check_zeros(self._model, self._named(self._weights()), self.masks)
         return check_zeros(unwrap(model), counterparts(model, self.layers), self.masks)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, as tensors, numbers and strings; masks are packed to bits.
+        """Everything needed to continue, as tensors, numbers and strings; masks are packed to bits.
 
-        The tensors are the score's own, which further steps change: copy what is to be kept.
+        The tensors are the score's own, and further steps change them: copy those that you keep.
         """
         keeps = isinstance(self._regrowth, Remembered)
         return {
@@ -314,18 +316,18 @@ class Pruner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`, on a model with the same prunable weights.
+        """Continue from `state_dict`, on a model with the same prunable weights.
 
         The model's own state may be loaded before or after.
 
         Raises:
-            RuntimeError: A weight is not the model's any more.
-            ValueError: It is no pruner's state, or was saved by another pruner, for other weights
-                or with other settings.
+            RuntimeError: A weight no longer belongs to the model.
+            ValueError: It is not a pruner's state, or another pruner saved it, or it belongs to
+                other weights or other settings.
         """
         if not {"name", "masks"} <= set(state):
-            raise ValueError("this is no pruner's state: give what pruner.state_dict() returned")
-        self._look()
+            raise ValueError("this is not a pruner's state: pass what pruner.state_dict() returned")
+        self._check_weights()
         if state["name"] != self.name or list(state["masks"]) != [
             layer.name for layer in self.layers
         ]:
@@ -333,10 +335,13 @@ class Pruner:
         own = self._settings()
         for key, saved in state.get("settings", {}).items():
             if saved != own[key]:
-                raise ValueError(f"the state's {key}: {saved}; this pruner's: {own[key]}")
+                raise ValueError(
+                    f"the state was saved with {key} {saved}, but this pruner has {own[key]}: "
+                    "create the pruner with the same settings"
+                )
         weights = self._weights()
         self.target, self._t = state["target"], state["step"]
-        # Older states were saved by pruners that started when they were made.
+        # Older states come from pruners that started at creation.
         self._started = state.get("started", True)
         self.window = None if state["window"] is None else Gradual(**state["window"])
         self._masks.set(
@@ -359,11 +364,11 @@ class Pruner:
         self._await_step()
 
     def _act(self) -> None:
-        """Do what `step` does to the masks and the weights."""
+        """Update the masks and the weights for one `step`."""
         if self.window is None:
             return
         if self.when == "before" and self.window.covers(self._t) and needs_model(self.method):
-            raise RuntimeError(f"{self.name} looks at the model itself: call prune() first")
+            raise RuntimeError(f"{self.name} runs the model itself: call prune() first")
         if self.when == "after":
             self._zero()
             return
@@ -380,27 +385,27 @@ class Pruner:
             self._move_on()
 
     def _await_step(self) -> None:
-        """Tell the regrowth whether the step to come lies in the window."""
+        """Tell the regrowth whether the next step lies in the window."""
         self._regrowth.begin(self.window is not None and self.window.covers(self._t))
 
-    def _look(self) -> None:
-        """See whether the weights are still the model's, and follow them to another device."""
+    def _check_weights(self) -> None:
+        """Check that the weights still belong to the model; follow them to another device."""
         self._anchors.check()
         devices = [weight.device for weight in self._weights()]
         if devices != [bits.device for bits in self._masks.bits]:
             self._follow(devices)
 
     def _follow(self, devices: Sequence[torch.device]) -> None:
-        """Move the masks, the state and the dense weights to where the weights are now.
+        """Move the masks, the state and the dense weights to the weights' present devices.
 
         Raises:
-            RuntimeError: They are on the meta device, or have come from it.
+            RuntimeError: The weights moved to or from the meta device.
         """
         for layer, device, bits in zip(self.layers, devices, self._masks.bits, strict=True):
             if device != bits.device and "meta" in (device.type, bits.device.type):
                 raise RuntimeError(
                     f"{layer.name} has moved from the {bits.device.type} to the {device.type} "
-                    "device: create the pruner once the model holds its weights"
+                    "device: create the pruner after the model has loaded its weights"
                 )
         self._masks.bits = self._masks.beside(self._weights()).bits
         memory = self._regrowth.memory
@@ -427,7 +432,7 @@ class Pruner:
             self._masks.apply(self._weights())
 
     def _settings(self) -> dict[str, Any]:
-        """What a state must have been saved with to make sense here."""
+        """The settings that a loaded state must agree with."""
         targets = {i: t for t, members in self.competition.targets.items() for i in members}
         return {
             "shapes": [list(weight.shape) for weight in self._weights()],
@@ -453,7 +458,7 @@ class Pruner:
         return score.score(self._evidence(score, weights), weights)
 
     def _evidence(self, score: Score, weights: Sequence[Tensor]) -> State:
-        """The score's state, begun at first use."""
+        """The score's state, created at first use."""
         if not self.state.tensors:
             begun = score.init(weights)
             begun.numbers |= self.state.numbers
@@ -470,12 +475,12 @@ class Pruner:
             known = set(self.method.score.init(bare).tensors)
         if set(saved) != known:
             raise ValueError(
-                f"the state holds {', '.join(sorted(saved))}, and {self.name} reads "
-                f"{', '.join(sorted(known)) or 'nothing'}: it is of another version"
+                f"the state holds {', '.join(sorted(saved))}, but {self.name} reads "
+                f"{', '.join(sorted(known)) or 'nothing'}: another version saved it"
             )
 
     def _observe(self) -> bool:
-        """Show the score the gradients of a step; whether masks have been chosen as well."""
+        """Update the score with a step's gradients; return whether it also chose the masks."""
         values, grads = self._regrowth.forward(), [weight.grad for weight in self._weights()]
         if all(grad is None for grad in grads):
             raise RuntimeError(
@@ -484,8 +489,8 @@ class Pruner:
             )
         if not informative(grads):
             self._warn_of_waiting(
-                f"{self.name} passes over a step whose gradients are all zero or broken: call "
-                "step() before zero_grad(), and look for an overflow or an output layer of zeros",
+                f"{self.name} skips a step whose gradients are all zero or broken: call step() "
+                "before zero_grad(), and check for an overflow or an output layer of zeros",
                 stacklevel=6,
             )
             return False
@@ -498,7 +503,7 @@ class Pruner:
         return score.observe_and_choose(state, values, grads, self._masks, k)
 
     def _plainly_kept(self) -> int | None:
-        """How many weights this step keeps, if they are simply the best of those kept so far."""
+        """Number of weights that this step keeps, if only the scores of the kept ones decide."""
         assert self.window is not None
         simple = type(self._ranking.rule) is TopK and isinstance(self._regrowth, StayGone)
         if not (simple and self._group is None and self.window.updates(self._t)):
@@ -506,12 +511,11 @@ class Pruner:
         return self.competition.plainly_kept(partial(self.window.sparsity, self._t))
 
     def _advance(self) -> None:
-        """One step on: new masks if the schedule says so, and pruned weights back to zero."""
+        """Advance one step: update the masks if it is time, and set pruned weights to zero."""
         assert self.window is not None
         if isinstance(self.method, Solver):
-            self._t += 1
-            return
-        if self.window.updates(self._t):
+            pass  # solved, where it is to be, by `_measure`
+        elif self.window.updates(self._t):
             self._update()
         elif self.window.covers(self._t):
             self._regrowth.settle()
@@ -522,7 +526,7 @@ class Pruner:
         self._zero()
 
     def _measure(self, batches: Sequence[Any], loss_fn: LossFunction) -> None:
-        """Let the method look at the model on a round's batches; frozen weights are no bar."""
+        """Score the weights on a round's batches; frozen weights are scored, too."""
         method = self.method
         if isinstance(method, Solver):
             self._solve(method, batches, loss_fn)
@@ -562,7 +566,7 @@ class Pruner:
     def _take_gradients(
         self, score: GradientScore, batches: Sequence[Any], loss_fn: LossFunction
     ) -> None:
-        """Show the score the gradients of each batch at the weights as masked so far."""
+        """Update the score with the gradients of each batch, with the present masks applied."""
         weights, values = self._weights(), self._regrowth.dense()
         begun = score.begin_round(self._evidence(score, values), values)
         self.state = State(begun.tensors, self.state.numbers | begun.numbers)
@@ -571,8 +575,8 @@ class Pruner:
             grads = torch.autograd.grad(loss, weights, allow_unused=True)
             if all(grad is None for grad in grads):
                 raise NoEvidenceError(
-                    "the loss depends on none of the weights to prune: loss_fn(model, batch) must "
-                    "call the model that it is given"
+                    "the loss depends on none of the prunable weights: loss_fn(model, batch) must "
+                    "call the model that it receives"
                 )
             with torch.no_grad():
                 seen = grads if self._group is None else self._mean(cleaned(grads, weights))
@@ -584,7 +588,7 @@ class Pruner:
         return tensors
 
     def _update(self) -> None:
-        """New masks for all layers, and values where these change them."""
+        """Choose new masks for all layers, and set the values of weights that return."""
         assert self.window is not None
         rule, progress = self._ranking.rule, self.window.progress(self._t)
         values, masks = self._regrowth.dense(), self._masks.unpacked()
@@ -596,7 +600,7 @@ class Pruner:
         pools = self.competition.pools(lambda target: min(asked(target), ceiling))
         density = sum(map(self.competition.kept, pools)) / sum(self._sizes)
         ranks = rule.rank(scores, values, masks, Moment(progress, density))
-        # Equal on all ranks but for what one of them may have drawn or rounded otherwise.
+        # Ranks may differ between processes by a random draw or by rounding.
         average(ranks, self._group)
         after = self._choose(pools, ranks, masks)
         self._regrowth.revive(masks, after, dict(enumerate(values)))
@@ -608,18 +612,18 @@ class Pruner:
         self._regrowth.settle(dict(enumerate(values)))
         if self._t + 1 >= self.window.end and rule.ceiling(scores, 1.0) < self.target:
             warnings.warn(
-                f"{self.name} ends at sparsity {self.sparsity:.3f} and not {self.target:.3f}: its "
-                "own threshold prunes no more",
+                f"{self.name} ends at sparsity {self.sparsity:.3f} instead of {self.target:.3f}, "
+                "because its threshold prunes no more",
                 stacklevel=6,
             )
 
     def _choose(
         self, pools: Sequence[Pool], ranks: Sequence[Tensor], masks: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Masks anew: of what may be kept, the highest ranks are.
+        """Choose new masks: keep the highest ranks among the candidates.
 
         Raises:
-            NoEvidenceError: Nothing tells a pool's weights apart; all masks stay as they are.
+            NoEvidenceError: All ranks of a pool are equal or broken; all masks stay unchanged.
         """
         candidates, counts = dict(enumerate(masks)), self._masks.kept
         if not isinstance(self._regrowth, StayGone):
@@ -648,13 +652,14 @@ class Pruner:
 
     def _warn_of_waiting(self, reason: str, *, stacklevel: int) -> None:
         if not self._warned_of_waiting:
-            warnings.warn(f"{reason}; the masks stay as they are", stacklevel=stacklevel)
+            warnings.warn(f"{reason}; the masks stay unchanged", stacklevel=stacklevel)
         self._warned_of_waiting = True
 
     def _warn_of_unused(self, *, stacklevel: int) -> None:
         if len(self._unused) == len(self.layers):
             raise NoEvidenceError(
-                f"{self.name} has seen no layer's inputs: the loss calls none of the model's layers"
+                f"{self.name} has captured no layer's inputs: loss_fn(model, batch) must call the "
+                "model that it receives"
             )
         if self._unused:
             names = [self.layers[i].name for i in sorted(self._unused)]
@@ -678,7 +683,7 @@ class Pruner:
                 )
 
     def _named(self, values: Iterable[T]) -> dict[str, T]:
-        """One value a layer, keyed by parameter name."""
+        """One value per layer, by parameter name."""
         return {layer.name: value for layer, value in zip(self.layers, values, strict=True)}
 
     def _weights(self) -> list[nn.Parameter]:
@@ -686,17 +691,17 @@ class Pruner:
 
 
 def _window(timing: Gradual | Rounds) -> Gradual | None:
-    """The steps at which masks are chosen; those of an "after" pruner begin with `Pruner.prune`."""
+    """The steps at which masks are chosen; "after" pruners get theirs in `Pruner.prune`."""
     if isinstance(timing, Gradual):
         return timing
     return timing.window if timing.when == "before" else None
 
 
 def _endless(batches: Iterable[Any]) -> Iterable[Any]:
-    """The batches again and again.
+    """Repeat the batches forever.
 
     Raises:
-        ValueError: There are none, or they can't be gone through again.
+        ValueError: There are none, or they can't be iterated again.
     """
     while True:
         exhausted = True
@@ -704,4 +709,4 @@ def _endless(batches: Iterable[Any]) -> Iterable[Any]:
             exhausted = False
             yield batch
         if exhausted:
-            raise ValueError("no batches left to prune on: give more, or a list of them")
+            raise ValueError("no batches left to prune on: pass more batches, or a list of them")

@@ -11,10 +11,10 @@ from seven_exp.pruning.method import Method, Ranking
 from seven_exp.registry import Registry, nearest
 
 When = Literal["before", "during", "after"]
-"""Relative to training (or fine-tuning): on batches before it, step by step, or once it is done."""
+"""Relative to training (or fine-tuning): on batches before it, during its steps, or after it."""
 
 Made = Score | ModelScore | Method
-"""A score alone ranks weights, the highest staying and the others gone for good."""
+"""A score alone is short for a `Ranking` that keeps the highest scores, without regrowth."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class PrunerSpec:
     Attributes:
         make: Makes the method; its keywords are the hyper-parameters.
         when: When the masks are chosen.
-        schedule: The curve used unless the user names another.
-        rounds: Mask updates of a "before" or "after" pruner unless the user says otherwise.
+        schedule: Name of the default curve.
+        rounds: Default number of mask updates of a "before" or "after" pruner.
         prunes: False for the dense reference.
-        scope: How the sparsity is shared among layers unless the user says otherwise.
+        scope: Name of the default allocation.
     """
 
     make: Callable[..., Made]
@@ -57,21 +57,21 @@ def register(
     prunes: bool = True,
     scope: str = "global",
 ) -> Callable[[M], M]:
-    """Decorator: file a method under ``name``. One method may have several names.
+    """Decorator that registers a method under ``name``. One method may have several names.
 
-    What is decorated is the class of a score, whose highest are kept and whose pruned weights stay
-    gone; the class of a solver; or a function that returns a `Ranking` of score, rule and regrowth.
+    It decorates the class of a score, which then ranks weights without regrowth; the class of a
+    solver; or a function that returns a `Ranking` of score, rule and regrowth.
 
     Args:
         name: What users write: ``pruner=NAME``, ``create_pruner(NAME, ...)``.
         when: "before", "during" or "after" training.
         schedule: Name of the default curve.
         rounds: Default number of mask updates outside training.
-        prunes: Whether it removes anything.
+        prunes: Whether it removes any weights.
         scope: Name of the default allocation.
 
     Raises:
-        ValueError: The name is taken, or ``when`` is none of the three.
+        ValueError: The name is taken, or ``when`` is invalid.
     """
     check_when(when)
 
@@ -83,10 +83,10 @@ def register(
 
 
 def build_method(name: str, hyperparameters: Mapping[str, Any]) -> Method:
-    """The method that a pruner's name stands for.
+    """Make the method of a registered name.
 
     Raises:
-        ValueError: Unknown pruner, or a hyper-parameter that it does not take.
+        ValueError: The pruner is unknown, or it has no such hyper-parameter.
     """
     make = PRUNERS[name].make
     known = inspect.signature(make).parameters

@@ -1,4 +1,4 @@
-"""Regrowth: the value a pruned weight returns with, and what the optimizer holds for it by then."""
+"""Regrowth: the value that a pruned weight returns with, and its optimizer moments."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +14,15 @@ from seven_exp.pruning.masks import Masks
 
 
 class Regrowth:
-    """Whether a pruned weight may return, and with which value. What is common to all kinds.
+    """Whether a pruned weight may return, and with which value. The base of all kinds.
 
     Args:
         layers: The pruner's layers.
         masks: Their masks, which the pruner changes.
 
     Attributes:
-        memory: Dense weights kept beside the model, one tensor a layer, from the first step on that
-            needs them; None where the kind keeps none.
+        memory: Dense weights stored outside the model, one tensor per layer, from the first step
+            that needs them; None if the kind stores none.
     """
 
     def __init__(self, layers: Sequence[Layer], masks: Masks) -> None:
@@ -33,11 +33,11 @@ class Regrowth:
         """Begin a training step, inside the pruner's window or not."""
 
     def forward(self) -> list[Tensor]:
-        """The weights that the step's gradients belong to, as the criterion wants them."""
+        """The weights of the forward pass, for which the step's gradients were computed."""
         return self.dense()
 
     def dense(self) -> list[Tensor]:
-        """The weights now, pruned ones with the value that they would return with."""
+        """The present weights; pruned ones have the value with which they would return."""
         return [weight.detach() for weight in self._weights()]
 
     def revive(
@@ -46,22 +46,23 @@ class Regrowth:
         after: Sequence[Tensor],
         values: Mapping[int, Tensor],
     ) -> None:
-        """Give the weights of some layers that return their value.
+        """Set the values of returning weights.
 
         Args:
-            before: The layers' masks so far.
-            after: Their new masks.
-            values: Layer -> its weights as `dense` gave them, in the order of the masks.
+            before: The layers' previous masks.
+            after: The layers' new masks.
+            values: Index of a layer -> its weights as `dense` returned them; ordered like the
+                masks.
         """
 
     def settle(self, values: Mapping[int, Tensor] | None = None) -> None:
-        """Keep the dense weights: those given, layer by layer, or all as they are now."""
+        """Store the dense weights: the given ones, by layer, or the present ones of all layers."""
 
     def reclaim(self) -> None:
-        """Take back what the parameters hold of pruned weights, before these are set to zero."""
+        """Store what the parameters hold at pruned positions, before the pruner sets it to zero."""
 
     def load(self, memory: list[Tensor] | None) -> None:
-        """Continue with the memory that another pruner has saved."""
+        """Continue with the memory of a saved pruner."""
         self.memory = memory
 
     def _weights(self) -> list[nn.Parameter]:
@@ -73,7 +74,7 @@ class StayGone(Regrowth):
 
 
 class Moved(Regrowth):
-    """Weights return with the value to which the last optimizer step has moved them from zero."""
+    """Weights return with the value that the last optimizer step gave them, starting from zero."""
 
 
 class FromZero(Regrowth):
@@ -101,22 +102,22 @@ class FromZero(Regrowth):
 
 
 class Remembered(Regrowth):
-    """Weights return with their own value, which is kept beside the model.
+    """Weights return with their own value, which is stored outside the model.
 
     Methods of this kind train dense weights W in a model that computes with ``W * mask``. Inside
-    the window the optimizer therefore finds W in place of ``W * mask`` while it steps, and a
-    gradient of zero at pruned places, so that only momentum and weight decay act there. The
-    criterion sees the gradients as they were, and W before the optimizer's step.
+    the window the optimizer therefore steps on W instead of ``W * mask``, with zero gradients at
+    pruned positions, so that only momentum and weight decay act there. The criterion reads the
+    original gradients, and W before the optimizer's step.
 
-    Weights that the optimizer does not hold, or all of them without an optimizer, stay masked
-    during its step. W is then noted when the gradient arrives and rests while it is pruned; the
-    moments at pruned places follow the gradient of the pruned model.
+    Weights that the optimizer does not hold, or all weights without an optimizer, stay masked
+    during its step. Their W is recorded when the gradient arrives and does not change while it is
+    pruned; the moments at pruned positions follow the gradient of the pruned model.
 
     Args:
         layers: The pruner's layers.
         masks: Their masks, which the pruner changes.
-        optimizer: It trains the weights. None outside training.
-        watching: Whether the criterion asks for `forward` while the model is trained.
+        optimizer: Trains the weights. None outside training.
+        watching: Whether the criterion calls `forward` during training.
     """
 
     hides_gradients = True
@@ -132,16 +133,16 @@ class Remembered(Regrowth):
         super().__init__(layers, masks)
         self._optimizer, self._watching = optimizer, watching
         self._inside = False
-        # Layer -> version of the weight, where the memory holds W of the forward pass.
+        # Index of a layer -> version of its weight, if the memory holds W of the forward pass.
         self._noted: dict[int, int] = {}
-        # Layers whose parameters hold W since the optimizer has begun its step.
+        # Layers whose parameters hold W since the start of the optimizer's step.
         self._lent: set[int] = set()
         self._hidden: list[tuple[nn.Parameter, Tensor]] = []
         self._listeners: list[RemovableHandle] = []
         self._attach()
 
     def begin(self, inside: bool) -> None:
-        """Inside the window, note W of weights without an optimizer when their gradient arrives."""
+        """Inside the window, record W of weights without an optimizer when the gradient arrives."""
         self._inside = inside
         for listener in self._listeners:
             listener.remove()
@@ -157,7 +158,7 @@ class Remembered(Regrowth):
                 )
 
     def forward(self) -> list[Tensor]:
-        """W of the forward pass; W now, where no backward pass and no optimizer has been seen."""
+        """W of the forward pass; the present W if there was no backward pass or optimizer step."""
         if self.memory is None or not self._noted:
             return self.dense()
         if len(self._noted) == len(self._layers):
@@ -166,7 +167,7 @@ class Remembered(Regrowth):
         return [noted if i in self._noted else now for i, (noted, now) in pairs]
 
     def dense(self) -> list[Tensor]:
-        """W now: the parameters themselves where they hold it, new tensors elsewhere."""
+        """The present W: the parameters themselves if they hold it, else new tensors."""
         weights = super().dense()
         triples = zip(self._masks.unpacked(), weights, self.memory or weights, strict=True)
         return [
@@ -180,13 +181,13 @@ class Remembered(Regrowth):
         after: Sequence[Tensor],
         values: Mapping[int, Tensor],
     ) -> None:
-        """Put W in place."""
+        """Write W to the parameters of returning weights."""
         for (i, value), old, new in zip(values.items(), before, after, strict=True):
             weight = self._layers[i].weight
             torch.where(new & ~old, value.to(weight.dtype), weight, out=weight.data)
 
     def settle(self, values: Mapping[int, Tensor] | None = None) -> None:
-        """Keep W in memory; what the parameters hold at pruned places is of no more use."""
+        """Store W in memory; the parameters' values at pruned positions are then not needed."""
         values = dict(enumerate(self.dense())) if values is None else values
         memory = self.memory or self.dense()
         self.memory = [
@@ -196,7 +197,7 @@ class Remembered(Regrowth):
         self._noted, self._lent = {}, set()
 
     def reclaim(self) -> None:
-        """Settle where the optimizer has stepped and the pruner has not."""
+        """Settle if the optimizer has stepped and the pruner has not."""
         if self._lent:
             self.settle()
 
@@ -206,7 +207,7 @@ class Remembered(Regrowth):
         self._noted, self._lent, self._hidden = {}, set(), []
 
     def _at_rest(self, remembered: Tensor, weight: Tensor) -> Tensor:
-        """W at pruned places, given what the parameter holds there."""
+        """W at pruned positions, given the parameter's value there."""
         return remembered
 
     def _held(self) -> set[int]:
@@ -216,7 +217,7 @@ class Remembered(Regrowth):
         return {i for i, weight in enumerate(self._weights()) if id(weight) in trained}
 
     def _attach(self) -> None:
-        """Hook into the optimizer for as long as this object lives."""
+        """Register hooks on the optimizer for the lifetime of this object."""
         if self._optimizer is not None:
             for register, act in (
                 (self._optimizer.register_step_pre_hook, Remembered._lend),
@@ -226,7 +227,7 @@ class Remembered(Regrowth):
 
     @torch.no_grad()
     def _hear(self, weight: Tensor, *, i: int) -> None:
-        """A gradient has arrived: weights are still those of the forward pass."""
+        """A gradient has arrived: the weights are still those of the forward pass."""
         if weight._version != self._noted.get(i):
             self._note(set(range(len(self._layers))) - self._held(), self.dense())
 
@@ -237,7 +238,7 @@ class Remembered(Regrowth):
 
     @torch.no_grad()
     def _lend(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """Let the optimizer step on W."""
+        """Before the optimizer's step: put W in the parameters."""
         if not self._inside:
             return
         if self._lent:
@@ -247,7 +248,7 @@ class Remembered(Regrowth):
         if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None:
             raise RuntimeError(
                 "the optimizer's closure would run the model without its masks: call "
-                "optimizer.step() without one, or create the pruner without optimizer="
+                "optimizer.step() without a closure, or create the pruner without optimizer="
             )
         held = self._held()
         self._note(held, self.dense())
@@ -264,10 +265,10 @@ class Remembered(Regrowth):
 
     @torch.no_grad()
     def _unhide(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """Give the criterion its gradients back."""
+        """After the optimizer's step: restore the criterion's gradients."""
         scale = getattr(optimizer, "grad_scale", None)
         for weight, grad in self._hidden:
-            # Fused optimizers unscale the gradients that they find.
+            # Fused optimizers unscale the gradients that they receive.
             weight.grad = grad if scale is None else grad.div_(scale)
         self._hidden = []
 
@@ -281,10 +282,10 @@ class Remembered(Regrowth):
 
 
 class StraightThrough(Remembered):
-    """Weights return with their own value, trained meanwhile by the gradient at the pruned model.
+    """Weights return with their own value; meanwhile the gradient at the pruned model trains it.
 
-    Without an optimizer, what it adds to the zero at a pruned place is added to W instead, and
-    weight decay does not reach W there.
+    Without an optimizer, the change that the training step makes to a pruned position, which starts
+    at zero, is added to W instead; weight decay does not reach W there.
     """
 
     hides_gradients = False
@@ -294,7 +295,7 @@ class StraightThrough(Remembered):
 
 
 def _weakly(owner: Remembered, act: Callable[..., None]) -> Callable[..., None]:
-    """A hook that does nothing once its owner is gone."""
+    """A hook that does nothing once its owner is garbage-collected."""
     reference = weakref.ref(owner)
 
     def hook(*args: Any) -> None:
@@ -314,19 +315,19 @@ def regrowth_of(
     training: bool,
     watching: bool,
 ) -> Regrowth:
-    """A kind of regrowth for some weights.
+    """Make a kind of regrowth for some weights.
 
     Args:
-        kind: What the method asks for.
+        kind: The kind that the method declares.
         layers: The pruner's layers.
         masks: Their masks.
-        optimizer: It trains the weights.
-        training: Whether masks change while the model is trained. Outside training nothing moves
-            weights, so all that may return keep their value.
-        watching: Whether the method looks at weights and gradients of training steps.
+        optimizer: Trains the weights.
+        training: Whether masks change during training. Outside training no optimizer changes the
+            weights, so those that return keep their value.
+        watching: Whether the method reads weights and gradients of training steps.
 
     Raises:
-        TypeError: Weights are to return from zero during training, and there is no optimizer.
+        TypeError: Weights return from zero during training, but there is no optimizer.
     """
     if not training and kind is not StayGone:
         kind = StraightThrough if kind is StraightThrough else Remembered

@@ -1,4 +1,4 @@
-"""Replicas of one model on several ranks: evidence and scores are averaged, so all choose alike."""
+"""Replicas of one model on several ranks: averages gradients and scores so that masks agree."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ Group = Any
 
 
 def group_of(model: nn.Module) -> Group | None:
-    """The ranks that hold replicas of the model: DistributedDataParallel's, beneath other wrappers.
+    """The ranks that hold replicas of the model: DistributedDataParallel's, inside other wrappers.
 
     Returns:
-        None where the model is not replicated, or on one rank only.
+        None if the model is not replicated or has one rank only.
     """
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -29,11 +29,11 @@ def group_of(model: nn.Module) -> Group | None:
 
 @torch.no_grad()
 def average(tensors: Sequence[Tensor], group: Group | None) -> None:
-    """Replace each tensor by its mean over the ranks, the same bits on all of them.
+    """Replace each tensor by its mean over the ranks, bit for bit the same on all of them.
 
     Args:
-        tensors: Floating point, as many and of the same shapes on every rank; changed in place.
-        group: The ranks; None does nothing.
+        tensors: Floating point, the same number and shapes on every rank; changed in place.
+        group: The ranks; None leaves the tensors unchanged.
     """
     if group is None:
         return

@@ -13,10 +13,10 @@ from seven_exp.pruning.select import top_k_masks
 
 
 class Moment(NamedTuple):
-    """When masks are chosen, and for how many weights.
+    """When masks are chosen, and how many weights they keep.
 
     Attributes:
-        progress: How far through its window the pruner is, in (0, 1].
+        progress: Fraction of the pruner's window that is complete, in (0, 1].
         density: Fraction of the weights that will be kept.
     """
 
@@ -25,7 +25,7 @@ class Moment(NamedTuple):
 
 
 class Rule:
-    """What the next masks are chosen by. This one: the scores themselves (`TopK`)."""
+    """Turns scores into the ranks that the next masks are chosen by. The base keeps the scores."""
 
     def rank(
         self,
@@ -34,19 +34,19 @@ class Rule:
         masks: Sequence[Tensor],
         moment: Moment,
     ) -> list[Tensor]:
-        """One tensor of ranks a layer.
+        """One tensor of ranks per layer.
 
         Args:
-            scores: One tensor a layer, shaped like its weight. Only read: they may be the score's
-                own state.
-            weights: As they are now.
-            masks: Bool, which of them are alive.
-            moment: When, and how many are to be kept.
+            scores: One tensor per layer, with its weight's shape. Only read: they may be
+                the score's own state.
+            weights: The present weights.
+            masks: Bool, the present masks.
+            moment: The progress and the density.
         """
         return list(scores)
 
     def ceiling(self, scores: Sequence[Tensor], progress: float) -> float:
-        """Sparsity beyond which the rule prunes nothing, whatever the schedule asks for."""
+        """The highest sparsity that the rule allows, whatever the schedule says."""
         return 1.0
 
 
@@ -55,10 +55,10 @@ TopK = Rule
 
 
 class Threshold(Rule):
-    """Keeps sigmoid(score) > tau, tau rising from 0 along the window as the cubic schedule does.
+    """Keeps sigmoid(score) > tau; tau rises from 0 over the window like the cubic schedule.
 
-    (Sanh et al., "Movement pruning", arXiv 2005.07683, section 4.) The sparsity that the schedule
-    asks for is the most that is pruned.
+    (Sanh et al., "Movement pruning", arXiv 2005.07683, section 4.) The schedule's sparsity is an
+    upper bound.
 
     Args:
         tau: Final threshold, in [0, 1).
@@ -70,7 +70,7 @@ class Threshold(Rule):
         self.tau = tau
 
     def ceiling(self, scores: Sequence[Tensor], progress: float) -> float:
-        """The fraction at or below the threshold; without evidence, no bound."""
+        """The fraction of weights at or below the threshold; 1 before any evidence."""
         if not any(score.any() for score in scores):
             return 1.0
         tau = self.tau * (1 - (1 - progress) ** 3)
@@ -79,13 +79,13 @@ class Threshold(Rule):
 
 
 class DropAndGrow(Rule):
-    """Sparse from the start: each update drops small weights and grows those of highest score.
+    """Sparse from the start: each update drops the smallest weights and grows the highest scores.
 
-    A falling fraction ``drop (1 + cos(pi progress)) / 2`` of each layer's smallest |w| makes room.
+    It drops the fraction ``drop (1 + cos(pi progress)) / 2`` of each layer's weights, by |w|.
 
     Args:
         drop: Fraction dropped at the first update, in (0, 1).
-        seed: Of the random first masks.
+        seed: Seed of the random first masks.
     """
 
     def __init__(self, drop: float, seed: int) -> None:
@@ -94,8 +94,8 @@ class DropAndGrow(Rule):
         self.drop, self.seed = drop, seed
 
     def first(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """The ranks by which the first masks are chosen."""
-        return drawn(weights, self.seed)
+        """The ranks that choose the first masks."""
+        return drawn(weights, self.seed * 1_000_003)
 
     def rank(
         self,
@@ -104,9 +104,9 @@ class DropAndGrow(Rule):
         masks: Sequence[Tensor],
         moment: Moment,
     ) -> list[Tensor]:
-        """Survivors first, then the rest in the order of growth.
+        """Remaining weights first, then the rest by their growth score.
 
-        A layer in which all weights or all candidates for growth are alike exchanges none.
+        A layer exchanges no weight if all its weights or all its growth candidates are equal.
         """
         if not any(growth.any() for growth in scores):
             return list(scores)
@@ -114,7 +114,7 @@ class DropAndGrow(Rule):
         sizes = magnitudes(weights)
         stay = [_stay(fraction, *layer) for layer in zip(sizes, masks, scores, strict=True)]
         if moment.density * sum(mask.numel() for mask in masks) < sum(stay) - 0.5:
-            # A rising schedule leaves no room for growth, nor for all that would stay.
+            # With a rising schedule there may be no room for growth, nor for all remaining weights.
             return [size.masked_fill(~mask, -1.0) for size, mask in zip(sizes, masks, strict=True)]
         ranked = []
         for size, mask, growth, count in zip(sizes, masks, scores, stay, strict=True):
@@ -124,14 +124,14 @@ class DropAndGrow(Rule):
 
 
 def _stay(fraction: float, size: Tensor, mask: Tensor, growth: Tensor) -> int:
-    """How many of a layer's weights are not dropped: all, where nothing tells which or for what."""
+    """Number of a layer's weights that are not dropped: all, if weights or candidates are equal."""
     alive = int(mask.sum())
     alike = constant(size, mask) or (alive < mask.numel() and constant(growth, ~mask))
     return alive if alike else alive - int(fraction * alive)
 
 
 def drawn(weights: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """U(0, 1) for each weight, drawn on the CPU so that every device has the same."""
+    """U(0, 1) for each weight, drawn on the CPU so that it is the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return [
         torch.rand(w.shape, generator=generator, dtype=precision(w), device="cpu").to(w.device)

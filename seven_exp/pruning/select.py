@@ -1,10 +1,10 @@
-"""Exact selection of the k largest scores over many tensors, streaming, without a sort or a copy.
+"""Exact selection of the k largest scores over many tensors, without sorting or copying them.
 
-A sample of the scores gives a bracket that holds the k-th largest but for bad luck. One pass counts
-what lies above the bracket and gathers the few inside, among which the search goes on; another
-writes the masks (Floyd and Rivest, "Expected time bounds for selection", CACM 18, 1975). Few
-scores, and those where the bracket missed, are selected digit by digit (radix select) on integer
-keys whose order is that of the scores. Both are exact, so which one it was can't be told.
+A sample of the scores gives a bracket that contains the k-th largest with high probability. One
+pass counts the scores above the bracket and gathers the few inside, among which the search
+continues; another pass writes the masks (Floyd and Rivest, "Expected time bounds for selection",
+CACM 18, 1975). Few scores, or scores whose bracket missed, are selected digit by digit (radix
+select) on integer keys in the order of the scores. Both are exact and give the same masks.
 """
 
 import math
@@ -29,7 +29,7 @@ KeysOf = Callable[[range], Tensor]
 
 
 class Cut(NamedTuple):
-    """Where the kept scores end: at ``value``, of which ``ties`` are kept."""
+    """The threshold: scores above ``value`` are kept, and ``ties`` of those that equal it."""
 
     value: float
     ties: int
@@ -42,22 +42,22 @@ def top_k_masks(
     *,
     group: "distributed.ProcessGroup | None" = None,
 ) -> list[Tensor]:
-    """Masks that keep exactly the ``k`` largest scores of all tensors together.
+    """Masks that keep exactly the ``k`` largest scores over all tensors.
 
     Equal scores are kept in order: earlier tensors first, then the lower flat index. NaN counts as
-    the lowest score, so that a broken value never protects its weight.
+    the lowest score, so a broken value never protects its weight.
 
     Args:
         scores: Real tensors of any shapes, all of one dtype; devices may differ.
-        k: How many to keep in all.
-        candidates: Bool tensors of the same shapes; only True places may be kept. None: all.
-        group: Processes that hold a shard of every tensor each, in the order of flat indices, as
-            FSDP2 leaves them; all call this, each with its own shards. Histograms travel, scores
-            don't. None: everything is here.
+        k: Total number of scores to keep.
+        candidates: Bool tensors of the same shapes; only True positions may be kept. None: all.
+        group: Processes that each hold a shard of every tensor, in the order of flat indices, as
+            with FSDP2. Every process calls this with its own shards; the processes exchange
+            histograms, not scores. None: this process holds all scores.
 
     Returns:
-        Bool tensors shaped and placed like ``scores``, with ``k`` True places in all (of the
-        group), the same ones however the tensors are sharded.
+        Bool tensors with the shapes and devices of ``scores``, with ``k`` True positions in total
+        (over the group). They do not depend on the sharding.
 
     Raises:
         ValueError: There are fewer than ``k`` candidates, or ``k`` is negative.
@@ -71,24 +71,24 @@ def top_k_masks(
 
 
 def kept_count(density: float, n: int) -> int:
-    """How many of ``n`` weights a density keeps: ``int(density * n)``.
+    """Number of ``n`` weights that a density keeps: ``int(density * n)``.
 
-    The product is nudged by a millionth, so that 1 - 0.9 of 240 is 24 and not 23 (the double
+    The product is raised by a millionth, so that 1 - 0.9 of 240 gives 24 and not 23 (the double
     nearest to 1 - 0.9 lies below 0.1).
     """
     return min(n, int(density * n + 1e-6))
 
 
 def first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
-    """In each row the ``k`` largest candidates, the earlier of equals.
+    """The ``k`` largest candidates of each row; among equal ones, the earlier.
 
     Args:
         scores: (rows, columns).
-        k: How many to keep in each row; fewer where a row has fewer candidates.
-        candidates: Bool, likewise.
+        k: Number to keep in each row; fewer if a row has fewer candidates.
+        candidates: Bool, same shape.
 
     Returns:
-        Bool tensor like ``scores``.
+        Bool tensor of the same shape.
     """
     ranked = torch.nan_to_num(scores.double(), nan=-torch.inf).clamp(min=_LOWEST)
     order = ranked.masked_fill(~candidates, -torch.inf).argsort(stable=True, dim=1, descending=True)
@@ -99,12 +99,12 @@ def first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
 def top_units(
     scores: Sequence[Tensor], units: Sequence[Tensor], k: int, candidates: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Masks that keep whole units, the best by their mean score, of ``k`` weights at most.
+    """Masks that keep whole units, the best by mean score, with at most ``k`` weights in total.
 
     Args:
         scores: Real tensors of any shapes.
         units: For each tensor int64 unit numbers that broadcast to its shape.
-        k: Most weights to keep in all.
+        k: Largest total number of weights to keep.
         candidates: Bool tensors like ``scores``; a unit without a candidate is not kept.
 
     Returns:
@@ -131,7 +131,7 @@ def top_units(
 def _sampled_cut(
     scores: Sequence[Tensor], candidates: Sequence[Tensor] | None, k: int
 ) -> Cut | None:
-    """The k-th largest candidate; None where a sample doesn't bracket it.
+    """The k-th largest candidate; None if a sample doesn't bracket it.
 
     Raises:
         ValueError: There are fewer than ``k`` candidates.
@@ -155,7 +155,7 @@ def _sampled_cut(
 def _bracket(
     scores: Sequence[Tensor], candidates: Sequence[Tensor] | None, share: float
 ) -> tuple[float, float, int]:
-    """A `bracket` of the k-th largest of all, and how many may lie there."""
+    """A `bracket` of the k-th largest of all scores, and an estimate of how many it contains."""
     total = sum(score.numel() for score in scores)
     stride = sample_stride(total)
     device = scores[0].device
@@ -168,7 +168,7 @@ def _bracket(
 
 
 def sample_stride(total: int) -> int:
-    """Every which of so many scores to draw for a `bracket`."""
+    """The stride at which to sample this many scores for a `bracket`."""
     # An odd stride does not stay within a few columns of a matrix.
     return (total // min(_LARGEST_SAMPLE, round(math.pow(total, 2 / 3)))) | 1
 
@@ -176,19 +176,19 @@ def sample_stride(total: int) -> int:
 def bracket(
     sample: Tensor, drawn: int, share: float, deviations: float
 ) -> tuple[float, float, float]:
-    """Two scores that the k-th largest very likely lies between.
+    """Two scores between which the k-th largest lies with high probability.
 
-    Of a sample, the number among the k largest of all is binomial; the bracket reaches some
-    standard deviations to either side.
+    In a sample, the number of scores among the k largest of all is binomial; the bracket extends
+    some standard deviations to either side.
 
     Args:
-        sample: Scores that take part, of shape (n,).
-        drawn: How many were drawn, those included that don't take part.
-        share: k as a fraction of all that these were drawn from.
-        deviations: How many standard deviations.
+        sample: Sampled candidates, of shape (n,).
+        drawn: Size of the sample, including scores that are not candidates.
+        share: k as a fraction of the population.
+        deviations: Number of standard deviations.
 
     Returns:
-        The lower end, the upper end, the fraction expected to lie between them.
+        The lower end, the upper end, and the fraction expected between them.
     """
     sample = _comparable(sample[~sample.isnan()])
     margin = deviations * math.sqrt(drawn * share * (1 - share)) + 1
@@ -201,7 +201,7 @@ def bracket(
 
 
 def cut_of(values: Tensor, k: int) -> Cut | None:
-    """The k-th largest of some values, none of them NaN; None where a sample misled."""
+    """The k-th largest of some values without NaN; None if a sample misled."""
     if values.numel() > _AT_ONCE:
         return _sampled_cut([values], None, k)
     value = _kth_of(_comparable(values), k)
@@ -227,7 +227,7 @@ def _by_digits(
     candidates: Sequence[Tensor] | None,
     group: "distributed.ProcessGroup | None",
 ) -> list[Tensor]:
-    """`top_k_masks`, the threshold found 16 bits at a time."""
+    """`top_k_masks`, with the threshold found 16 bits at a time."""
     add = partial(_sum_over, group, scores[0].device)
     available = sum(sweeps.counts(candidates) if candidates else map(torch.numel, scores))
     available = int(add(torch.tensor(available, dtype=torch.int64, device="cpu")))
@@ -245,7 +245,7 @@ def _by_digits(
     chunks = _chunks(scores)
     keys_of: KeysOf = partial(_ordered_keys, scores, candidates)
     if len(chunks) == 1:
-        # Where all fits into one bundle, it is cheaper to keep than to make again.
+        # If everything fits into one chunk, keeping it is cheaper than recomputing it.
         keys_of = cache(keys_of)
     bits = 64 if scores[0].dtype == torch.float64 else 32
     threshold, ties_to_keep = _kth_largest(keys_of, chunks, bits, k, add)
@@ -265,7 +265,7 @@ def _by_digits(
 def _sum_over(
     group: "distributed.ProcessGroup | None", device: torch.device, counts: Tensor
 ) -> Tensor:
-    """The sum of what the processes of a group counted, on the CPU."""
+    """The sum of the counts of a group's processes, on the CPU."""
     if group is None:
         return counts
     counts = counts.to(device)
@@ -276,7 +276,7 @@ def _sum_over(
 def _shares_of(
     kept: int, ties: list[int], group: "distributed.ProcessGroup | None", device: torch.device
 ) -> list[int]:
-    """How many of its ties each layer keeps here: earlier layers first, then lower ranks."""
+    """Number of ties that each layer keeps here: earlier layers first, then lower ranks."""
     own = torch.tensor(ties, dtype=torch.int64, device="cpu")
     counts, rank = own.unsqueeze(1), 0
     if group is not None:
@@ -289,7 +289,7 @@ def _shares_of(
 
 
 def _chunks(scores: Sequence[Tensor]) -> list[range]:
-    """Runs of neighbouring tensors on one device, small ones together: a launch has its price."""
+    """Ranges of neighbouring tensors on one device; small ones share one kernel launch."""
     chunks: list[range] = []
     size = _CHUNK
     for i, score in enumerate(scores):
@@ -304,7 +304,7 @@ def _chunks(scores: Sequence[Tensor]) -> list[range]:
 def _ordered_keys(
     scores: Sequence[Tensor], candidates: Sequence[Tensor] | None, chunk: range
 ) -> Tensor:
-    """A chunk's scores as integers in the same order; below them NaN, then barred places.
+    """A chunk's scores as integers in the same order; NaN and then non-candidates come lowest.
 
     Returns:
         int32 or int64 (for float64 scores), one flat tensor.
@@ -335,7 +335,7 @@ def _kth_largest(
     k: int,
     add: Callable[[Tensor], Tensor],
 ) -> tuple[int, int]:
-    """Key of the k-th largest score, and how many scores with that very key are to be kept."""
+    """Key of the k-th largest score, and the number of scores with that key to keep."""
     prefix = 0
     for shift in range(bits - _DIGIT, -1, -_DIGIT):
         leading = shift == bits - _DIGIT
@@ -348,7 +348,7 @@ def _kth_largest(
                 keys = keys[(keys >> (shift + _DIGIT)) == prefix]
             digits = (keys >> shift) + offset if leading else (keys >> shift) & (_BINS - 1)
             counts += torch.bincount(digits, minlength=_BINS).cpu()
-        # Places from the top become places from the bottom, which a search in the sums finds.
+        # Convert ranks from the top to ranks from the bottom, for a search in the cumulative sums.
         below = add(counts).cumsum(0)
         total = int(below[-1])
         digit = int(torch.searchsorted(below, total - k + 1))

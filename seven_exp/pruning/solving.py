@@ -1,4 +1,4 @@
-"""Pruning by solvers: the inputs of layer after layer are gathered, and each layer is solved."""
+"""Pruning by solvers: captures the inputs of each layer, then solves the layer for them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -25,13 +25,13 @@ class Solving:
     """One round of a solver on a model.
 
     Attributes:
-        name: Of the pruner, for its words.
-        model: Run as it is by then: blocks that are solved are pruned.
-        solver: Judges weights by their inputs.
-        competition: Its layers, and what they may keep.
-        masks: Of the layers; changed as these are solved.
-        wanted: The sparsity of layers with a target.
-        group: Ranks with replicas of the model, each of which sees other batches.
+        name: Name of the pruner, for messages.
+        model: Runs with the blocks pruned so far.
+        solver: Scores and solves weights by their inputs.
+        competition: The layers, and how many of their weights stay.
+        masks: The layers' masks; updated as the layers are solved.
+        wanted: Maps a layer's target to its present sparsity.
+        group: Ranks with replicas of the model, each with its own batches.
     """
 
     name: str
@@ -47,19 +47,20 @@ class Solving:
         self._uses = {i: use for i, use in enumerate(uses_of(self.model, self._layers)) if use}
         self._sums: dict[int, Sums] = {}
         self.unused: set[int] = set()
-        """Layers that stay dense, since no batch calls their modules."""
+        """Layers that stay dense because no batch calls their modules."""
 
     def run(self, runs: Sequence[Run]) -> None:
-        """Solve block after block, each for its inputs behind the solved ones.
+        """Solve block by block, each for its inputs with the earlier blocks pruned.
 
-        What competes across blocks, and weights that a model without blocks uses again and again,
-        are measured in the dense model before.
+        Layers that compete across blocks are measured in the dense model first, and so are weights
+        that a model without blocks uses repeatedly.
 
         Args:
-            runs: A forward pass for each batch.
+            runs: One forward pass per batch.
 
         Raises:
-            NoEvidenceError: Nothing tells a layer's weights apart; those solved before are pruned.
+            NoEvidenceError: All scores of a layer are equal or broken; layers solved before it stay
+                pruned.
         """
         blocks = blocks_of(self.model) if self.solver.order == "blocks" else []
         with inference(self.model, [layer.weight.device for layer in self._layers]):
@@ -76,7 +77,7 @@ class Solving:
                     self._solve(members)
 
     def _across(self, blocks: Sequence[nn.Module]) -> set[int]:
-        """The layers that compete with others outside of their block."""
+        """The layers that compete with layers outside their block."""
         block = {module: i for i, block in enumerate(blocks) for module in block.modules()}
         places = {i: block.get(use.module, use.module) for i, use in self._uses.items()}
         pools = [set(pool.layers) & set(self._uses) for pool in self._pools()]
@@ -86,7 +87,7 @@ class Solving:
         return self.competition.pools(self.wanted, self.unused)
 
     def _see(self, i: int, inputs: list[Tensor]) -> None:
-        """Add what weight i multiplies in one call: for each group (uses, inputs)."""
+        """Add the inputs of weight i in one call: for each group (uses, inputs)."""
         if i not in self._sums:
             self._sums[i] = self._nothing(i, len(inputs))
         sums, dtype = self._sums[i], precision(self._layers[i].weight)
@@ -99,7 +100,7 @@ class Solving:
         return {"uses": matrices.new_zeros(groups), **self.solver.init(matrices)}
 
     def _solve(self, members: Sequence[int]) -> None:
-        """Prune the layers whose inputs have been gathered."""
+        """Prune the layers whose inputs have been captured."""
         known = {i: self._sums.pop(i) if i in self._sums else self._nothing(i, 1) for i in members}
         average([tensor for sums in known.values() for tensor in sums.values()], self.group)
         known = {i: sums for i, sums in known.items() if sums["uses"].any()}
@@ -156,7 +157,7 @@ class Solving:
     ) -> dict[int, Tensor]:
         """The masks that keep the best of a pool; ranks are (groups, outputs, inputs)."""
         shaped = {i: self._uses[i].weight(r, alive[i].shape).contiguous() for i, r in ranks.items()}
-        # Equal on all ranks but for what one of them may have rounded otherwise.
+        # Scores may differ between ranks by rounding.
         average(list(shaped.values()), self.group)
         best = self.competition.best(pool, shaped, alive, sum(self.masks.kept[i] for i in alive))
         if best is None:

@@ -1,7 +1,7 @@
-"""What the layers of a model are: outputs, embeddings, routers and adapters.
+"""Structure: which layers of a model are outputs, embeddings, routers and adapters.
 
-Nothing is run: what a layer is follows from where it stands among the others, from its shape, and
-from the names that torchvision, timm, transformers and peft give to such places.
+Nothing is run. A layer's role follows from its position among the others, from its shape, and from
+the names that torchvision, timm, transformers and peft give to such layers.
 """
 
 from collections import Counter
@@ -22,16 +22,16 @@ _EMBEDDINGS = (
 _ROUTERS = ("router", "*_router")
 _GATES = ("gate", "wg", "*_gate", "gating")
 _HEADS = (
-    # Classification, as torchvision, timm and transformers call it.
+    # Classification heads in torchvision, timm and transformers.
     *("head", "heads", "head_*", "*_head", "*_heads", "fc", "classifier", "*_classifier"),
     *("classifiers", "score", "last_linear", "logits_proj", "aux[0-9]", "AuxLogits", "aux_logits"),
-    # Language, questions, embeddings that are compared.
+    # Language-model and question-answering heads, and embeddings for similarity.
     *("qa_outputs", "cls", "*predictions", "seq_relationship", "pred_layer", "*_logits"),
     *("proj_out", "visual_projection", "text_projection"),
     # Detection and segmentation.
     *("*_predictor", "*_pred", "bbox_reg", "bbox_ctrness", "cls_score", "kps_score_*"),
     *("class_embed", "bbox_embed"),
-    # What peft trains in place of a head, and the head below it.
+    # Modules that peft trains instead of a head, and the head inside them.
     *("modules_to_save", "original_module"),
 )
 _NO_HEADS = ("pre_logits", "pre_classifier")
@@ -40,31 +40,31 @@ _NO_HEADS = ("pre_logits", "pre_classifier")
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 _LAST = ("fc*", "lin*", "dense*", "out*", "*_out", "last*", "final*", "to_logits", "logits")
-"""What the last layer of a model without a head may be called, as in a LeNet's fc1, fc2, fc3."""
+"""Names of the last layer in a model without a head, such as LeNet's fc1, fc2, fc3."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What a model's parts are.
+    """The roles of a model's parts.
 
     Attributes:
         roles: Full name of a module or parameter -> "output layer", "embedding", "router" or
-            "adapter", which is what all of it is.
-        last: Name of the last weight where no output layer was recognised.
+            "adapter"; the role holds for everything inside.
+        last: Name of the last weight if no output layer was recognised.
     """
 
     roles: Mapping[str, str] = field(default_factory=dict)
     last: str | None = None
 
     def role(self, name: str) -> str | None:
-        """What a parameter is part of; None: an ordinary one, which may be pruned."""
+        """The role of a parameter; None for an ordinary one, which is prunable."""
         parts = name.split(".")
         ends = range(len(parts), 0, -1)
         return next((role for end in ends if (role := self.roles.get(".".join(parts[:end])))), None)
 
 
 def structure_of(model: nn.Module, layers: Sequence[Layer] | None = None) -> Structure:
-    """Where a model's outputs, embeddings, routers and adapters are.
+    """Find a model's output layers, embeddings, routers and adapters.
 
     Args:
         model: Unwrapped.
@@ -91,9 +91,10 @@ def structure_of(model: nn.Module, layers: Sequence[Layer] | None = None) -> Str
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The blocks that a model consists of: the elements of its lists in which a class repeats.
+    """The blocks of a model: the elements of its module lists in which a class repeats.
 
-    The outermost ones, in module order; sequences and lists are looked into and are none.
+    The outermost such lists count, in module order. Sequences and lists are searched, but are not
+    blocks themselves.
     """
     children = list(model.children())
     kinds = Counter(map(type, children)) if isinstance(model, _LISTS) else Counter()
@@ -113,7 +114,7 @@ def _named(part: str, patterns: Iterable[str]) -> bool:
 
 
 def _routers(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> set[str]:
-    """Modules that send inputs to experts, or weigh what these return."""
+    """Modules that route inputs to experts, or weight the experts' outputs."""
     stacks = {id(layer.module) for layer in layers if layer.stacked}
     found = set()
     for path, module in modules.items():
@@ -125,7 +126,7 @@ def _routers(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> set[s
 
 
 def _embeddings(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> set[str]:
-    """What turns tokens or patches into vectors, and projections of these."""
+    """Modules that turn tokens or patches into vectors, and projections of these vectors."""
     found = {
         path
         for path, module in modules.items()
@@ -133,7 +134,7 @@ def _embeddings(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> se
     }
     first = layers[0].module if len(layers) > 1 else None
     if isinstance(first, nn.Conv1d | nn.Conv2d | nn.Conv3d) and first.kernel_size == first.stride:
-        # Patches that don't overlap, as the first layer, are a patch embedding by any name.
+        # A first layer with non-overlapping patches is a patch embedding, whatever its name.
         found |= {_place(layers[0])} if max(first.stride) > 1 else set()
     return found
 
@@ -162,13 +163,13 @@ def _is_head(path: str, modules: Mapping[str, nn.Module]) -> bool:
     around, _, name = path.rpartition(".")
     if not _named(name, _HEADS) or _named(name, _NO_HEADS):
         return False
-    # In front of a predictor a "head" makes features, as in Faster R-CNN.
+    # A "head" before a predictor makes features, as in Faster R-CNN.
     stem = name.removesuffix("_head")
     return stem == name or join(around, f"{stem}_predictor") not in modules
 
 
 def _in_a_chain(path: str, modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> bool:
-    """Whether it is part of repeated blocks of which one reads what the one before it makes."""
+    """Whether it belongs to repeated blocks, each of which reads the previous one's outputs."""
     parts = path.split(".")
     for i, part in enumerate(parts):
         if part.isdigit():
@@ -187,7 +188,7 @@ def _within(path: str, layers: Sequence[Layer]) -> list[Layer]:
 
 
 def _tail(path: str, modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> list[str]:
-    """The modules with which a head ends: one, or several where it has branches."""
+    """The last modules of a head: one, or one per branch."""
     children = [join(path, name) for name, _ in modules[path].named_children()]
     children = [child for child in children if _within(child, layers)]
     if not children:
@@ -199,15 +200,15 @@ def _tail(path: str, modules: Mapping[str, nn.Module], layers: Sequence[Layer]) 
 
 
 def _is_chain(paths: Sequence[str], layers: Sequence[Layer]) -> bool:
-    """Whether each module reads what the one before it makes."""
+    """Whether each module reads the outputs of the module before it."""
     held = [_within(path, layers) for path in paths]
     return all(width_out(one[-1]) == width_in(two[0]) for one, two in pairwise(held))
 
 
 def _last(model: nn.Module, layers: Sequence[Layer]) -> list[str]:
-    """The last layer of a model whose head has no name, if it stands at the top and looks like it.
+    """The last layer of a model whose head has no known name, if it is top-level and fits.
 
-    Torch's own containers and blocks say nothing of what comes behind them.
+    Torch's own containers and blocks give no evidence about what follows them.
     """
     if len(layers) < 2 or type(model).__module__.startswith("torch.nn."):
         return []

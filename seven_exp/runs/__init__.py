@@ -1,4 +1,4 @@
-"""A run's life: checked, built once, trained, recorded; found again and restored."""
+"""The life cycle of a run: check, train, record, find and restore."""
 
 from seven_exp.runs.artifacts import MASKS, load_masks, save_masks, save_model
 from seven_exp.runs.identity import run_hash

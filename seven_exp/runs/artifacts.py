@@ -1,4 +1,4 @@
-"""What a run leaves beside its record: masks and models, known by their checksums."""
+"""The files of a run besides its record: masks and models, with their checksums."""
 
 import json
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SCHEMA = 1
-"""Version of results.json's layout."""
+"""Version of the schema of results.json."""
 
 MASKS, FINAL = "masks.safetensors", "checkpoints/final.safetensors"
 """Files of a run whose SHA-256 its record holds."""
 
 
 def save_masks(path: Path, masks: Mapping[str, "Tensor"]) -> None:
-    """Write masks packed to bits, eight a byte, with each shape in the file's metadata.
+    """Write masks as one bit per weight, with each shape in the file's metadata.
 
     Raises:
         OSError: The file can't be written.
@@ -35,7 +35,7 @@ def save_masks(path: Path, masks: Mapping[str, "Tensor"]) -> None:
 
 
 def load_masks(path: Path) -> "dict[str, Tensor]":
-    """Read what `save_masks` wrote: parameter name -> bool tensor on the CPU.
+    """Read masks that `save_masks` wrote: parameter name -> bool tensor on the CPU.
 
     Raises:
         ValueError: The file is missing or broken.
@@ -56,7 +56,7 @@ def load_masks(path: Path) -> "dict[str, Tensor]":
 
 
 def save_model(path: Path, model: "nn.Module") -> None:
-    """Write the state dict as safetensors, pruned weights zero, shared tensors once.
+    """Write the state dict as safetensors, with pruned weights zero and shared tensors once.
 
     Raises:
         OSError: The file can't be written.
@@ -68,9 +68,9 @@ def save_model(path: Path, model: "nn.Module") -> None:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of the masks and the final model in a run's folder, where they were saved.
+    """SHA-256 of the masks and the final model in a run's folder, as far as they were saved.
 
     Raises:
-        OSError: One can't be read.
+        OSError: A file can't be read.
     """
     return {name: hash_of(folder / name) for name in (MASKS, FINAL) if (folder / name).is_file()}

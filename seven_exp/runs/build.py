@@ -1,4 +1,4 @@
-"""Data, model and optimizer, each made from its own section of a config."""
+"""Builds data, model and optimizer, each from its own section of a config."""
 
 import inspect
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ from seven_exp.training.optimizers import build_optimizer
 
 
 def data_of(section: Dataset, batch_size: int, seed: int) -> Data:
-    """The data, their order drawn from ``seed``.
+    """Build the data; ``seed`` determines their order.
 
     Raises:
-        ValueError: They can't be had.
+        ValueError: The data can't be loaded.
     """
     return build_data(section.name, batch_size=batch_size, seed=seed, **section.arguments)
 
 
 def model_of(section: Model, data: Data, *, gradient_checkpointing: bool = False) -> nn.Module:
-    """The model as training starts from it, before dense pretraining.
+    """Build the model with its initial weights, before dense pretraining.
 
     Raises:
-        ValueError: It can't be had, or does not fit the data.
+        ValueError: It can't be built, or does not fit the data.
     """
     model = build_model(
         section.name, checkpoint=section.checkpoint, **data.for_model, **section.arguments
@@ -38,7 +38,7 @@ def model_of(section: Model, data: Data, *, gradient_checkpointing: bool = False
 
 
 def blank_model(section: Model, data: Data) -> nn.Module:
-    """The model's architecture, in evaluation mode, its weights to be overwritten.
+    """The model's architecture in evaluation mode; its weights are to be overwritten.
 
     Raises:
         ValueError: See `model_of`.
@@ -51,7 +51,7 @@ def blank_model(section: Model, data: Data) -> nn.Module:
 
 
 def optimizer_of(section: Optimizer, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """The optimizer of a section, with a learning rate of its own."""
+    """Build the optimizer of a section, with the given learning rate."""
     return build_optimizer(
         section.name, model, lr=lr, weight_decay=section.weight_decay, **section.arguments
     )
@@ -64,9 +64,9 @@ def first_inputs(batches: Batches) -> Inputs:
 
 
 def first_example(batches: Batches, device: torch.device) -> Inputs:
-    """One example's inputs, for counting operations: the first of the split, of text the shortest.
+    """One example's inputs, for counting operations: the split's first, or for text the shortest.
 
-    Text is padded to nothing there, so that the figure is that of one length.
+    It has no padding, so the count is that of one length.
     """
     inputs = first_inputs(batches)
     if isinstance(inputs, Mapping):

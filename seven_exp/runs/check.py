@@ -1,4 +1,4 @@
-"""What can be checked of a config without data and model: names, arguments, windows, folders."""
+"""Checks of a config that need no data or model: names, arguments, windows, folders."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +16,13 @@ from seven_exp.training.optimizers import OPTIMIZERS
 
 
 def check(config: RunConfig) -> None:
-    """Load the config's plugins and check all that it names.
+    """Load the config's plugins and check everything that it names.
 
     Raises:
-        ConfigError: It has faults; the message holds all that can be found at once.
+        ConfigError: It has faults; the message lists all that can be found at once.
     """
     load_plugins(config.plugins)
-    # A dictionary: what depends on an unknown name says so again.
+    # A dictionary removes repeated messages about one unknown name.
     faults: dict[str, None] = {}
     for part in (_pruner, _scope, _pattern, _dataset, _model, _optimizer, _teacher, _plan):
         faults |= dict.fromkeys(_faults(part, config))
@@ -45,7 +45,7 @@ def _pruner(config: RunConfig) -> None:
     try:
         build_method(name, arguments)
     except ValueError as error:
-        # Its words begin with a keyword of its own; who calls it from Python has no group.
+        # The message begins with a keyword; callers from Python have no config groups.
         if str(error).partition(" ")[0] in arguments:
             raise ValueError(f"pruner.{error}") from error
         raise
@@ -72,11 +72,11 @@ def _model(config: RunConfig) -> None:
     make = models.factory(name, "text" if head else "images")
     check_arguments("model", name, make, config.model.arguments)
     if head and config.pruner.name == "synflow":
-        raise ConfigError("pruner.name is 'synflow': it feeds the model ones, not text")
+        raise ConfigError("pruner.name is 'synflow': it replaces inputs by ones, unlike text")
     if config.trainer.gradient_checkpointing and not models.is_hub_model(name):
         raise ConfigError(
-            f"trainer.gradient_checkpointing is true: {name} has no such thing, "
-            "transformers' models have; choose false"
+            f"trainer.gradient_checkpointing is true: only transformers' models support it, not "
+            f"{name}; choose false"
         )
     if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
         raise ConfigError(f"model.checkpoint is '{checkpoint}': no such file")
@@ -101,7 +101,7 @@ def _teacher(config: RunConfig) -> None:
             )
     if trainer.distill_hidden and trainer.compile:
         raise ConfigError(
-            "trainer.distill_hidden can't look into a compiled model: choose trainer.compile=false"
+            "trainer.distill_hidden does not work on a compiled model: choose trainer.compile=false"
         )
 
 

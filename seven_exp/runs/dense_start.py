@@ -1,4 +1,4 @@
-"""The dense start of a run: trained once, by whichever run comes first, and shared."""
+"""The dense start of a run: trained once, by the first run that needs it, and shared."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,11 @@ from seven_exp.training.world import World
 
 
 def load_dense_start(config: RunConfig, data: Data, model: nn.Module, compute: Compute) -> None:
-    """Load the dense start that the config asks for, trained first if nobody has yet.
+    """Load the dense start that the config specifies; train it first if it is not cached.
 
     Raises:
-        DivergedError: Its loss is not finite any more.
-        OSError: It is not there, and the cache can't be written.
+        DivergedError: Its loss is not finite.
+        OSError: It is not cached, and the cache can't be written.
     """
     if config.model.pretrain.epochs == 0:
         return
@@ -39,7 +39,7 @@ def load_dense_start(config: RunConfig, data: Data, model: nn.Module, compute: C
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
-    """All that decides what dense training ends in."""
+    """Everything that determines the result of dense training."""
     identity = {
         "version": 2,
         "model": {k: v for k, v in model_identity(config).items() if k != "freeze"},
@@ -71,7 +71,7 @@ def _trained(config: RunConfig, data: Data, compute: Compute) -> dict[str, Tenso
     )
     optimizer = optimizer_of(config.optimizer, start, pretrain.lr)
     with progress_bar("pretraining", steps) as advance:
-        # One process trains it alone, whoever waits for it.
+        # A single process trains it, even if others wait for it.
         for event in train(start, batches, optimizer, replace(compute, world=World()), recipe):
             if isinstance(event, Reported):
                 advance(event.step, f"loss {event.loss:.3f}")

@@ -1,4 +1,4 @@
-"""A run's identity: all that decides its result, and nothing else."""
+"""A run's identity: everything that determines its result, and nothing else."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ from seven_exp.runs.plugins import content_of, load_plugins, matters
 from seven_exp.runs.reads import Method, unread
 
 RESULTS = 1
-"""Raised when the same config comes to other results than before; every run is then done again."""
+"""Raise this when the same config gives other results than before; every run is then repeated."""
 
 START = ("model", "dataset", "optimizer")
-"""Kinds of registered things that decide what dense training ends in."""
+"""Kinds of registered things that determine the result of dense training."""
 
 PLACES = {"data_dir", "cache_dir", "download", "workers"}
-"""Keys of a data set that say where it lies or how it is read, not what it is."""
+"""Keys of a data set that say where it is or how it is read, not what it contains."""
 
 
 def run_hash(config: RunConfig) -> str:
@@ -31,15 +31,14 @@ def run_hash(config: RunConfig) -> str:
 
 
 def run_identity(config: RunConfig) -> dict[str, Any]:
-    """All that decides a run's result.
+    """Everything that determines a run's result.
 
-    That is the config less where things lie, where figures go, what is looked at on the way, on
-    what device, whether at all, and what the run never reads (see `unread`); the content of files
-    of the user's own that it names; and `RESULTS`. For the dense reference, less everything that
-    only pruning reads.
+    That is the config without paths, logging, analysis, device and ``run``, and without the keys
+    that the run never reads (see `unread`); the content of the user's files that it names; and
+    `RESULTS`. The dense reference also omits everything that only pruning reads.
 
     Args:
-        config: Checked already.
+        config: A checked config.
 
     Raises:
         ConfigError: A plugin can't be imported.
@@ -75,7 +74,7 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
 
 
 def model_identity(config: RunConfig) -> dict[str, Any]:
-    """The model's config, files named by their content: a path may hold another tomorrow."""
+    """The model's config, with files identified by their content, because a path can be reused."""
     identity = config.model.model_dump()
     if config.model.checkpoint is not None:
         identity["checkpoint"] = hash_of(Path(config.model.checkpoint).expanduser())
@@ -85,9 +84,9 @@ def model_identity(config: RunConfig) -> dict[str, Any]:
 
 
 def data_identity(config: RunConfig) -> dict[str, Any]:
-    """The data set's config less where it lies, and what its files are known by.
+    """The data set's config without its location, and the fingerprint of its files.
 
-    A published data set is known by its name.
+    A published data set is identified by its name.
     """
     from seven_exp.datasets import KNOWN_BY
 
@@ -97,18 +96,18 @@ def data_identity(config: RunConfig) -> dict[str, Any]:
         place = Path(str(data_dir)).expanduser()
         identity["files"] = fingerprint(place)
         if known_by == "place":
-            # Arrays of one shape are files of one size.
+            # Arrays of one shape have files of one size, so their content counts.
             content = hash_of(place) if place.is_file() else identity["files"]
             identity["files"] = digest({"place": str(place.resolve()), "files": content})
     return identity
 
 
 def plugins_identity(config: RunConfig, *kinds: str) -> list[str]:
-    """The content of each plugin that has a part in what the config names of these kinds.
+    """The content of each plugin that contributes to what the config names of these kinds.
 
     Raises:
-        ConfigError: One can't be imported.
-        OSError: One can't be read.
+        ConfigError: A plugin can't be imported.
+        OSError: A plugin can't be read.
     """
     from seven_exp.pruning import PRUNERS
 
@@ -128,13 +127,13 @@ def plugins_identity(config: RunConfig, *kinds: str) -> list[str]:
 def fingerprint(folder: Path) -> str:
     """Twelve hex digits of the names and sizes of all files below a folder.
 
-    Their content is not read, which would take longer than many a run. A file that is replaced by
-    another of its size is not noticed.
+    Their content is not read, which would take longer than many runs. A file that is replaced by
+    another one of the same size is not detected.
     """
     folder = folder.expanduser()
     sizes: dict[str, int] = {}
     for parent, _, names in os.walk(folder, followlinks=True):
-        # Strings: a path object a file takes longer than all else that is done here.
+        # Strings: one path object per file would dominate the time of this function.
         inside = Path(parent).relative_to(folder).as_posix()
         prefix = "" if inside == "." else f"{inside}/"
         for name in names:
@@ -143,6 +142,6 @@ def fingerprint(folder: Path) -> str:
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """Twelve hex digits of a JSON-like mapping, whatever the order of its keys."""
+    """Twelve hex digits of a JSON-like mapping, independent of the order of its keys."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

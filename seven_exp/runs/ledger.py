@@ -1,4 +1,4 @@
-"""Which run lies where: found by its hash, done by one process at a time."""
+"""Finds the folders of runs by hash, and lets one process at a time execute a run."""
 
 import json
 import logging
@@ -20,23 +20,23 @@ from seven_exp.runs.artifacts import MASKS
 log = logging.getLogger(__name__)
 
 RECORD = ("results.json", "metrics.jsonl", MASKS)
-"""What a comparison may read of a run; the first says that the rest is whole."""
+"""Files of a run that a comparison reads; the first one marks the others as complete."""
 
 _OWNER = ".run_hash"
-"""File in a run's folder: whose it is."""
+"""File in a run's folder: the hash of the run that owns it."""
 
 _LEFT = ".left"
-"""File in a job's folder: the hash of its run, which another process was at."""
+"""File in a job's folder: the hash of its run, if another process was executing it."""
 
 
 class Ledger:
-    """``ROOT/.runs``: for each run's hash a lock, and the folders that it has lain in.
+    """``ROOT/.runs``: for each run's hash a lock, and the folders of the run.
 
-    Only the folders themselves say what became of a run, so a ledger that is lost, or whose
-    folders are moved away, costs no more than running them again.
+    Only the folders themselves hold a run's results. If a ledger is lost, or its folders are moved
+    away, the runs are repeated and nothing else is lost.
 
     Args:
-        root: Below which runs are kept.
+        root: The folder of all runs.
     """
 
     def __init__(self, root: Path) -> None:
@@ -44,7 +44,7 @@ class Ledger:
 
     @contextmanager
     def claimed(self, run_hash: str, wait: float) -> Iterator[bool]:
-        """Whether this process is the one to do the run; nobody else is while it lasts.
+        """Whether this process may execute the run; no other process may within the context.
 
         The system frees the lock of a process that dies.
 
@@ -68,16 +68,16 @@ class Ledger:
             lock.release()
 
     def where(self, run_hash: str) -> str:
-        """The run's last folder, for people."""
+        """The run's latest folder, for messages."""
         folders = self._folders(run_hash)
         return str(folders[0]) if folders else f"run {run_hash}"
 
     def finished(self, run_hash: str) -> Path | None:
-        """A folder that holds the run's record, if it is done and the record whole."""
+        """A folder with the run's record, if the run is finished and the record complete."""
         return next((f for f in self._folders(run_hash) if record_of(f, run_hash)), None)
 
     def leave(self, run_hash: str, job: Path) -> None:
-        """Note in the job's folder that its run is being done by another process.
+        """Record in the job's folder that another process is executing its run.
 
         Raises:
             ConfigError: It can't be written.
@@ -87,10 +87,10 @@ class Ledger:
             (job / _LEFT).write_text(run_hash, "utf-8")
 
     def gather(self, sweep: Path) -> int:
-        """Let a sweep's folder hold the records of runs that were left, and are done by now.
+        """Link records of finished runs that were left to others into a sweep's folder.
 
         Returns:
-            How many are not.
+            How many are not finished.
 
         Raises:
             ConfigError: It can't be written.
@@ -106,14 +106,14 @@ class Ledger:
         return left
 
     def home(self, run_hash: str, job: Path, *, afresh: bool) -> Path:
-        """The folder to do the run in: where it was interrupted, else the job's.
+        """The folder to execute the run in: where it was interrupted, else the job's.
 
-        A job's folder that another run has is left as it is; a folder below it is taken then.
+        If another run owns the job's folder, a subfolder is used instead.
 
         Args:
             run_hash: The run's identity.
             job: The folder that the launcher made for this job.
-            afresh: Forget what there is of this run in the job's folder, and look nowhere else.
+            afresh: Ignore earlier folders, and remove the run's files from the job's folder.
 
         Raises:
             ConfigError: It can't be written.
@@ -134,10 +134,10 @@ class Ledger:
         return home
 
     def share(self, run_hash: str, home: Path, job: Path) -> None:
-        """Let the job's folder hold the record of a run that was done elsewhere.
+        """Link the record of a run from its own folder into the job's folder.
 
-        Its files are hard links, which cost nothing and outlive the other folder; copies, where
-        there can be none. Checkpoints that are left behind of a finished run are removed.
+        The files are hard links, which take no space and survive the other folder; or copies, if
+        links are impossible. Checkpoints that a finished run left behind are removed.
 
         Raises:
             ConfigError: It can't be written.
@@ -159,7 +159,7 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Names the key behind a folder that can't be written."""
+        """Names the config key of a folder that can't be written."""
         try:
             yield
         except OSError as error:
@@ -171,7 +171,7 @@ class Ledger:
         return [self._root / line for line in reversed(self._lines(run_hash))]
 
     def _lines(self, run_hash: str) -> list[str]:
-        """What is noted of a run; nothing, with a warning, where that can't be read."""
+        """The lines about a run; none, with a warning, if they can't be read."""
         path = self._folder / f"{run_hash}.txt"
         try:
             return path.read_text("utf-8").splitlines()
@@ -183,13 +183,13 @@ class Ledger:
             return []
 
     def _note(self, run_hash: str, folder: Path) -> None:
-        """Remember a folder; relative to the root, so that both can be moved together."""
+        """Record a folder, relative to the root, so that both can be moved together."""
         root = self._root.resolve()
         place = folder.resolve()
         line = str(place.relative_to(root) if place.is_relative_to(root) else place)
         path = self._folder / f"{run_hash}.txt"
         if path.is_dir():
-            log.warning("%s is a folder: the run is not noted, and will not be found again", path)
+            log.warning("%s is a folder: the run is not recorded and can't be found again", path)
             return
         lines = self._lines(run_hash)
         with replacing(path) as partial:
@@ -198,9 +198,9 @@ class Ledger:
 
 
 def record_of(folder: Path, run_hash: str) -> dict[str, Any] | None:
-    """The record of a finished run of this hash; None where there is none, or its masks are broken.
+    """The record of a finished run with this hash; None if there is none, or its masks are broken.
 
-    Masks without a checksum, of an older record, are whole if the file has its length.
+    In older records, masks have no checksum; they are accepted if the file has the right length.
     """
     try:
         record = json.loads((folder / RECORD[0]).read_bytes())
@@ -231,7 +231,7 @@ def _whole(masks: Path, sha256: str | None) -> bool:
 
 
 def _own(folder: Path, run_hash: str) -> Path:
-    """The folder, or one below it if it is another run's."""
+    """The folder, or a subfolder of it if it belongs to another run."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with (folder / _OWNER).open("x", encoding="utf-8") as file:

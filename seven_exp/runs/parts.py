@@ -1,4 +1,4 @@
-"""All that a run is made of, each thing built once, from its own part of the config."""
+"""The parts of a run, each built once, from its own section of the config."""
 
 import copy
 import itertools
@@ -34,24 +34,24 @@ from seven_exp.training.world import World
 
 _ALL_THREADS = torch.get_num_threads()
 _SMALL = 1_000_000
-"""Weights below which a second thread costs more in waiting than it saves in work, if each of them
-is used once for each of 64 examples; a convolution uses its own at every place of an image."""
+"""With fewer weights than this, a second thread costs more time than it saves, if each weight is
+used once for each of 64 examples; a convolution uses its weights at every position of an image."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of.
+    """The parts of a run.
 
     Attributes:
-        data: This rank's share of it.
+        data: This rank's part of the data.
         plan: When things happen.
         recipe: How the model is trained.
         compute: Device, precision, ranks.
-        seed: Of this rank's generators.
-        trained: The model as it is called in training: replicated, compiled.
+        seed: Seed of this rank's random generators.
+        trained: The model that training calls: replicated, compiled.
         state: The model with its dense start, its optimizer and pruner, and the probe.
         start: SHA-256 of the dense start.
-        diverged: What became of the dense start's training, if it came to nothing.
+        diverged: Why training the dense start failed, if it did.
     """
 
     data: Data
@@ -69,7 +69,7 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
     """Build all parts of a checked config.
 
     Raises:
-        ConfigError: A fault that only data and model could show.
+        ConfigError: A fault that only data and model can reveal.
     """
     if config.trainer.batch_size < world.size:
         raise ConfigError(
@@ -88,7 +88,7 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
         try:
             load_dense_start(config, data, model, compute)
         except DivergedError as error:
-            # The run that asked for it has a record, too.
+            # The run that requested the dense start gets a record, too.
             diverged = error
         start = digest_of(sorted(model.state_dict().items()))
         _freeze(model, config.model.freeze)
@@ -127,7 +127,7 @@ def _fresh(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
 
 
 def _threads_for(model: nn.Module, data: Data, batch_size: int, device: torch.device) -> int:
-    """One where a step is little work, else all."""
+    """One thread if a step is little work, else all."""
     small = sum(p.numel() for p in model.parameters()) < _SMALL
     if small and data.text is None:
         image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device)
@@ -137,7 +137,7 @@ def _threads_for(model: nn.Module, data: Data, batch_size: int, device: torch.de
 
 
 def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Let parameters stay as they are that a name or pattern means.
+    """Freeze the parameters that match a name or name pattern.
 
     Raises:
         ValueError: A pattern matches none.
@@ -150,10 +150,10 @@ def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def _objective(config: RunConfig, model: nn.Module, compute: Compute) -> Objective | None:
-    """Distillation with the start as a teacher, if one is wanted.
+    """Distillation with the dense start as the teacher, if the config asks for it.
 
     Raises:
-        ValueError: There is nothing that it could teach.
+        ValueError: Distillation does not apply to this task or model.
     """
     trainer = config.trainer
     if trainer.distill and not isinstance(compute.task, Classification):
@@ -185,7 +185,7 @@ def _recipe(config: RunConfig, plan: Plan, objective: Objective | None) -> Recip
 def _probe(
     config: RunConfig, data: Data, model: nn.Module, compute: Compute, seed: int
 ) -> Probe | None:
-    """What measures gradients and masks, with the start measured; training seeds itself anew."""
+    """Create the probe that measures gradients and masks, and measure the dense start."""
     if config.analysis.every is None:
         return None
     chosen = config.pruner
@@ -214,10 +214,10 @@ def _pruner(
     if config.pruner.levels > 1:
         rounds = config.pruner.levels * (rounds or 1)
         if schedule == "one_shot":
-            # The first level would leave the others nothing to do.
+            # With one_shot, the first level would leave nothing to prune for the others.
             schedule = "exponential"
     if "schedule.name" in unread(Method.of(config)):
-        schedule = "one_shot"  # as all curves are that have one place
+        schedule = "one_shot"  # with a single update, all curves are equal
     keywords = {
         "sparsity": config.sparsity,
         "begin_step": plan.begin,

@@ -10,20 +10,20 @@ from seven_exp.runs.reads import Method
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps of a run; a moment m is "after m steps are done".
+    """The steps of a run; a moment m means "after m steps".
 
     Attributes:
-        steps: Optimizer steps in all.
+        steps: Total number of optimizer steps.
         when: When the pruner acts.
         begin: Start of the window, "during" only.
         end: End of the window, "during" only.
-        interval: Steps between choices of masks, "during" only.
-        prune_at: Moments of `Pruner.prune`, rising; none for "during".
-        batches_per_round: Batches that each of its rounds looks at.
-        settled: First moment at which the masks are final.
-        retrain: Steps of training after each of them, "after" only.
-        rewind: What goes back before each retraining: nothing, the learning rate, or the weights
-            too.
+        interval: Steps between mask updates, "during" only.
+        prune_at: Moments of `Pruner.prune`, ascending; none for "during".
+        batches_per_round: Number of batches in each of the pruner's rounds.
+        settled: First moment with final masks.
+        retrain: Steps of training after each pruning, "after" only.
+        rewind: What is rewound before each retraining: nothing, the learning rate, or also the
+            weights.
         warmup: Steps over which the learning rate rises.
         log_interval: Steps between reports.
         eval_interval: Steps between evaluations.
@@ -49,7 +49,7 @@ class Plan:
 
     @classmethod
     def of(cls, config: RunConfig, batches_per_epoch: int) -> "Plan":
-        """The plan for training data of so many batches.
+        """The plan for training data with this many batches.
 
         Raises:
             ConfigError: The config leaves no steps, or its windows do not fit into them.
@@ -118,14 +118,14 @@ class Plan:
 
     @property
     def rewind_to(self) -> int | None:
-        """Moment whose weights, or learning rate, come back at each pruning."""
+        """Moment whose weights, or learning rate, are restored at each pruning."""
         return None if self.rewind == "none" else self.prune_at[0] - self.retrain
 
     def lr_place(self, step: int) -> tuple[int, int]:
-        """Step ``step`` on the learning rate's own way: how far, and how long that way is.
+        """Position of step ``step`` in the learning rate's schedule, and the schedule's length.
 
-        Rewound, the rate has come to its end when pruning starts, and runs through its last
-        ``retrain`` steps again after each pruning (Renda et al., arXiv 2003.02389).
+        With rewinding, the rate has decayed fully when pruning starts, and repeats its last
+        ``retrain`` steps after each pruning (Renda et al., arXiv 2003.02389).
         """
         if self.rewind_to is None:
             return step, self.steps
@@ -135,33 +135,33 @@ class Plan:
         return self.rewind_to + (step - end) % self.retrain, end
 
     def evaluates(self, done: int) -> bool:
-        """Whether the model is evaluated after so many steps."""
+        """Whether the model is evaluated after this many steps."""
         return done % self.eval_interval == 0 or done == self.steps
 
     def measures(self, done: int) -> bool:
-        """Whether gradients and masks are measured after so many steps."""
+        """Whether gradients and masks are measured after this many steps."""
         if self.analysis_interval is None:
             return False
         return done % self.analysis_interval == 0 or done == self.steps
 
     def reports(self, done: int) -> bool:
-        """Whether figures are wanted after so many steps."""
+        """Whether metrics are reported after this many steps."""
         return done % self.log_interval == 0 or self.evaluates(done) or self.measures(done)
 
     def saves(self, done: int) -> bool:
-        """Whether a checkpoint is written after so many steps; one follows pruning at step 0."""
+        """Whether a checkpoint is written after this many steps; one follows pruning at step 0."""
         if self.checkpoint_interval is None:
             return done == 0 or self.evaluates(done)
         return self.checkpoint_interval > 0 and done % self.checkpoint_interval == 0
 
 
 def steps_of(epochs: int, batches_per_epoch: int, accumulate: int) -> int:
-    """Steps of ``accumulate`` batches that so many epochs have, the last few batches left over."""
+    """Steps of ``accumulate`` batches in this many epochs; remaining batches are dropped."""
     return max(1, epochs * batches_per_epoch // accumulate)
 
 
 def moment(value: int | float, steps: int) -> int:
-    """A number of steps: integers are steps already; decimals are fractions of the training."""
+    """Number of steps: integers count steps; decimals are fractions of the training."""
     return value if isinstance(value, int) else round(value * steps)
 
 
@@ -176,7 +176,7 @@ def _check_retraining(config: RunConfig, steps: int, first: int, retrain: int) -
     if config.pruner.rewind != "none" and retrain > first:
         raise ConfigError(
             f"pruner.finetune_steps is {asked}: each of {levels} levels would rewind {retrain} "
-            f"steps, and only {first} lie before the first"
+            f"steps, but only {first} lie before the first"
         )
 
 

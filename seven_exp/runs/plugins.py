@@ -1,4 +1,4 @@
-"""Files and modules of the user's own, which register things: imported, and known by content."""
+"""The user's own files and modules, which register things: imported, and hashed by content."""
 
 import hashlib
 import importlib
@@ -16,10 +16,10 @@ from seven_exp.registry import ADDED_BY, adding
 
 
 def load_plugins(plugins: Sequence[str]) -> None:
-    """Import Python files or modules, each once; what one registers is noted as its own.
+    """Import Python files or modules, each once; what they register is attributed to them.
 
     Raises:
-        ConfigError: One can't be found or imported.
+        ConfigError: A plugin can't be found or imported.
     """
     for plugin in plugins:
         try:
@@ -33,9 +33,9 @@ def load_plugins(plugins: Sequence[str]) -> None:
 
 
 def matters(plugin: str, used: Collection[tuple[str, str]]) -> bool:
-    """Whether a plugin that is imported has a part in what uses these things.
+    """Whether an imported plugin contributes to a run that uses these things.
 
-    One that has registered nothing is there for something that can't be seen from here.
+    A plugin that has registered nothing always counts, because its effect is unknown.
 
     Args:
         plugin: As for `load_plugins`.
@@ -46,9 +46,9 @@ def matters(plugin: str, used: Collection[tuple[str, str]]) -> bool:
 
 
 def content_of(plugin: str) -> str:
-    """SHA-256 of a plugin's source, of a package that of all its Python files.
+    """SHA-256 of a plugin's source; for a package, of all its Python files.
 
-    What has no source, such as a module in C, is known by its name.
+    A plugin without source, such as a C module, is identified by its name.
 
     Raises:
         OSError: A file can't be read.
@@ -60,11 +60,11 @@ def content_of(plugin: str) -> str:
 
 
 def described(plugin: str, directory: str | None) -> str:
-    """Where a plugin is and what its content is known by, found out without running any of it.
+    """A plugin's location and the hash of its content, without running its code.
 
     Args:
         plugin: As for `load_plugins`.
-        directory: Where modules are looked for last.
+        directory: Last folder to search for modules.
     """
     try:
         if plugin.endswith(".py"):
@@ -72,7 +72,7 @@ def described(plugin: str, directory: str | None) -> str:
         places: Sequence[str] | None = [*sys.path, *([] if directory is None else [directory])]
         spec, name = None, ""
         for part in plugin.split("."):
-            # Unlike `importlib.util.find_spec`, which imports the packages around a module.
+            # `importlib.util.find_spec` would import the packages that contain a module.
             name = f"{name}.{part}" if name else part
             spec = PathFinder.find_spec(name, places)
             if spec is None:
@@ -85,7 +85,7 @@ def described(plugin: str, directory: str | None) -> str:
 
 
 def _content(spec: ModuleSpec) -> str | None:
-    """SHA-256 of a module's source; None where it has none."""
+    """SHA-256 of a module's source; None if it has none."""
     if spec.submodule_search_locations is not None:
         folders = [Path(folder) for folder in spec.submodule_search_locations]
         files = {

@@ -1,4 +1,4 @@
-"""Who made a run: host, processor, code, libraries, and the command."""
+"""Provenance of a run: host, processor, code, libraries, and the command."""
 
 import platform
 import re
@@ -20,7 +20,7 @@ _SECRET = re.compile(
 
 
 def versions() -> dict[str, str]:
-    """Versions of what figures depend on."""
+    """Versions of the software that results depend on."""
     used = "transformers" in sys.modules
     packages = ("torch", "torchvision", "numpy", "scikit-learn", "hydra-core", "wandb")
     return {
@@ -32,10 +32,10 @@ def versions() -> dict[str, str]:
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Who made a run: host, processor, device, code, libraries, and the command.
+    """Provenance of a run: host, processor, device, code, libraries, and the command.
 
     Args:
-        device: Name of what computes.
+        device: Name of the computing device.
     """
     return {
         "versions": versions(),
@@ -49,17 +49,17 @@ def provenance(device: str) -> dict[str, Any]:
 
 
 def now() -> str:
-    """The date and time, UTC, to the second, as ISO 8601 writes it."""
+    """The date and time in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def command(arguments: Sequence[str]) -> str:
-    """A command line as a shell takes it, with stars in place of what looks like a secret."""
+    """A command line for a shell, with stars in place of anything that looks like a secret."""
     return shlex.join(_SECRET.sub(r"\1\2***", argument) for argument in arguments)
 
 
 def processor() -> str:
-    """What this machine's CPU is called."""
+    """Name of this machine's CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
@@ -68,7 +68,7 @@ def processor() -> str:
 
 
 def git_state(folder: Path) -> str | None:
-    """Commit of the source tree, "+dirty" where files differ from it; None outside a checkout."""
+    """Commit of the source tree, "+dirty" if files differ from it; None outside a checkout."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + ("+dirty" if _git(folder, "status", "--porcelain") else "")

@@ -1,4 +1,4 @@
-"""Which keys of a config a run reads: one that it never reads tells no two runs apart."""
+"""Which keys of a config a run reads: keys that it never reads do not distinguish runs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from seven_exp.config import RunConfig
 
 @dataclass(frozen=True)
 class Method:
-    """What of a config decides which of its keys are read.
+    """The properties of a config that decide which of its keys are read.
 
     Attributes:
-        config: As checked.
+        config: A checked config.
         prunes: Whether anything is pruned.
         when: When the pruner acts.
-        scope: How it shares the sparsity among layers.
-        needs_batches: Whether it looks at batches outside training.
+        scope: Name of the allocation.
+        needs_batches: Whether it needs batches outside training.
         rounds: Mask updates of a "before" or "after" pruner, at each of its levels.
     """
 
@@ -44,7 +44,7 @@ class Method:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """Keys of ``pruner`` that may be null, and what they stand for."""
+        """Keys of ``pruner`` that may be null, and the values that null stands for."""
         batches = self.config.pruner.batches_per_round or 1
         return {
             "when": self.when,
@@ -55,7 +55,7 @@ class Method:
 
     @property
     def updates(self) -> int:
-        """Mask updates outside training, in all."""
+        """Total number of mask updates outside training."""
         return self.rounds * (self.config.pruner.levels if self.when == "after" else 1)
 
     @property
@@ -70,7 +70,7 @@ class Method:
 
     @property
     def after_training(self) -> bool:
-        """Whether the last part of the training is of its own kind, as rewound training is."""
+        """Whether the last part of the training differs, as in rewound training."""
         return self.when == "after" and (self.prunes or self.config.pruner.rewind != "none")
 
 
@@ -91,8 +91,8 @@ READ_BY: Mapping[str, Callable[[Method], bool]] = {
     "model.pretrain.lr": lambda m: m.config.model.pretrain.epochs > 0,
     "model.pretrain.seed": lambda m: m.config.model.pretrain.epochs > 0,
 }
-"""Key -> whether a method reads it. Of keys that are not here, a method that prunes reads all, and
-the dense reference all but those of ``pruner`` and ``schedule``."""
+"""Key -> whether a method reads it. A method that prunes reads all keys that are not listed; the
+dense reference reads those except ``pruner`` and ``schedule``."""
 
 
 def unread(method: Method) -> list[str]:

@@ -1,4 +1,4 @@
-"""What ``results.json`` says of a run."""
+"""The contents of ``results.json``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from seven_exp.training.state import State
 
 
 def facts_of(config: RunConfig, parts: Parts) -> dict[str, Any]:
-    """What a record says of the run before it starts."""
+    """The part of a record that is known before the run starts."""
     identity, device = run_identity(config), parts.compute.device
     model, pruner = parts.state.model, parts.state.pruner
     return {
@@ -49,7 +49,7 @@ def facts_of(config: RunConfig, parts: Parts) -> dict[str, Any]:
 
 
 def with_outcome(facts: Mapping[str, Any], state: State) -> dict[str, Any]:
-    """The facts, and what has become of the run so far."""
+    """The facts, and the run's results so far."""
     counts = state.pruner.layer_counts
     return {
         **facts,

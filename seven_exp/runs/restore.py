@@ -1,4 +1,4 @@
-"""A finished run, taken up again from its folder."""
+"""Restores a finished run from its folder."""
 
 import json
 import logging
@@ -22,17 +22,17 @@ from seven_exp.runs.plugins import described, load_plugins
 log = logging.getLogger(__name__)
 
 NEEDED = {"model": dict, "dataset": dict, "trainer": dict, "plugins": list, "seed": int}
-"""What a record's config must hold for its model and data to be made again, and of what type."""
+"""Keys and types that a record's config needs to rebuild its model and data."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A model with all that is needed to use it.
+    """A model with everything that is needed to use it.
 
     Attributes:
         record: As in ``results.json``.
-        config: The sections that model and data are made from.
-        data: Its data.
+        config: The sections that model and data are built from.
+        data: The run's data.
         model: On the CPU, in evaluation mode, pruned weights zero.
         masks: Parameter name -> bool tensor, True = kept.
         dense_bytes: Size of the run's own checkpoint.
@@ -47,23 +47,23 @@ class Restored:
 
 
 def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
-    """Read a run's record, build its data and model, and load what it saved.
+    """Read a run's record, build its data and model, and load its files.
 
     Args:
-        folder: Of a finished run.
-        trust_plugins: Run the plugins that its record names.
+        folder: Folder of a finished run.
+        trust_plugins: Whether to run the plugins that its record names.
 
     Raises:
-        ConfigError: It is no such folder, its model was not saved or is not what was saved, its
-            data can't be had, or it names plugins that are not trusted.
+        ConfigError: It is not such a folder, its model was not saved or was changed, its
+            data can't be loaded, or it names plugins that are not trusted.
     """
     with faults_of_the_user():
         record = read_record(folder)
         checkpoint = folder / FINAL
         if not checkpoint.is_file():
             raise ValueError(
-                f"'{folder}' has no checkpoints/final.safetensors: the run was made with "
-                "trainer.save_model=false; run it again with true"
+                f"'{folder}' has no checkpoints/final.safetensors, because the run had "
+                "trainer.save_model=false; run it again with trainer.save_model=true"
             )
         _verify(folder, record.get("sha256"))
         config, data, model = architecture(
@@ -71,11 +71,11 @@ def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
         )
         state, own = read_state(checkpoint), model.state_dict()
         for name, tensor in state.items():
-            # A head for other classes would be left fresh.
+            # A head for other classes would keep its initial weights.
             if name in own and own[name].shape != tensor.shape:
                 raise ValueError(
-                    f"'{checkpoint}' does not fit the data any more: {name} is of shape "
-                    f"{tuple(tensor.shape)}, and the model's of {tuple(own[name].shape)}"
+                    f"'{checkpoint}' does not fit the data any more: {name} has shape "
+                    f"{tuple(tensor.shape)}, but the model's has {tuple(own[name].shape)}"
                 )
         load_state(model, state, f"'{checkpoint}'")
         masks = load_masks(folder / MASKS)
@@ -91,7 +91,7 @@ def _verify(folder: Path, recorded: Any) -> None:
     """Compare a run's files with the checksums in its record.
 
     Raises:
-        ValueError: One is not the file that the run wrote.
+        ValueError: A file is not the one that the run wrote.
     """
     if not isinstance(recorded, dict):
         _warn_unverified(folder)
@@ -100,32 +100,32 @@ def _verify(folder: Path, recorded: Any) -> None:
         if recorded.get(name) != sha256:
             raise ValueError(
                 f"'{folder / name}' is not the file that the run wrote: its SHA-256 is {sha256}, "
-                f"in the record it is {recorded.get(name)}; copy or do the run again"
+                f"in the record it is {recorded.get(name)}; copy the file again or repeat the run"
             )
 
 
 @cache
 def _warn_unverified(folder: Path) -> None:
-    """Once, however often a folder is read."""
-    log.warning("'%s': the record is an older one without checksums: nothing is verified", folder)
+    """Warn once, however often a folder is read."""
+    log.warning("'%s': the record is old and has no checksums: nothing is verified", folder)
 
 
 def architecture(
     values: Mapping[str, Any], directory: str | None, *, trust_plugins: bool
 ) -> tuple[RunConfig, Data, nn.Module]:
-    """The config of a record, its data, and its model with weights yet to come.
+    """The config of a record, its data, and its model with weights still to be loaded.
 
     Args:
         values: The config.
-        directory: Where the run was started, if that is known: plugins and a relative ``data_dir``
-            that are not found from here are looked for from there.
-        trust_plugins: Run the plugins that the config names.
+        directory: Folder where the run was started, if known: plugins and a relative ``data_dir``
+            that are not found from here are searched from there.
+        trust_plugins: Whether to run the plugins that the config names.
 
     Raises:
         ConfigError: A plugin can't be imported, or is not trusted.
-        OSError, ValueError: Data or model can't be had.
+        OSError, ValueError: Data or model can't be loaded.
     """
-    lost: list[str] = []  # relative and found nowhere
+    lost: list[str] = []  # relative paths found nowhere
 
     def found(path: str) -> str:
         there, given = Path(directory or "", path), Path(path).expanduser()
@@ -139,17 +139,17 @@ def architecture(
     if plugins and not trust_plugins:
         named = ", ".join(described(plugin, directory) for plugin in plugins)
         raise ConfigError(
-            f"plugins: the record names code, which is not run unasked: {named}; read it, then "
-            "give --plugins (in Python, trust_plugins=True)"
+            f"plugins: the record names code, which is not run by default: {named}; read it, then "
+            "pass --plugins (in Python, trust_plugins=True)"
         )
     dataset = dict(values["dataset"])
     if isinstance(dataset.get("data_dir"), str):
         dataset["data_dir"] = found(dataset["data_dir"])
     if plugins and directory is not None and directory not in sys.path:
-        # Last: what is found from here comes first.
+        # Last, so that the present folder takes precedence.
         sys.path.append(directory)
-    # Not checked anew: what a config must hold changes from version to version, what a model and
-    # its data are made from does not.
+    # The config is not checked again: its schema changes between versions, but the keys for model
+    # and data do not.
     config = RunConfig.model_construct(
         model=Model.model_construct(**values["model"]),
         dataset=Dataset.model_construct(**dataset),
@@ -171,7 +171,7 @@ def architecture(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """A finished run's ``results.json``.
+    """Read a finished run's ``results.json``.
 
     Raises:
         ValueError: There is none, or the run did not finish.
@@ -180,13 +180,13 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise ValueError(f"no folder '{folder}'")
     path = folder / "results.json"
     if not path.is_file():
-        raise ValueError(f"'{folder}' is no run's folder: it has no results.json")
+        raise ValueError(f"'{folder}' is not a run's folder: it has no results.json")
     try:
         record: Any = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"'{path}' is broken: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"'{path}' is no run's record")
+        raise ValueError(f"'{path}' is not a run's record")
     if record.get("status") != "finished":
         raise ValueError(f"'{folder}' holds a run that is {record.get('status')}, not finished")
     config = record.get("config")

@@ -1,4 +1,4 @@
-"""One run: a config in, a masked model and a record out."""
+"""One run: takes a config, returns a masked model and a record."""
 
 import logging
 import uuid
@@ -29,23 +29,23 @@ def run_experiment(
     tracker: Tracker,
     place: tuple[World, torch.device] | None = None,
 ) -> dict[str, Any]:
-    """Train and prune as the config says, and leave a record in ``folder`` whatever happens.
+    """Train and prune as the config says, and always leave a record in ``folder``.
 
-    Goes on from the folder's newest checkpoint, if it is of the same run. A signal to end is
-    obeyed after the step under way, once a checkpoint is written.
+    It continues from the folder's newest checkpoint, if that belongs to the same run. On a signal
+    to stop, it finishes the current step and writes a checkpoint first.
 
     Args:
-        config: Checked already.
-        folder: The run's own.
-        tracker: Where figures go; of several processes, only the main one's is told.
-        place: What `join` has given; None: join now.
+        config: A checked config.
+        folder: The run's own folder.
+        tracker: Logs metrics; among several processes, only the main one uses it.
+        place: The result of `join`; None: join now.
 
     Returns:
         The record, as in ``results.json``.
 
     Raises:
-        ConfigError: A fault that only data and model could show.
-        DivergedError: The loss is not finite any more; the record says so.
+        ConfigError: A fault that only data and model can reveal.
+        DivergedError: The loss is not finite; the record says so.
         InterruptedRun: A signal asked for it; the record says so.
         RecordError: The record can't be written.
     """
@@ -64,7 +64,7 @@ def run_experiment(
     saved |= checkpoints.latest() or {}
     facts |= {"started": saved["started"], "sha256": {"start": parts.start}}
     if saved["step"]:
-        log.info("going on after step %d of %d in %s", saved["step"], parts.plan.steps, folder)
+        log.info("continuing after step %d of %d in %s", saved["step"], parts.plan.steps, folder)
     tracker = tracker if world.main else Trackers([])
     tracker.start(_info(config, parts, folder, saved["id"], saved["step"]))
     with postponed() as asked:
@@ -116,10 +116,10 @@ def _operations(parts: Parts) -> dict[str, int]:
 
 
 def _written(folder: Path, parts: Parts, with_model: bool) -> dict[str, str]:
-    """Write what stands beside the record; its checksums.
+    """Write the files besides the record; return their checksums.
 
     Raises:
-        RecordError: It can't be written.
+        RecordError: A file can't be written.
     """
     with writing(folder):
         artifacts.save_masks(folder / artifacts.MASKS, parts.state.pruner.masks)

@@ -1,4 +1,4 @@
-"""A run's training: what is done at each event of the loop."""
+"""A run's training: handles each event of the loop."""
 
 import logging
 import time
@@ -30,11 +30,12 @@ class Session:
     """The training of one run, from its start or its newest checkpoint to its end.
 
     Attributes:
-        parts: What the run is made of.
-        tracker: Where figures go.
-        checkpoints: Where the state is kept.
-        saved: ``step``, ``state`` (None: begin), ``id`` and ``started`` of the newest checkpoint.
-        asked: The signal to stop, if one has come.
+        parts: The parts of the run.
+        tracker: Logs metrics.
+        checkpoints: Stores the state.
+        saved: ``step``, ``state`` (None: start anew), ``id`` and ``started`` of the newest
+            checkpoint.
+        asked: The signal to stop, if one has arrived.
         keep_best: Whether the best model is saved.
     """
 
@@ -48,7 +49,7 @@ class Session:
 
     @property
     def state(self) -> State:
-        """All that changes, which is what a checkpoint holds."""
+        """Everything that changes, which is what a checkpoint holds."""
         return self.parts.state
 
     def run(self) -> None:
@@ -56,11 +57,11 @@ class Session:
 
         Raises:
             ConfigError: The checkpoint does not fit.
-            DivergedError: The loss, or the evidence for the masks, is no number.
+            DivergedError: The loss is not finite, or there is no evidence for the masks.
             InterruptedRun: A signal asked for it; the state is saved.
         """
         parts, state = self.parts, self.state
-        # A start that had to be built has drawn numbers which a cached one has not.
+        # Building a start draws random numbers; loading a cached one does not.
         torch.manual_seed(parts.seed)
         self._begin()
         start, title = self.saved["step"], f"{state.pruner.name} {state.pruner.target:g}"
@@ -81,7 +82,7 @@ class Session:
             self.tracker.log(0, {"sparsity": state.pruner.sparsity, **self._evaluate(0)})
 
     def _begin(self) -> None:
-        """Go on from the checkpoint, or do what comes before the first step."""
+        """Continue from the checkpoint, or do what precedes the first step."""
         self._since = time.perf_counter()
         if self.saved["state"] is None:
             self.state.pruner.start()
@@ -94,12 +95,12 @@ class Session:
         except ValueError as error:
             raise ConfigError(
                 f"the checkpoint after step {self.saved['step']} in {self.checkpoints.folder} does "
-                f"not fit ({error}): run.force=true starts afresh"
+                f"not fit ({error}): run.force=true starts again"
             ) from error
         self._since -= self.state.outcome.seconds
 
     def _stepped(self, done: int) -> None:
-        """Choose masks step by step, look at gradients, and prune in rounds where that is due."""
+        """Choose masks step by step, measure gradients, and prune in rounds if the plan says so."""
         with self._pruning():
             self.state.pruner.step()
         if self.state.probe is not None:
@@ -107,7 +108,7 @@ class Session:
         self._prune(done)
 
     def _prune(self, done: int) -> None:
-        """Prune in rounds where the plan says so, and rewind to an earlier moment."""
+        """Prune in rounds if the plan says so, and rewind to an earlier moment."""
         parts, state, plan = self.parts, self.state, self.parts.plan
         if done == plan.rewind_to and plan.rewind == "weights":
             state.rewound.append(Snapshot(state.model, state.optimizer))
@@ -129,7 +130,7 @@ class Session:
 
     @contextmanager
     def _pruning(self) -> Iterator[None]:
-        """Counts the time; without evidence for masks a run ends as with a loss that is NaN."""
+        """Measure the time; without evidence for masks, the run fails as with a NaN loss."""
         since = time.perf_counter()
         try:
             yield
@@ -138,7 +139,7 @@ class Session:
         self.state.outcome.seconds_pruning += time.perf_counter() - since
 
     def _reported(self, now: Reported, advance: Callable[[int, str], None]) -> None:
-        """Evaluate and measure where that is due, and log."""
+        """Evaluate and measure if the plan says so, and log."""
         plan, state, pruner = self.parts.plan, self.state, self.state.pruner
         values: dict[str, Value] = {
             "loss": now.loss,
@@ -156,7 +157,7 @@ class Session:
         advance(now.step, f"loss {now.loss:.3f}  sparsity {pruner.sparsity:.1%}")
 
     def _evaluate(self, step: int) -> dict[str, Value]:
-        """Metrics of all splits that are measured on, and each layer's sparsity."""
+        """Metrics of all evaluated splits, and each layer's sparsity."""
         parts, state = self.parts, self.state
         metrics = evaluation.evaluate(parts.trained, parts.data.test, parts.compute)
         for ending, split in parts.data.more.items():
@@ -176,9 +177,9 @@ class Session:
         }
 
     def _rested(self, done: int) -> None:
-        """Save the state where that is due, and obey a signal to stop."""
+        """Save the state if the plan says so, and handle a signal to stop."""
         plan, state, world, asked = self.parts.plan, self.state, self.state.world, self.asked
-        # Ranks may hear of a signal at different steps; a report is where they talk anyway.
+        # Ranks may receive a signal at different steps; a report synchronises them anyway.
         stop = (world.size == 1 or plan.reports(done)) and world.any(asked.signal is not None)
         if not (stop or plan.saves(done)):
             return
@@ -189,7 +190,7 @@ class Session:
                 self.checkpoints.save(done, {**kept, "state": everything})
         if stop:
             log.warning(
-                "%s: stopping after step %d of %d; the same command goes on from there",
+                "%s: stopping after step %d of %d; the same command continues from there",
                 *(asked.signal.name if asked.signal else "a signal", done, plan.steps),
             )
             asked.obey()
@@ -197,9 +198,9 @@ class Session:
 
 @contextmanager
 def _dispensable(what: str) -> Iterator[None]:
-    """A file that a run can do without: a full disk costs a warning, not the run."""
+    """Write a file that the run does not need: a full disk causes a warning, not a failure."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        log.warning("%s can't be written (%s): the run goes on without", what, reason)
+        log.warning("%s can't be written (%s): the run continues without it", what, reason)

@@ -1,4 +1,4 @@
-"""Physically smaller models: units whose output is constant or unused go, outputs stay the same."""
+"""Shrinks models: removes units with constant or unused output; the outputs stay the same."""
 
 from seven_exp.shrink.attention import SlimAttention
 from seven_exp.shrink.blocks import Shrunk, shrink

@@ -8,15 +8,15 @@ from torch.nn import functional
 
 
 class SlimAttention(nn.Module):
-    """Self-attention whose heads together need not be as wide as a token.
+    """Self-attention whose total head width may differ from the width of a token.
 
-    It stands where `torch.nn.MultiheadAttention` stood, which can't be of such sizes, and is
-    called like it.
+    It replaces `torch.nn.MultiheadAttention`, which does not support such sizes, and is called
+    in the same way.
 
     Attributes:
         in_proj: Tokens -> queries, keys and values of all heads, in this order.
         out_proj: Values of all heads -> tokens.
-        scale: What queries times keys are multiplied by: one over the root of the original width.
+        scale: Factor of queries times keys: one over the root of the original width.
     """
 
     heads: Tensor
@@ -31,20 +31,20 @@ class SlimAttention(nn.Module):
         *,
         scale: float,
     ) -> None:
-        """Take the projections as they are.
+        """Use the given projections.
 
         Args:
-            heads: How many; with none, every token is told the same.
+            heads: Number of heads; with none, every token gets the same output.
             in_weight: (heads * (2 * query width + value width), width of a token).
-            in_bias: Of its outputs; None: none.
+            in_bias: Bias of the same outputs; None: none.
             out_weight: (width of a token, heads * value width).
-            out_bias: Of its outputs.
+            out_bias: Bias of the same outputs; None: none.
             scale: See the class.
         """
         super().__init__()
         self.in_proj = _linear(in_weight, in_bias)
         self.out_proj = _linear(out_weight, out_bias)
-        # A tensor, so that a state dict says how its rows are to be read.
+        # A tensor, so that a state dict describes the layout of its rows.
         self.register_buffer("heads", torch.tensor(heads))
         self.number, self.scale = heads, scale
         values = self.out_proj.in_features
@@ -60,10 +60,10 @@ class SlimAttention(nn.Module):
             query: Tokens, (batch, length, width).
             key: The same tokens.
             value: The same tokens.
-            need_weights: They are not to be had.
+            need_weights: Not supported.
 
         Returns:
-            Tokens (batch, length, width), and None in the place of the weights.
+            Tokens (batch, length, width), and None instead of the weights.
         """
         assert query is key is value
         assert not need_weights
@@ -83,9 +83,9 @@ class Heads:
 
     Attributes:
         queries: Weight and bias of the queries, (heads, dimensions, width of a token + 1).
-        keys: Likewise.
-        values: Likewise.
-        out: (width of a token, heads, dimensions): what becomes of the values.
+        keys: Same shape.
+        values: Same shape.
+        out: (width of a token, heads, dimensions): how the values are combined.
     """
 
     queries: Tensor
@@ -95,25 +95,25 @@ class Heads:
 
     @property
     def idle_values(self) -> Tensor:
-        """Bool (heads, dimensions): values that say the same of every token, or are not read.
+        """Bool (heads, dimensions): values that are equal for every token, or are not read.
 
-        Weights of attention sum to one, so that a mean of equal values is the value.
+        Attention weights sum to one, so a mean of equal values is the value.
         """
         return (self.values[..., :-1] == 0).all(-1) | (self.out == 0).all(0)
 
     @property
     def idle_scores(self) -> Tensor:
-        """Bool (heads, dimensions): where queries times keys are the same for every key.
+        """Bool (heads, dimensions): where queries times keys are equal for every key.
 
-        What is added to the scores of all keys alike changes no weight of attention.
+        Adding the same number to the scores of all keys changes no attention weight.
         """
         return (self.keys[..., :-1] == 0).all(-1) | (self.queries == 0).all(-1)
 
     def told(self, gone: Tensor) -> Tensor:
-        """What values that go have added to every token, float64 (width of a token,).
+        """What the removed values add to every token, float64 (width of a token,).
 
         Args:
-            gone: Bool (heads, dimensions), some of the idle ones.
+            gone: Bool (heads, dimensions), a subset of the idle ones.
         """
         return self.out[:, gone].double() @ self.values[..., -1][gone].double()
 
@@ -130,14 +130,14 @@ def cut(projection: Tensor, bias: Tensor | None, heads: int) -> Tensor:
 
 
 def busiest(idle: Tensor, heads: Tensor) -> Tensor:
-    """Equally many dimensions of each head, all that are not idle among them.
+    """The same number of dimensions for each head, including all that are not idle.
 
     Args:
         idle: Bool (all heads, dimensions).
-        heads: int64, those that stay.
+        heads: int64, the heads to keep.
 
     Returns:
-        int64 (heads that stay, dimensions that stay), in ascending order; at least one each.
+        int64 (kept heads, kept dimensions), in ascending order; at least one each.
     """
     chosen = idle[heads]
     width = max([1, *(~chosen).sum(1).tolist()])
@@ -145,20 +145,20 @@ def busiest(idle: Tensor, heads: Tensor) -> Tensor:
 
 
 def standing(idle: Tensor) -> Tensor:
-    """The heads, int64, of which a value is not idle."""
+    """The heads, int64, with a value that is not idle."""
     return (~idle).any(1).nonzero().squeeze(1)
 
 
 @torch.no_grad()
 def slim(attention: nn.MultiheadAttention) -> SlimAttention | None:
-    """The same attention without the heads and dimensions that do nothing.
+    """The same attention without the heads and dimensions that have no effect.
 
     Args:
         attention: Self-attention in evaluation mode, batch first, queries, keys and values of one
             width.
 
     Returns:
-        None if all of them do something, or the attention is of another kind.
+        None if all of them have an effect, or the attention is of another kind.
     """
     n, weight = attention.num_heads, attention.in_proj_weight
     plain = attention.bias_k is None and not attention.add_zero_attn and attention.batch_first

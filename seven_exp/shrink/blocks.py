@@ -1,6 +1,6 @@
-"""Where a model's hidden units and heads are: the blocks of torchvision's and transformers' models.
+"""Hidden units and heads in the blocks of torchvision's and transformers' models.
 
-What writes into a residual stream keeps its size: others read and write there too.
+Layers that write into a residual stream keep their size, because others read and write there too.
 """
 
 import operator
@@ -32,7 +32,7 @@ def _elementwise(activation: object) -> bool:
 
 @dataclass(frozen=True)
 class _Transformer:
-    """Where transformers' blocks keep their parts."""
+    """The names of the parts of transformers' blocks."""
 
     up: str
     activation: str
@@ -44,7 +44,7 @@ class _Transformer:
     width: str = ""
 
     def fits(self, block: nn.Module) -> bool:
-        """Whether the block has these parts: other versions of transformers call them otherwise."""
+        """Whether the block has these parts: versions of transformers name them differently."""
         try:
             operator.attrgetter(*filter(None, vars(self).values()))(block)
         except AttributeError:
@@ -71,7 +71,7 @@ _TRANSFORMERS = {
         *("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),
         "attention.head_dim",
     ),
-    # Their attention is of its own kind; it is left alone.
+    # Their attention is of a special kind, so it is not changed.
     "DebertaV2Layer": _Transformer(
         "intermediate.dense", "intermediate.intermediate_act_fn", "output.dense"
     ),
@@ -82,13 +82,13 @@ _TRANSFORMERS = {
 
 @dataclass(frozen=True)
 class Shrunk:
-    """What has become smaller.
+    """A part of the model that has become smaller.
 
     Attributes:
-        name: Of the module, or of the first layer of a pair.
+        name: Name of the module, or of the first layer of a pair.
         unit: "neurons", "channels", "heads" or "dimensions" (of queries, keys and values).
-        before: How many there were.
-        after: How many there are.
+        before: Number of units before.
+        after: Number of units after.
     """
 
     name: str
@@ -98,21 +98,21 @@ class Shrunk:
 
 
 def shrink(model: nn.Module, example_inputs: Inputs) -> list[Shrunk]:
-    """Take out, in place, all units that do nothing, and verify that the outputs stay the same.
+    """Remove all units without effect, in place, and verify that the outputs stay the same.
 
     Args:
-        model: Pruned weights zero, float32 or float64. What holds in evaluation mode is looked at;
+        model: Pruned weights zero, float32 or float64. Its behaviour in evaluation mode counts;
             every module keeps its mode.
-        example_inputs: Inputs that the outputs are compared on, before and after: a tensor, a tuple
+        example_inputs: Inputs for comparing the outputs before and after: a tensor, a tuple
             of arguments or a mapping of keyword arguments. A part of the model that they do not
             reach is not verified.
 
     Returns:
-        What has become smaller, in the model's order; nothing, if every unit does something.
+        What has become smaller, in the model's order; nothing if every unit has an effect.
 
     Raises:
-        ValueError: No block of the model is known, or its outputs would not be the same up to
-            rounding. The model is as it was.
+        ValueError: The model has no known block, or its outputs would change by more than
+            rounding. The model is then unchanged.
     """
     model = unwrap(model)
     pairs, attentions, blocks = list(_pairs(model)), _attentions(model), list(_blocks(model))
@@ -137,9 +137,9 @@ def shrink(model: nn.Module, example_inputs: Inputs) -> list[Shrunk]:
 
 
 def _shrink_pairs(pairs: Sequence[tuple[str, Pair]]) -> dict[tuple[str, str], tuple[int, int]]:
-    """Name and unit -> how many there were and are."""
+    """Name and unit -> number of units before and after."""
     sizes: dict[tuple[str, str], tuple[int, int]] = {}
-    # What goes can leave more behind that does nothing, in front of it and behind it.
+    # Removing units can leave more units without effect, before and after them.
     going = True
     while going:
         going = False
@@ -152,8 +152,8 @@ def _shrink_pairs(pairs: Sequence[tuple[str, Pair]]) -> dict[tuple[str, str], tu
 
 
 def _attentions(model: nn.Module) -> list[tuple[str, nn.MultiheadAttention]]:
-    """Attention that its block calls as a module, and nothing else."""
-    # These read its weights, and hand it masks.
+    """Attention that is only called as a module by its block."""
+    # These blocks read its weights, and pass masks to it.
     kept = {
         part
         for module in model.modules()
@@ -175,7 +175,7 @@ def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module, _Transformer]]:
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[str, Pair]]:
-    """Every two layers with hidden units between them, with the name of the first."""
+    """Every pair of layers with hidden units between them, with the name of the first."""
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
@@ -220,9 +220,9 @@ def _conv_pairs(block: nn.Module) -> Iterator[tuple[str, Pair]]:
 
 @torch.no_grad()
 def _drop_heads(block: nn.Module, parts: _Transformer) -> tuple[int, int]:
-    """Take whole heads out of one of transformers' attentions; heads before and after.
+    """Remove whole heads from one of transformers' attentions; return heads before and after.
 
-    Its code asks for heads of one width, so that single dimensions stay, and for one at least.
+    Its code requires heads of one width, so single dimensions stay, and at least one head.
     """
     assert parts.query is not None
     inside = [block.get_submodule(path) for path in (parts.query, parts.key, parts.value)]

@@ -1,4 +1,4 @@
-"""The size of a layer: which of its outputs and inputs it has."""
+"""Resizes layers: keeps some of their outputs and inputs."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeGuard
@@ -18,7 +18,7 @@ def is_conv1d(module: nn.Module) -> TypeGuard["Conv1D"]:
 
 
 def parameter(module: nn.Module, name: str) -> Tensor:
-    """A tensor of a module by its attribute, without history."""
+    """A tensor of a module by its attribute, detached."""
     tensor = getattr(module, name)
     assert isinstance(tensor, Tensor)
     return tensor.detach()
@@ -31,18 +31,18 @@ def by_output(module: nn.Module) -> Tensor:
 
 
 def by_input(module: nn.Module) -> Tensor:
-    """The weight as (inputs, outputs, places of the kernel)."""
+    """The weight as (inputs, outputs, positions of the kernel)."""
     weight = parameter(module, "weight")
     matrix = weight if is_conv1d(module) else weight.transpose(0, 1)
     return matrix.flatten(2) if matrix.dim() > 2 else matrix[..., None]
 
 
 def keep_outputs(module: nn.Module, kept: Tensor) -> None:
-    """Drop all outputs of a Linear, Conv or batch norm but these.
+    """Drop all other outputs of a Linear, Conv or batch norm.
 
     Args:
         module: Changed in place.
-        kept: int64, places in ascending order.
+        kept: int64, indices in ascending order.
     """
     for name in ("weight", "bias", "running_mean", "running_var"):
         if isinstance(getattr(module, name, None), Tensor):
@@ -52,20 +52,20 @@ def keep_outputs(module: nn.Module, kept: Tensor) -> None:
 
 
 def keep_inputs(module: nn.Module, kept: Tensor) -> None:
-    """Drop all inputs of a Linear or Conv but these; see `keep_outputs`."""
+    """Drop all other inputs of a Linear or Conv; see `keep_outputs`."""
     dim = 0 if is_conv1d(module) else 1
     put(module, "weight", parameter(module, "weight").index_select(dim, kept))
     settle(module)
 
 
 def add(module: nn.Module, name: str, shift: Tensor) -> None:
-    """Put a tensor's sum with ``shift``, rounded once, in its place."""
+    """Add ``shift`` to a tensor, rounded once."""
     tensor = parameter(module, name)
     put(module, name, (tensor.double() + shift).to(tensor.dtype))
 
 
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace a parameter or a buffer; the tensor that was there keeps its values."""
+    """Replace a parameter or a buffer; the old tensor keeps its values."""
     old = getattr(module, name)
     if isinstance(old, nn.Parameter):
         tensor = nn.Parameter(tensor.contiguous(), requires_grad=old.requires_grad)
@@ -73,7 +73,7 @@ def put(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def settle(module: nn.Module) -> None:
-    """Make a layer's attributes say what its tensors' shapes are."""
+    """Set a layer's attributes to its tensors' shapes."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
@@ -85,14 +85,14 @@ def settle(module: nn.Module) -> None:
 
 
 def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a model the sizes of a shrunk one's state dict, and load it.
+    """Resize a model to a shrunk model's state dict, and load it.
 
     Args:
-        model: Of the same architecture, whole; changed in place.
-        state: What `shrink` left, by name.
+        model: Of the same architecture, full size; changed in place.
+        state: The state dict of a model after `shrink`.
 
     Raises:
-        ValueError: The tensors are not those of such a model.
+        ValueError: The tensors do not belong to such a model.
     """
     for name, module in list(model.named_modules()):
         heads = state.get(f"{name}.heads")

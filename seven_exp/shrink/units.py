@@ -1,8 +1,9 @@
-"""Hidden units between two linear layers: which may go, and what becomes of what they said.
+"""Hidden units between two linear layers: which ones can be removed, and what replaces them.
 
-A unit whose weights are all zero says act(bias) whatever comes in. Where the next layer adds its
-inputs up at every place alike, that is a part of its bias. A convolution with padding sees nothing
-beyond the border, and a constant is no bias to it; there, all constant units become one.
+A unit whose weights are all zero outputs act(bias) for every input. If the next layer sums its
+inputs equally at every position, this constant becomes part of its bias. A convolution with padding
+sees zeros beyond the border, so a constant input is not a bias; there, all constant units are
+merged into one.
 """
 
 from collections.abc import Callable
@@ -25,14 +26,14 @@ from seven_exp.shrink.sizes import (
 
 @dataclass(frozen=True)
 class Pair:
-    """``second(activation(norm(first(x))))``, the activation elementwise, nothing else between.
+    """``second(activation(norm(first(x))))``, with an elementwise activation.
 
     Attributes:
         first: Linear, Conv2d or transformers' Conv1D; its outputs are the units.
-        second: Likewise; its inputs are the units.
+        second: Of the same kinds; its inputs are the units.
         activation: Elementwise.
-        norm: Batch norm behind ``first``.
-        second_norm: Batch norm behind ``second``.
+        norm: Batch norm after ``first``.
+        second_norm: Batch norm after ``second``.
     """
 
     first: nn.Module
@@ -44,7 +45,7 @@ class Pair:
 
 @torch.no_grad()
 def shrink_units(pair: Pair) -> tuple[int, int]:
-    """Remove every unit that can go without a change of the output in evaluation mode.
+    """Remove every unit that does not change the output in evaluation mode.
 
     Args:
         pair: Changed in place. At least one unit stays, so that every layer has a size.
@@ -64,7 +65,7 @@ def shrink_units(pair: Pair) -> tuple[int, int]:
         gone = telling & going
         _add_to_output(pair, torch.einsum("i,iok->o", said[gone].double(), columns[gone].double()))
     elif telling.any():
-        # One constant unit speaks for all of them.
+        # One constant unit represents all of them.
         speaker = int(said.where(telling, said.new_zeros(())).abs().argmax())
         share = (said[telling] / said[speaker]).double()
         total = torch.einsum("i,iok->ok", share, columns[telling].double())
@@ -85,7 +86,7 @@ def shrink_units(pair: Pair) -> tuple[int, int]:
 
 
 def _said(pair: Pair) -> Tensor:
-    """What each unit says if its weights are zero, (units,)."""
+    """The output of each unit if its weights are zero, (units,)."""
     bias = getattr(pair.first, "bias", None)
     level = torch.zeros_like(by_output(pair.first)[:, 0]) if bias is None else bias.detach()
     if (norm := pair.norm) is not None:
@@ -97,10 +98,10 @@ def _said(pair: Pair) -> Tensor:
 
 
 def _takes_constants(pair: Pair) -> bool:
-    """Whether a constant input of the second layer is a part of its bias."""
+    """Whether a constant input of the second layer acts as a bias."""
     if getattr(pair.second, "bias", None) is None and pair.second_norm is None:
         return False
-    # `padding` may be a word, and "same" pads unless the kernel is one pixel.
+    # `padding` may be a string, and "same" pads unless the kernel is one pixel.
     return not isinstance(pair.second, nn.Conv2d) or set(pair.second.kernel_size) == {1}
 
 

@@ -1,4 +1,4 @@
-"""What a change must leave as it is: a model's outputs, or else the model itself."""
+"""Verifies that a change keeps a model's outputs, and otherwise restores the model."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +13,12 @@ Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """A tensor is the model's one argument; a tuple holds several, a mapping keyword arguments."""
 
 _ROUNDINGS = 1000
-"""Sums in another order differ by some roundings of the largest output, more in deeper models: in
-float32 about 1e-6. A unit that is missed shows far above a thousand of them."""
+"""Sums in another order differ by some roundings of the largest output, more in deeper models: by
+about 1e-6 in float32. Removing a needed unit changes the outputs far more than a thousand of them.
+"""
 
 _COARSEST = 1e-3
-"""Outputs of coarser dtypes could not tell the one from the other."""
+"""Outputs of coarser dtypes are too imprecise for the comparison."""
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
@@ -29,12 +30,12 @@ def outputs_kept(model: nn.Module, example_inputs: Inputs) -> Iterator[None]:
     The body replaces modules, tensors and attributes; it does not write into tensors.
 
     Args:
-        model: Every module has its own mode back afterwards.
-        example_inputs: Of one forward pass.
+        model: Every module's mode is restored afterwards.
+        example_inputs: Inputs of one forward pass.
 
     Raises:
-        ValueError: The outputs would be others, can't be computed any more, or can't be compared.
-            The model is as it was, its parameters the same objects.
+        ValueError: The outputs would change, can't be computed any more, or can't be compared.
+            The model is restored, with the same parameter objects.
     """
     name = type(model).__name__
     with evaluating(model), torch.no_grad():
@@ -52,8 +53,8 @@ def outputs_kept(model: nn.Module, example_inputs: Inputs) -> Iterator[None]:
             way_back.restore()
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise ValueError(
-                f"{name} does not run without the units that do nothing ({reason}): it is left as "
-                "it was"
+                f"{name} does not run without the units that have no effect ({reason}): the model "
+                "is unchanged"
             ) from error
         except BaseException:
             way_back.restore()
@@ -61,13 +62,13 @@ def outputs_kept(model: nn.Module, example_inputs: Inputs) -> Iterator[None]:
         if fault:
             way_back.restore()
             raise ValueError(
-                f"{name} gives other outputs without the units that do nothing ({fault}): it is "
-                "left as it was"
+                f"{name} gives other outputs without the units that have no effect ({fault}): the "
+                "model is unchanged"
             )
 
 
 class _Structure:
-    """The modules of a model with what belongs to each, to go back to."""
+    """The modules of a model with their attributes, to restore them."""
 
     def __init__(self, model: nn.Module) -> None:
         self._saved = [
@@ -125,7 +126,7 @@ def _difference(before: list[Tensor], after: list[Tensor]) -> str | None:
             continue
         difference = (new.double() - old.double()).abs().max().item()
         largest = old.double().abs().max().item()
-        # NaN, too, is no agreement.
+        # NaN also counts as a difference.
         if not difference <= _ROUNDINGS * _precision(old) * largest:
             return f"differing by {difference:.3g}, the largest being {largest:.3g}"
     return None

@@ -1,4 +1,4 @@
-"""What a model is trained for: its loss and the metrics of a whole split."""
+"""Tasks: the loss of a model, and the metrics of a whole split."""
 
 from seven_exp.tasks.base import Batch, Head, Inputs, Task, forward
 from seven_exp.tasks.classification import Classification

@@ -1,4 +1,4 @@
-"""What a task is, and how a model is called on a batch."""
+"""The base of all tasks, and how a model is called on a batch."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -11,10 +11,10 @@ Inputs = Tensor | Mapping[str, Tensor]
 """A tensor is the model's one argument; a mapping holds keyword arguments."""
 
 Batch = tuple[Inputs, Tensor]
-"""Inputs and targets, the first dimension of every tensor being the batch."""
+"""Inputs and targets; the first dimension of every tensor is the batch."""
 
 Head = Literal["classification", "spans", "language_modelling"]
-"""What a model ends in."""
+"""The head of a model."""
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Tensor:
@@ -23,12 +23,12 @@ def forward(model: nn.Module, inputs: Inputs) -> Tensor:
 
 
 class Task:
-    """A loss for training, and metrics over a whole split, never means over its batches.
+    """A loss for training, and metrics over a whole split, which are not means over its batches.
 
-    A batch leaves `evidence`, a row an example; `metrics` sees that of all batches together.
+    Each batch returns `evidence`, one row per example; `metrics` gets that of all batches together.
 
     Attributes:
-        metric: The headline, by which evaluations are told better from worse.
+        metric: The headline metric, which ranks evaluations.
     """
 
     head: ClassVar[Head] = "classification"
@@ -41,24 +41,24 @@ class Task:
 
         Args:
             logits: float32.
-            targets: As the data set gives them.
+            targets: As the data set returns them.
         """
         raise NotImplementedError
 
     def weight(self, targets: Tensor) -> int:
-        """How many losses `loss` is the mean of."""
+        """Number of losses that `loss` averages over."""
         return len(targets)
 
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """How many targets are met, for training's progress; None where that means nothing."""
+        """Number of correct predictions, for the progress bar; None if the task has none."""
         return None
 
     def evidence(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What the metrics need of a batch, a row an example, on any device."""
+        """What the metrics need from a batch, one row per example, on any device."""
         raise NotImplementedError
 
     def metrics(self, evidence: Tensor, loss: float) -> dict[str, float]:
-        """Figures of a split, the headline among them.
+        """Metrics of a split, including the headline.
 
         Args:
             evidence: Of all batches, on the CPU.
@@ -67,5 +67,5 @@ class Task:
         raise NotImplementedError
 
     def better(self, value: float, than: float) -> bool:
-        """Whether one headline beats another."""
+        """Whether one headline value is better than another."""
         return value < than if self.lower_is_better else value > than

@@ -16,7 +16,7 @@ class Classification(Task):
 
     Attributes:
         metric: The headline.
-        extra: Figures besides accuracy: "f1" (of class 1) and "matthews".
+        extra: Metrics besides accuracy: "f1" (of class 1) and "matthews".
     """
 
     metric: str = "accuracy"
@@ -27,15 +27,15 @@ class Classification(Task):
         return functional.cross_entropy(logits, targets)
 
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """How many classes are right."""
+        """Number of correct classes."""
         return (logits.argmax(1) == targets).sum()
 
     def evidence(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The class chosen and the right one, (n, 2)."""
+        """The predicted class and the true one, (n, 2)."""
         return torch.stack([logits.argmax(1), targets], 1)
 
     def metrics(self, evidence: Tensor, loss: float) -> dict[str, float]:
-        """Accuracy (a fraction), loss, and what is asked for besides."""
+        """Accuracy (a fraction), loss, and the extra metrics."""
         chosen, targets = evidence.unbind(1)
         figures = {"accuracy": (chosen == targets).sum().item() / len(targets), "loss": loss}
         if self.extra:

@@ -1,4 +1,4 @@
-"""The next token: cross-entropy by token; perplexity."""
+"""The next token: cross-entropy per token; perplexity."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch.nn import functional
 from seven_exp.tasks.base import Task
 
 IGNORED = -100
-"""A target that counts for nothing: padding."""
+"""A target that is ignored: padding."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class LanguageModelling(Task):
     metric: str = "perplexity"
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean over all tokens that have one before them."""
+        """Mean over all tokens that have a predecessor."""
         return functional.cross_entropy(
             logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED
         )
 
     def weight(self, targets: Tensor) -> int:
-        """Tokens that are predicted."""
+        """Number of predicted tokens."""
         return int((targets[:, 1:] != IGNORED).sum())
 
     def evidence(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Nothing: the loss says it all."""
+        """Nothing: the loss is sufficient."""
         return targets.new_empty((len(targets), 0))
 
     def metrics(self, evidence: Tensor, loss: float) -> dict[str, float]:

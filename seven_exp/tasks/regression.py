@@ -24,11 +24,11 @@ class Regression(Task):
         return functional.mse_loss(logits.squeeze(1), targets)
 
     def evidence(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The number given and the right one, (n, 2)."""
+        """The predicted number and the true one, (n, 2)."""
         return torch.stack([logits.squeeze(1), targets], 1)
 
     def metrics(self, evidence: Tensor, loss: float) -> dict[str, float]:
-        """Both correlations and the loss; a model that always says the same correlates 0."""
+        """Both correlations and the loss; constant predictions have a correlation of 0."""
         from scipy.stats import pearsonr, spearmanr
 
         given, targets = evidence.double().unbind(1)

@@ -21,14 +21,14 @@ class Spans(Task):
     """Logits (n, length, 2) for start and end; targets int64 (n, 5).
 
     A row of the targets: first and last token of the answer, first and last token of the context,
-    and the number of the window. A long context is cut into windows; the best span of all the
+    and the number of the window. A long context is split into windows; the best span over all the
     windows of a question is its answer.
 
     Attributes:
-        windows: For each window the question it belongs to, and each token's place in the context:
-            characters from, to. Of the split that is evaluated.
-        contexts: One a question.
-        answers: All right answers, one list a question.
+        windows: For each window its question, and each token's position in the context as a range
+            of characters; for the evaluated split.
+        contexts: One per question.
+        answers: All right answers, one list per question.
         metric: The headline, "f1" or "exact_match".
     """
 
@@ -58,7 +58,7 @@ class Spans(Task):
         return torch.stack([x.double() for x in (targets[:, 4], begin, finish, best)], 1)
 
     def metrics(self, evidence: Tensor, loss: float) -> dict[str, float]:
-        """F1 and exact match, fractions, the mean over all questions; and the loss."""
+        """F1 and exact match as fractions, means over all questions; and the loss."""
         best: dict[int, tuple[float, str]] = {}
         for window, begin, finish, score in evidence.tolist():
             question, places = self.windows[int(window)]

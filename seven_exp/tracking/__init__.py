@@ -1,4 +1,4 @@
-"""Where figures go: the record on disk, and Weights & Biases behind a guard."""
+"""Trackers: the record on disk, and Weights & Biases, whose failures are contained."""
 
 import os
 

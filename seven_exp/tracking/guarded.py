@@ -10,22 +10,22 @@ log = logging.getLogger(__name__)
 
 
 class Guarded:
-    """Passes everything on until the tracker fails once; then says so in a line and goes quiet."""
+    """Forwards everything until the tracker fails once; then warns in one line and stops."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
         self.works = True
 
     def start(self, run: RunInfo) -> None:
-        """Pass on."""
+        """Forward."""
         self._try(lambda: self.tracker.start(run))
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
-        """Pass on."""
+        """Forward."""
         self._try(lambda: self.tracker.log(step, values))
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Pass on."""
+        """Forward."""
         self._try(lambda: self.tracker.finish(record))
 
     def _try(self, call: Callable[[], None]) -> None:
@@ -37,7 +37,7 @@ class Guarded:
             self.works = False
             reason = " ".join(str(error).split()) or type(error).__name__
             log.warning(
-                "%s failed (%s): the run goes on, its record on disk is whole",
+                "%s failed (%s): the run continues, its record on disk is complete",
                 type(self.tracker).__name__,
                 reason,
             )

@@ -1,4 +1,4 @@
-"""What a tracker is: somewhere that figures go."""
+"""The interface of trackers, which log a run's metrics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ class Histogram(NamedTuple):
     """A distribution at one moment.
 
     Attributes:
-        counts: Members of each bin.
-        edges: Ends of the bins, one more than ``counts``.
+        counts: Number of members of each bin.
+        edges: Edges of the bins, one more than ``counts``.
     """
 
     counts: Sequence[int]
@@ -24,18 +24,18 @@ Value = float | Histogram
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told when a run starts.
+    """What a tracker gets when a run starts.
 
     Attributes:
         name: Short, for people.
-        group: Runs that belong together, unless the tracker knows better.
+        group: Runs that belong together, unless the tracker has another setting.
         tags: For filtering.
         config: The resolved config as plain containers.
-        folder: The run's own.
-        metric: The headline among the metrics.
-        lower_is_better: Whether that is so of it.
-        id: Unique, and the same when the run goes on after an interruption.
-        resumed: Steps done before, whose figures are kept; later ones will come again. 0: none.
+        folder: The run's own folder.
+        metric: The headline metric.
+        lower_is_better: Whether lower values of it are better.
+        id: Unique, and the same when the run continues after an interruption.
+        resumed: Number of steps whose metrics are kept; later ones will be logged again. 0: none.
     """
 
     name: str
@@ -50,35 +50,35 @@ class RunInfo:
 
 
 class Tracker(Protocol):
-    """Somewhere that figures go."""
+    """Logs a run's metrics."""
 
     def start(self, run: RunInfo) -> None:
         """A run begins."""
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
-        """Figures after ``step`` optimizer steps."""
+        """Log values after ``step`` optimizer steps."""
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """The run is over; ``record["status"]`` is "finished", "failed" or "interrupted"."""
 
 
 class Trackers:
-    """Several trackers as one; the first ones are told first."""
+    """Several trackers as one; they are called in order."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self.trackers = list(trackers)
 
     def start(self, run: RunInfo) -> None:
-        """Tell all."""
+        """Call all."""
         for tracker in self.trackers:
             tracker.start(run)
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
-        """Tell all."""
+        """Call all."""
         for tracker in self.trackers:
             tracker.log(step, values)
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Tell all."""
+        """Call all."""
         for tracker in self.trackers:
             tracker.finish(record)

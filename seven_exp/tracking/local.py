@@ -1,4 +1,4 @@
-"""The record on disk: always whole, whatever becomes of other trackers."""
+"""The record on disk: always complete, whatever happens to other trackers."""
 
 import json
 import math
@@ -16,13 +16,13 @@ class RecordError(OSError):
 
 
 class LocalRecord:
-    """``metrics.jsonl``, a line a logged step, and ``results.json``, replaced as a whole.
+    """``metrics.jsonl``, one line per logged step, and ``results.json``, replaced atomically.
 
     Errors of the disk are not hidden: a run that can't be recorded has failed.
     """
 
     def start(self, run: RunInfo) -> None:
-        """Begin ``metrics.jsonl`` anew, or go on behind the last step that was kept.
+        """Start a new ``metrics.jsonl``, or continue after the last step that was kept.
 
         Raises:
             RecordError: It can't be written.
@@ -36,9 +36,9 @@ class LocalRecord:
             partial.write_text("".join(lines), "utf-8")
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
-        """Append a line and hand it to the system, so that a crash leaves all lines before it.
+        """Append a line and flush it, so that a crash keeps all earlier lines.
 
-        Histograms have no place in a line; ``analysis.json`` holds them.
+        Histograms are not logged here; ``analysis.json`` holds them.
 
         Raises:
             RecordError: It can't be written.
@@ -62,7 +62,7 @@ class LocalRecord:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns the system's error into a `RecordError` that says what can't be written."""
+    """Turns the system's error into a `RecordError` that names the file."""
     try:
         yield
     except OSError as error:
@@ -70,7 +70,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _lines_until(step: int, text: str) -> Iterator[str]:
-    """The whole lines of steps up to ``step``."""
+    """The complete lines of steps up to ``step``."""
     for line in text.splitlines(keepends=True):
         try:
             values = json.loads(line)
@@ -82,13 +82,13 @@ def _lines_until(step: int, text: str) -> Iterator[str]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write strict JSON so that the file is whole or not there; NaN and infinity become null."""
+    """Write strict JSON atomically; NaN and infinity become null."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """JSON-like containers with every number that JSON can't say replaced by None."""
+    """JSON-like containers with None for every number that JSON can't represent."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Weights & Biases: one W&B run a run, offline where nobody is logged in."""
+"""Weights & Biases: one W&B run per run, offline without a login."""
 
 import logging
 import netrc
@@ -18,24 +18,24 @@ log = logging.getLogger(__name__)
 PROJECT = "seven_exp"
 
 INIT_SECONDS = 30
-"""How long an unreachable server may hold a run up."""
+"""Seconds that an unreachable server may delay a run's start."""
 
 FINISH_SECONDS = 60
-"""How long a server that is slow or gone may hold up a run's end; W&B's own limit is a week.
+"""Seconds that a slow or missing server may delay a run's end; W&B's own limit is a week.
 
-``WANDB_FINISH_TIMEOUT`` in the environment takes its place.
+``WANDB_FINISH_TIMEOUT`` in the environment overrides it.
 """
 
 
 class WandbTracker:
-    """Logs a run's config, curves and final figures; a group is a model, a data set and a pruner.
+    """Logs a run's config, curves and final metrics; a group is a model, a data set and a pruner.
 
-    Curves lie over ``step``; final figures are in the summary under ``final/`` and ``best/``. The
-    config has one level, with the keys of the command line: ``pruner``, ``sparsity``,
-    ``optimizer.lr``; a W&B sweep over the same keys therefore agrees with it.
+    The x axis of curves is ``step``; final metrics are in the summary under ``final/`` and
+    ``best/``. The config has one level, with the keys of the command line: ``pruner``,
+    ``sparsity``, ``optimizer.lr``; so it agrees with a W&B sweep over the same keys.
 
-    What is None is left to W&B's own settings: its environment variables, and the file that
-    ``wandb init`` writes. Then follow the defaults given here.
+    For arguments that are None, W&B's own settings decide: its environment variables, and the file
+    that ``wandb init`` writes; then the defaults given here.
 
     Args:
         mode: "online" or "offline".
@@ -58,13 +58,13 @@ class WandbTracker:
         self._run: wandb.Run | None = None
 
     def start(self, run: RunInfo) -> None:
-        """Open the W&B run; without an account or a server, an offline one."""
+        """Open the W&B run, or an offline one without an account or a server."""
         os.environ.setdefault("WANDB_SILENT", "true")
-        # W&B's statistics of its own use say so aloud when they can't be delivered.
+        # W&B's usage statistics print errors when they can't be delivered.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         import wandb
 
-        # An agent gives its own to a process, which may do other runs after this one.
+        # An agent passes its run id to a process, which may execute other runs after this one.
         self._id = os.environ.pop("WANDB_RUN_ID", run.id)
         mode = self.mode
         if mode == "online" and not logged_in():
@@ -104,10 +104,10 @@ class WandbTracker:
         self._run.log({"step": step, **row}, step=step, commit=True)
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Summary and exit code, and a wait until the server has everything.
+        """Write summary and exit code, and wait until the server has everything.
 
         Raises:
-            TimeoutError: It has not, and the wait is over; the message says how to upload the rest.
+            TimeoutError: The wait timed out; the message says how to upload the rest.
         """
         assert self._run is not None
         summary = {
@@ -130,7 +130,7 @@ class WandbTracker:
             self._run.finish(exit_code=0 if record["status"] == "finished" else 1)
         except TimeoutError as error:
             raise TimeoutError(
-                f"the server did not take everything; to upload the rest: wandb sync {folder}"
+                f"the server did not receive everything; to upload the rest: wandb sync {folder}"
             ) from error
 
     def _open(self, run: RunInfo, mode: str) -> "wandb.Run":
@@ -150,7 +150,7 @@ class WandbTracker:
             job_type="train",
             dir=os.environ.get("WANDB_DIR", run.folder),
             config=command_line_keys(run.config),
-            # Each job of a sweep in one process is a run of its own.
+            # Each job of a sweep in one process is a separate run.
             reinit="finish_previous",
             settings=wandb.Settings(
                 console="off",
@@ -166,7 +166,7 @@ class WandbTracker:
 
 
 def command_line_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested config with the keys one would write: ``group`` for its name, ``group.key``."""
+    """A nested config with the keys of the command line: ``group`` for its name, ``group.key``."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -178,14 +178,14 @@ def command_line_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def logged_in() -> bool:
-    """Whether W&B has a key or token to use: in its settings, or stored by ``wandb login``."""
+    """Whether W&B has a key or token: in its settings, or stored by ``wandb login``."""
     import wandb
 
     settings = wandb.setup().settings
     if settings.api_key or settings.identity_token_file:
         return True
     places = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
-    # The cloud's address has changed; keys stored for the old one still open it.
+    # The cloud's address has changed; keys stored for the old one still work.
     hosts = (urlsplit(settings.base_url).netloc, "api.wandb.ai")
     for place in places:
         try:

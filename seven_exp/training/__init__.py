@@ -1,1 +1,1 @@
-"""Training, evaluation, and what is counted along the way."""
+"""Training, evaluation and checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints: a training's whole state in one file that is verified, and executes nothing."""
+"""Checkpoints: a training's whole state in one verified file; loading executes no code."""
 
 import hashlib
 import json
@@ -20,16 +20,16 @@ FORMAT = 1
 
 
 class BrokenCheckpointError(ValueError):
-    """A file that is no checkpoint, or not the one that was written."""
+    """The file is not a checkpoint, or not the one that was written."""
 
 
 class Checkpoints:
-    """The last few checkpoints of one run, in a folder of its own.
+    """The latest checkpoints of one run, in their own folder.
 
     Args:
-        folder: Made when the first one is saved.
-        run_hash: The run's identity; those of another run are never read.
-        keep: How many stay.
+        folder: Created when the first checkpoint is saved.
+        run_hash: The run's identity; checkpoints of other runs are ignored.
+        keep: Number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, run_hash: str, keep: int) -> None:
@@ -39,7 +39,7 @@ class Checkpoints:
         """Write the state after ``step`` steps, then remove the oldest beyond `keep`.
 
         Raises:
-            OSError: It can't be written; those before it are still there.
+            OSError: It can't be written; earlier checkpoints are kept.
         """
         path = self.folder / f"step-{step:08d}.safetensors"
         write_checkpoint(path, {"run_hash": self.run_hash, "step": step, **state})
@@ -47,16 +47,16 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest state that is whole and this run's; None where there is none.
+        """The newest intact state of this run; None if there is none.
 
-        A broken one is named in a warning and removed, and the one before it is used.
+        A broken checkpoint is named in a warning and removed, and the previous one is used.
         """
         clear_partial(self.folder)
         for path in self._paths():
             try:
                 state = read_checkpoint(path)
             except BrokenCheckpointError as error:
-                log.warning("%s is broken (%s): going on from the one before it", path, error)
+                log.warning("%s is broken (%s): continuing from the previous one", path, error)
                 path.unlink(missing_ok=True)
                 continue
             if state["run_hash"] == self.run_hash:
@@ -64,7 +64,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove them all, and the folder if nothing else is in it."""
+        """Remove all checkpoints, and the folder if nothing else is in it."""
         for path in self._paths():
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
@@ -76,14 +76,14 @@ class Checkpoints:
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write containers of tensors, numbers and strings, so that the file is whole or not there.
+    """Write containers of tensors, numbers and strings atomically.
 
-    Tensors go where safetensors puts them; all the rest into the header, as JSON that refers to
-    them by name. A tensor that occurs twice is written once. The SHA-256 covers both.
+    The tensors are stored by safetensors; the rest goes into its header, as JSON that refers to
+    tensors by name. A tensor that occurs twice is written once. The SHA-256 covers both.
 
     Raises:
         OSError: The file can't be written.
-        TypeError: Something in ``state`` is none of these things.
+        TypeError: ``state`` holds something else.
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"format": FORMAT, "state": _packed(state, tensors, {})})
@@ -93,10 +93,10 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `write_checkpoint` wrote, tensors on the CPU.
+    """Read what `write_checkpoint` wrote, with tensors on the CPU.
 
     Raises:
-        BrokenCheckpointError: It was cut off or altered, or is something else.
+        BrokenCheckpointError: The file was truncated or altered, or is not a checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -116,7 +116,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _packed(value: Any, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], str]) -> Any:
-    """JSON that stands for ``value``; its tensors go into ``tensors``, named 0, 1, 2 and so on."""
+    """JSON for ``value``; its tensors are added to ``tensors``, named 0, 1, 2 and so on."""
     if isinstance(value, Tensor):
         place = (value.data_ptr(), value.device, value.dtype, value.shape, value.stride())
         if not value.numel() or place not in seen:
@@ -149,17 +149,17 @@ def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _alone(tensor: Tensor) -> Tensor:
-    """On the CPU, in order, and sharing its memory with no other tensor that is written."""
+    """A contiguous copy on the CPU that shares memory with no other written tensor."""
     own = tensor.detach().cpu().contiguous()
     whole = own.untyped_storage().nbytes() == own.nbytes
     return own if whole else own.clone()
 
 
 def digest_of(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
-    """SHA-256 of a text and of tensors' names, types, shapes and bytes, in their order."""
+    """SHA-256 of a text and of tensors' names, types, shapes and bytes, in order."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        # As bytes, which NumPy has no bfloat16 for.
+        # As bytes, because NumPy has no bfloat16.
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

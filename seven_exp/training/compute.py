@@ -1,4 +1,4 @@
-"""Where, how and for what tensors are computed."""
+"""Device, precision, layout and task of the computation."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from seven_exp.training.world import World
 
 @dataclass(frozen=True)
 class Compute:
-    """Where, how and for what tensors are computed; ``layout`` is that of images in memory."""
+    """Device, precision and task of the computation; ``layout`` is the memory format of images."""
 
     device: torch.device
     precision: str = "fp32"
@@ -45,7 +45,7 @@ class Compute:
         return self.task.loss(logits, targets), logits
 
     def share(self, weights: Sequence[int]) -> "Callable[[int], float | Tensor]":
-        """What a batch of this rank counts, so that the ranks' mean is the whole batches' mean.
+        """Factor of this rank's loss, such that the ranks' mean is the mean over the whole batches.
 
         Args:
             weights: `Task.weight` of this rank's parts of the batches of one step.
@@ -56,17 +56,17 @@ class Compute:
         return lambda weight: weight * self.world.size / total
 
     def fair_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The loss of this rank's part of a batch, its mean over the ranks being the batch's."""
+        """The loss of this rank's part of a batch; its mean over the ranks is the batch's loss."""
         weight = self.task.weight(batch[1])
         return self.share([weight])(weight) * self.loss(model, *self.place(batch))[0]
 
 
 def layout_for(model: nn.Module) -> torch.memory_format:
-    """The fastest layout in memory of the images that a model takes.
+    """The fastest memory format for the images that a model takes.
 
-    On a CPU, convolutions after convolutions and what is between them are faster where the
-    channels of a pixel are neighbours, and each passes on the layout of its inputs. A single
-    convolution, such as the one that cuts the patches of a ViT, gains nothing.
+    On a CPU, consecutive convolutions and the layers between them are faster in channels_last, and
+    each passes on the format of its inputs. A single convolution, such as a ViT's patch embedding,
+    gains nothing.
     """
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     on_cpu = next(model.parameters()).device.type == "cpu"

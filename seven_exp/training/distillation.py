@@ -1,4 +1,4 @@
-"""Distillation: the dense start as a teacher of the model that is pruned."""
+"""Distillation: the dense start teaches the pruned model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,18 +18,18 @@ from seven_exp.training.compute import Compute
 class Distillation:
     """(1 - weight) CE + weight T^2 KL(teacher at T || student at T) + hidden MSE(hidden states).
 
-    The logits' part is Hinton et al.'s (arXiv 1503.02531); the hidden states' is the mean squared
-    distance between the outputs of each block, averaged over blocks, as in TinyBERT (Jiao et al.,
-    arXiv 1909.10351, eq. 8) with equal widths.
+    The logits' term is that of Hinton et al. (arXiv 1503.02531). The hidden states' term is the
+    mean squared distance between the outputs of each block, averaged over blocks, as in TinyBERT
+    (Jiao et al., arXiv 1909.10351, eq. 8) with equal widths.
 
     Attributes:
         teacher: Dense, on the device, in evaluation mode.
-        weight: Of the teacher's logits, in [0, 1].
-        temperature: T; logits are divided by it.
-        hidden: Weight of the hidden states' part.
+        weight: Weight of the teacher's logits, in [0, 1].
+        temperature: T; divides the logits.
+        hidden: Weight of the hidden states' term.
 
     Raises:
-        ValueError: Hidden states are asked for and the model has no equal blocks.
+        ValueError: Hidden states are requested but the model has no equal blocks.
     """
 
     teacher: nn.Module
@@ -44,7 +44,7 @@ class Distillation:
     def loss(
         self, compute: Compute, model: nn.Module, inputs: Inputs, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `Compute.loss`: a scalar, and the student's logits of shape (batch, classes)."""
+        """Like `Compute.loss`: a scalar, and the student's logits of shape (batch, classes)."""
         with outputs_of(blocks(model) if self.hidden else []) as shown:
             cross_entropy, logits = compute.loss(model, inputs, targets)
         with (
@@ -74,7 +74,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     """A Transformer's blocks: the longest run of siblings of one class that hold other modules.
 
     Raises:
-        ValueError: There is no such run of two or more.
+        ValueError: There are no such siblings, or only one.
     """
     longest: list[nn.Module] = []
     for parent in model.modules():
@@ -97,7 +97,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """What the modules give while it lasts, in the order of their calls."""
+    """Collect the outputs of modules within the context, in the order of their calls."""
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:

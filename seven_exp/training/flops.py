@@ -18,17 +18,17 @@ def forward_flops(
     layers: Sequence[Layer],
     counts: Mapping[str, tuple[int, int]],
 ) -> tuple[int, int]:
-    """Operations for one sample: (dense, sparse). A multiplication and its addition count as two.
+    """Operations for one sample: (dense, sparse). A multiply-add counts as two.
 
-    The sparse figure is theory: it takes off, for every pruned weight, two operations for each
-    place the weight is used at. Hardware gains it only where sparse kernels exist. Nothing is taken
-    off for experts, which see only the inputs that are sent to them.
+    The sparse count is theoretical: it subtracts, for every pruned weight, two operations for each
+    use of the weight. Only sparse kernels realise this gain. Nothing is subtracted for experts,
+    which process only the inputs routed to them.
 
     Args:
         model: Any module.
         sample: One batch's inputs, first dimension the batch.
         layers: The prunable weights.
-        counts: Weight name -> (number of weights, number kept).
+        counts: Weight name -> (number of weights, number of kept weights).
     """
     model = unwrap(model)
     uses = dict.fromkeys((layer.name for layer in layers), 0)
@@ -45,7 +45,7 @@ def forward_flops(
     training = model.training
     try:
         model.eval()
-        # Without gradients attention would take a fused path that the counter can't see into.
+        # With gradients off, attention would take a fused path, which the counter can't see.
         with _unfused(layers), torch.enable_grad(), FlopCounterMode(display=False) as flops:
             forward(model, sample)
     finally:
@@ -60,11 +60,11 @@ def forward_flops(
 
 @contextmanager
 def _unfused(layers: Sequence[Layer]) -> Iterator[None]:
-    """While it lasts, recurrent layers multiply step by step, which the counter sees."""
+    """Make recurrent layers multiply step by step within the context, so the counter sees it."""
     with ExitStack() as stack:
         if any(isinstance(layer.module, nn.RNNBase) for layer in layers):
             stack.enter_context(warnings.catch_warnings())
-            # It speaks of other processors' precision whenever its flags are touched.
+            # torch warns about other processors' precision whenever these flags are set.
             warnings.filterwarnings("ignore", ".*TF32 acceleration")
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
@@ -72,7 +72,7 @@ def _unfused(layers: Sequence[Layer]) -> Iterator[None]:
 
 
 def _uses(module: nn.Module, inputs: Tensor, output: Tensor) -> int:
-    """At how many places of a batch each weight of a module is used."""
+    """How many times a batch uses each weight of a module."""
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return inputs.numel() // inputs.shape[1]
     if isinstance(module, nn.modules.conv._ConvNd):

@@ -1,4 +1,4 @@
-"""Signals that ask a run to go: it ends its step and saves itself before it obeys."""
+"""Signals that ask a run to stop: it finishes its step and saves its state first."""
 
 import signal
 import threading
@@ -12,14 +12,14 @@ SIGNALS = [
     for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 ]
-"""Asked to end, Ctrl-C, and the two by which Slurm announces a time limit or a pre-emption."""
+"""Terminate, Ctrl-C, and the two by which Slurm announces a time limit or a pre-emption."""
 
 EXIT_CODE = 75
-"""Not done, and nothing is wrong: the same command goes on. (sysexits.h: EX_TEMPFAIL.)"""
+"""Not finished, but without error: the same command continues. (sysexits.h: EX_TEMPFAIL.)"""
 
 
 class InterruptedRun(SystemExit):
-    """A run was asked to go, or another process does it; nothing is lost."""
+    """A run was asked to stop, or another process executes it; nothing is lost."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(EXIT_CODE)
@@ -33,21 +33,21 @@ class InterruptedRun(SystemExit):
 
 
 class Interruption:
-    """Which signal has come, if one has."""
+    """The signal that has arrived, if any."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._before: dict[int, Any] = {}
 
     def obey(self) -> None:
-        """Do what the signal would have done, had nobody waited for the step's end.
+        """Handle the signal that was postponed to the end of the step.
 
-        Its former handler gets it: Python's own for Ctrl-C, or that of a launcher which puts the
-        job into the queue again. Where there was none, the process ends with `EXIT_CODE`.
+        Its previous handler gets it: Python's own for Ctrl-C, or that of a launcher, which requeues
+        the job. Without a previous handler, the process ends with `EXIT_CODE`.
 
         Raises:
-            InterruptedRun: There was none, or the signal went to another process of the run.
-            BaseException: Whatever the former handler raises.
+            InterruptedRun: There was no handler, or another process of the run got the signal.
+            BaseException: Whatever the previous handler raises.
         """
         number, self.signal = self.signal, None
         if number is None:
@@ -60,9 +60,9 @@ class Interruption:
 
 @contextmanager
 def postponed() -> Iterator[Interruption]:
-    """While it lasts, a signal only leaves a note; a second one does what it always did.
+    """Only record a signal within the context; a second one acts immediately.
 
-    Elsewhere than in the main thread, where Python handles no signals, nothing changes.
+    Outside the main thread, where Python handles no signals, nothing changes.
     """
     asked = Interruption()
     if threading.current_thread() is not threading.main_thread():

@@ -1,14 +1,14 @@
-"""The training loop: a model, batches and an optimizer in; events out.
+"""The training loop: takes a model, batches and an optimizer; yields events.
 
-Whoever iterates over `train` acts at its events, in the order in which they come::
+The caller iterates over `train` and acts on its events, in this order::
 
     for event in train(model, batches, optimizer, compute, recipe):
         match event:
-            case Stepped():  # weights are updated, gradients are still there
+            case Stepped():  # weights are updated, gradients still exist
                 pruner.step()
-            case Reported():  # figures since the last report
+            case Reported():  # metrics since the last report
                 print(event.step, event.loss)
-            case Rested():  # nothing is under way: the moment for a checkpoint
+            case Rested():  # no work is pending: time for a checkpoint
                 save(event.step)
 """
 
@@ -28,22 +28,22 @@ from seven_exp.training.compute import Compute
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a finite number, or there is nothing to choose masks by."""
+    """The loss is not finite, or there is no evidence to choose masks."""
 
 
 class Stepped(NamedTuple):
-    """The weights are updated for the ``step``-th time; gradients are not cleared yet."""
+    """The weights are updated for the ``step``-th time; gradients are not yet cleared."""
 
     step: int
 
 
 class Reported(NamedTuple):
-    """Figures are wanted after this step.
+    """Metrics are due after this step.
 
     Attributes:
-        step: Optimizer steps done.
+        step: Number of optimizer steps so far.
         loss: Mean over the steps since the last report.
-        accuracy: Likewise, on the training batches; None where the task has no such thing.
+        accuracy: The same mean on the training batches; None if the task has no accuracy.
         lr: Learning rate of the step.
     """
 
@@ -54,9 +54,9 @@ class Reported(NamedTuple):
 
 
 class Rested(NamedTuple):
-    """All of a step is over, its report included.
+    """A step is complete, including its report.
 
-    Whoever saves everything now, and comes back with ``start`` and ``tally``, loses nothing.
+    If the caller saves everything now, and later passes ``start`` and ``tally``, nothing is lost.
     """
 
     step: int
@@ -67,12 +67,12 @@ Event = Stepped | Reported | Rested
 
 @dataclass
 class Tally:
-    """Sums since the last report, on the device: reading them waits for it.
+    """Sums since the last report, on the device: reading them synchronises.
 
     Attributes:
-        sums: float32 of shape (3,): losses, hits among the training batches, and the number of
-            targets that they are counted among.
-        taken: Steps.
+        sums: float32 of shape (3,): losses, correct predictions on the training batches, and the
+            number of targets that these are counted on.
+        taken: Number of steps.
     """
 
     sums: Tensor
@@ -80,11 +80,11 @@ class Tally:
 
     @classmethod
     def empty(cls, device: torch.device) -> "Tally":
-        """Nothing yet."""
+        """Sums of zero."""
         return cls(torch.zeros(3, device=device))
 
     def take(self, step: int, lr: float) -> Reported:
-        """The means, after which it is empty."""
+        """Return the means and reset the sums."""
         loss, hits, judged = self.sums.tolist()
         now = Reported(step, loss / self.taken, hits / judged if judged else None, lr)
         self.sums.zero_()
@@ -101,12 +101,12 @@ class Recipe:
     """How a model is trained.
 
     Attributes:
-        steps: Optimizer steps in all.
-        lr_factor: Step -> what the base rates are multiplied by.
-        accumulate: Batches a step, weighted as if they were one.
+        steps: Total number of optimizer steps.
+        lr_factor: Step -> factor of the base learning rates.
+        accumulate: Batches per step, weighted like one batch.
         grad_clip: Largest norm of the gradients.
-        objective: What is minimised; None: `Compute.loss`.
-        reports: Whether figures are wanted after so many steps; they always are after the last.
+        objective: The loss to minimise; None: `Compute.loss`.
+        reports: Whether to report after this many steps; the last step always reports.
     """
 
     steps: int
@@ -129,16 +129,16 @@ def train(
     """Train, step by step.
 
     Args:
-        model: On its device already; where there are several ranks, `World.replicas` of it.
-        batches: Gone through again and again; epoch i is ``batches.epoch(i)``.
-        optimizer: Over the model's parameters; its rates now are the base rates.
+        model: On its device; with several ranks, `World.replicas` of it.
+        batches: Repeated; epoch i is ``batches.epoch(i)``.
+        optimizer: Over the model's parameters; its present rates are the base rates.
         compute: Device and precision.
         recipe: Number of steps, learning rate, objective.
-        start: Steps done already.
-        tally: Sums since the last report, which this goes on with.
+        start: Number of finished steps.
+        tally: Sums since the last report, to continue from.
 
     Yields:
-        After each step `Stepped`, then `Reported` where the recipe asks for it, then `Rested`.
+        After each step `Stepped`, then `Reported` if the recipe says so, then `Rested`.
 
     Raises:
         DivergedError: The loss is not finite at a report.
@@ -171,7 +171,7 @@ def train(
 def _accumulate(
     model: nn.Module, batches: list[Batch], compute: Compute, objective: Objective
 ) -> Tensor:
-    """Add the gradients of the batches' mean loss; float32 of shape (3,), as `Tally.sums`."""
+    """Add the gradients of the batches' mean loss; returns float32 (3,), as `Tally.sums`."""
     weights = [compute.task.weight(targets) for _, targets in batches]
     share_of = compute.share(weights)
     sums = torch.zeros(3, device=compute.device)

@@ -1,4 +1,4 @@
-"""Optimizers by name, and how the learning rate moves."""
+"""Optimizers by name, and the learning rate's schedule."""
 
 import math
 from collections.abc import Callable
@@ -42,10 +42,10 @@ def sgd(groups: Groups, lr: float, *, momentum: float, nesterov: bool) -> torch.
 def build_optimizer(
     name: str, model: nn.Module, *, lr: float, weight_decay: float, **arguments: Any
 ) -> torch.optim.Optimizer:
-    """An optimizer over a model's trainable parameters; vectors (biases, norms) do not decay.
+    """Create an optimizer for a model's trainable parameters; biases and norms do not decay.
 
     Raises:
-        ValueError: Unknown name or a value that the optimizer refuses.
+        ValueError: The name is unknown, or the optimizer refuses a value.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -56,7 +56,7 @@ def build_optimizer(
 
 
 def lr_factor(schedule: str, step: int, steps: int, warmup: int) -> float:
-    """What the base rate is multiplied by at ``step`` of ``steps``, after ``warmup`` linear steps.
+    """Factor of the base rate at ``step`` of ``steps``, after ``warmup`` linear steps.
 
     "constant" stays at 1, "linear" and "cosine" fall to 0 at the end.
     """

@@ -24,18 +24,18 @@ State = dict[str, Tensor]
 def cached_start(
     folder: Path, key: str, build: Callable[[], State], identity: Mapping[str, Any]
 ) -> State:
-    """The state dict cached under ``key``, built by whoever comes first; others wait for it.
+    """The state dict cached under ``key``; the first process builds it while others wait.
+
+    If the disk is full, a warning replaces the cache file, and the training is not lost.
 
     Args:
-        folder: Where starts are kept.
+        folder: Folder of the cache.
         key: Hash of ``identity``.
         build: Trains the model and returns its state dict.
-        identity: All that decides the result; written beside the tensors for people to read.
-
-    A disk that is full by then costs a warning, not the training.
+        identity: Everything that determines the result; stored beside the tensors for reference.
 
     Raises:
-        OSError: It is not there, and the folder can't be written.
+        OSError: It is not cached, and the folder can't be written.
     """
     path = folder / f"{key}.safetensors"
     with ExitStack() as stack:
@@ -43,7 +43,7 @@ def cached_start(
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held(FileLock(folder / f"{key}.lock")))
         except OSError as error:
-            # What others have put there can be read all the same.
+            # Existing files can be read even if the folder can't be written.
             if (state := _read(path)) is not None:
                 return state
             reason = error.strerror or error
@@ -61,15 +61,15 @@ def cached_start(
         except OSError as error:
             reason = error.strerror or " ".join(str(error).split())
             log.warning(
-                "cache_dir: the pretrained start can't be kept in '%s' (%s): the run goes on, and "
-                "the next one trains it anew",
+                "cache_dir: can't save the pretrained start in '%s' (%s): the run continues, and "
+                "the next one trains it again",
                 *(folder, reason),
             )
         return state
 
 
 def _read(path: Path) -> State | None:
-    """The tensors of a cache file; None where there is none or it is broken."""
+    """The tensors of a cache file; None if there is none or it is broken."""
     if not path.is_file():
         return None
     try:
@@ -77,12 +77,12 @@ def _read(path: Path) -> State | None:
             state: State = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             sha256 = (file.metadata() or {}).get("sha256")
     except SafetensorError as error:
-        log.warning("the cached start %s is broken (%s): training it anew", path, error)
+        log.warning("the cached start %s is broken (%s): training it again", path, error)
         return None
     if sha256 is None:
-        log.warning("the cached start %s is of an older version and has no checksum", path)
+        log.warning("the cached start %s is from an older version and has no checksum", path)
     elif sha256 != digest_of(sorted(state.items())):
         reason = "its contents are not those that were written"
-        log.warning("the cached start %s is broken (%s): training it anew", path, reason)
+        log.warning("the cached start %s is broken (%s): training it again", path, reason)
         return None
     return state

@@ -1,4 +1,4 @@
-"""The generators that a process draws from, as a state that can be saved and put back."""
+"""The states of a process's random number generators, to save and restore."""
 
 import random
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 
 def generator_states() -> dict[str, Any]:
-    """Where Python's, NumPy's and torch's generators are, CPU and CUDA."""
+    """States of Python's, NumPy's and torch's generators, CPU and CUDA."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -19,7 +19,7 @@ def generator_states() -> dict[str, Any]:
 
 
 def set_generator_states(states: dict[str, Any]) -> None:
-    """Put `generator_states` back; those of devices that are not here are left out."""
+    """Restore `generator_states`; devices that do not exist here are skipped."""
     random.setstate(states["python"])
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

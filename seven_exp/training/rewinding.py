@@ -1,4 +1,4 @@
-"""Going back to an earlier moment of the training, masks kept."""
+"""Rewinding to an earlier moment of the training, with the masks kept."""
 
 import copy
 from typing import Any
@@ -10,14 +10,14 @@ States = tuple[dict[str, Any], dict[str, Any]]
 
 
 class Snapshot:
-    """The weights and the optimizer's state of a moment, to be gone back to any number of times.
+    """The weights and the optimizer's state of a moment; can be restored repeatedly.
 
     (Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 1912.05671.)
 
     Args:
-        model: As it is now.
-        optimizer: Likewise.
-        states: Their state dicts at another moment, as read from a checkpoint.
+        model: The model to snapshot and restore.
+        optimizer: The optimizer to snapshot and restore.
+        states: Their state dicts at another moment, from a checkpoint.
 
     Attributes:
         states: The model's state dict and the optimizer's.
@@ -30,7 +30,7 @@ class Snapshot:
         self.states = states or copy.deepcopy((model.state_dict(), optimizer.state_dict()))
 
     def restore(self) -> None:
-        """Put both back in place."""
+        """Restore both."""
         weights, moments = copy.deepcopy(self.states)
         self._model.load_state_dict(weights)
         self._optimizer.load_state_dict(moments)

@@ -1,4 +1,4 @@
-"""All that a training is between two steps, which is all that a checkpoint holds."""
+"""The complete state of a training between two steps, which is what a checkpoint holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from seven_exp.training.world import World
 
 @dataclass
 class Outcome:
-    """What a run has come to so far; ``metric`` is the task's headline."""
+    """A run's results so far; ``metric`` is the task's headline."""
 
     metric: str
     metrics: dict[str, float] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Outcome:
     seconds_pruning: float = 0.0
 
     def add(self, step: int, metrics: dict[str, float], task: Task, *, settled: bool) -> bool:
-        """Take in an evaluation; once the masks are final, it may be the best: whether it is."""
+        """Add an evaluation; return whether it is the best one with final masks so far."""
         self.metrics = metrics
         if not settled:
             return False
@@ -41,10 +41,10 @@ class Outcome:
 
 @dataclass
 class State:
-    """A model, what trains and prunes it, and what it has come to.
+    """A model, its optimizer and pruner, and the results so far.
 
-    The order of the data needs no place here: epochs are pure functions of the seed and their
-    number. So do the learning rate and the schedule, which are functions of the step.
+    The order of the data is not stored: epochs are pure functions of the seed and their
+    number. The learning rate and the schedule are functions of the step.
     """
 
     model: nn.Module
@@ -57,7 +57,7 @@ class State:
     probe: Probe | None = None
 
     def saved(self) -> dict[str, Any]:
-        """Containers of tensors, numbers and strings; masks packed to bits. For all ranks."""
+        """Containers of tensors, numbers and strings; masks packed to bits. Called on all ranks."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -70,13 +70,13 @@ class State:
         }
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Be what was `saved`.
+        """Restore what `saved` returned.
 
         Raises:
-            ValueError: It was another model's, or another version's.
+            ValueError: It belongs to another model or another version.
         """
         if len(saved["generators"]) != self.world.size:
-            raise ValueError(f"it is of {len(saved['generators'])} processes")
+            raise ValueError(f"{len(saved['generators'])} processes saved it")
         rates = [group["lr"] for group in self.optimizer.param_groups]
         try:
             self.model.load_state_dict(saved["model"])
@@ -92,7 +92,7 @@ class State:
         except (KeyError, RuntimeError, TypeError) as error:
             raise ValueError(" ".join(str(error).split())) from error
         self.tally.sums = self.tally.sums.to(next(self.model.parameters()).device)
-        # The loop multiplies the base rates, which an optimizer in use holds no more.
+        # The loop multiplies the base rates, which an optimizer in use no longer holds.
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         set_generator_states(saved["generators"][self.world.rank])

@@ -1,7 +1,7 @@
-"""The processes that train one model together, or the one that trains it alone.
+"""The processes that train one model together, or the single process that trains it.
 
-accelerate rather than our own calls: it finds the backend and the device for each kind of
-accelerator, and those who fine-tune transformers' models have it.
+It uses accelerate rather than its own calls: accelerate finds the backend and the device for each
+kind of accelerator, and users of transformers have it.
 """
 
 import atexit
@@ -22,12 +22,12 @@ from seven_exp.datasets.batches import epoch_seed
 
 @dataclass(frozen=True)
 class World:
-    """Ranks 0 to ``size`` - 1; every method that exchanges something is called on all of them.
+    """Ranks 0 to ``size`` - 1; all ranks must call every method that communicates.
 
     Attributes:
-        rank: This process.
-        size: How many there are.
-        accelerator: Accelerate's; None for one process.
+        rank: Rank of this process.
+        size: Number of processes.
+        accelerator: Accelerate's object; None for one process.
     """
 
     rank: int = 0
@@ -36,11 +36,11 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this rank writes and speaks for all."""
+        """Whether this rank writes files and messages."""
         return self.rank == 0
 
     def seed(self, seed: int) -> int:
-        """What this rank's generators start from: dropout is its own."""
+        """Seed of this rank's generators: each rank draws its own dropout."""
         return seed if self.main else epoch_seed(seed, self.rank)
 
     def replicas(self, model: nn.Module) -> nn.Module:
@@ -50,19 +50,19 @@ class World:
         return cast(nn.Module, self.accelerator.prepare_model(model, device_placement=False))
 
     def apart(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """While it lasts, the backward pass of `replicas` averages nothing."""
+        """Disable gradient averaging in the backward pass of `replicas` within the context."""
         return contextlib.nullcontext() if self.size == 1 else self.accelerator.no_sync(model)
 
     def total(self, numbers: Tensor) -> Tensor:
-        """Their sum over the ranks, the same bits on all."""
+        """All-reduce to the sum over the ranks, the same bits on all."""
         return numbers if self.size == 1 else self.accelerator.reduce(numbers, "sum")
 
     def any(self, condition: bool) -> bool:
-        """Whether it holds on some rank."""
+        """Whether the condition holds on any rank."""
         return condition if self.size == 1 else any(self.gather(condition))
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank; on the CPU."""
+        """All-gather: every rank's value, by rank; on the CPU."""
         if self.size == 1:
             return [value]
         from accelerate.utils import gather_object
@@ -70,18 +70,18 @@ class World:
         return list(gather_object([value]))
 
     def told(self, value: Any) -> Any:
-        """What the main rank says; the others' words count for nothing."""
+        """Broadcast the main rank's value; the other ranks' values are ignored."""
         return self.gather(value if self.main else None)[0]
 
     def in_turn(self) -> AbstractContextManager[Any]:
-        """The main rank does what is inside before the others: it may fill a cache for them."""
+        """Run the context on the main rank first, so that it can fill a cache for the others."""
         if self.size == 1:
             return contextlib.nullcontext()
         return cast(AbstractContextManager[Any], self.accelerator.main_process_first())
 
 
 def join(device: str) -> tuple[World, torch.device]:
-    """Meet the other processes, if there are any; the device that this one computes on.
+    """Join the other processes, if there are any; return the world and this process's device.
 
     Args:
         device: auto, cpu, mps, cuda or cuda:N.
@@ -89,7 +89,7 @@ def join(device: str) -> tuple[World, torch.device]:
     Raises:
         ConfigError: There is no such device, or several processes can't share it.
     """
-    # As torchrun and accelerate launch say it.
+    # Environment variables of torchrun and accelerate launch.
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         return World(), device_of(device)
@@ -100,7 +100,7 @@ def join(device: str) -> tuple[World, torch.device]:
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device is '{device}': {size} processes need one each: choose auto")
     kind = device_of(device).type
-    # Imported once there is a group, its functions' defaults would hold that group for ever.
+    # Imported after the group exists, its functions' defaults would hold that group permanently.
     importlib.import_module("torch.distributed.nn")
     from accelerate import Accelerator
 
@@ -112,9 +112,9 @@ def join(device: str) -> tuple[World, torch.device]:
 
 
 def _leave() -> None:
-    """Let go of the group while there is an interpreter.
+    """Release the group before the interpreter shuts down.
 
-    A thread of gloo's that let go of a tensor any later would abort the process
+    If a gloo thread releases a tensor later, it aborts the process
     (pytorch/pytorch#190489).
     """
     if torch.distributed.is_initialized():
@@ -123,10 +123,10 @@ def _leave() -> None:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that a word of the config stands for.
+    """The device for a name in the config.
 
     Raises:
-        ConfigError: There is none of that kind here.
+        ConfigError: There is no device of that kind here.
     """
     if name == "auto":
         mps = "mps" if torch.backends.mps.is_available() else "cpu"

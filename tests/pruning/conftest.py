@@ -1,4 +1,4 @@
-"""What several tests of pruners look at."""
+"""Fixtures that several tests of pruners share."""
 
 import pytest
 

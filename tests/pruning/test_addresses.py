@@ -1,4 +1,4 @@
-"""Compiled code gets memory of the dtype, size and layout it counts on, whatever a user does."""
+"""Kernels only get memory of the dtype, size and layout that they expect."""
 
 import ctypes
 import os
@@ -49,7 +49,7 @@ MISFITS = {
 @pytest.mark.parametrize("misfit", MISFITS)
 def test_a_misfit_has_no_address(misfit):
     tensor = MISFITS[misfit]()
-    with pytest.raises(TypeError, match=r"wants 6 x torch\.float32"):
+    with pytest.raises(TypeError, match=r"needs 6 x torch\.float32"):
         address(tensor, torch.float32, 6)
     assert layers_of(([torch.zeros(6)], torch.float32), ([tensor], torch.float32)) is None
 
@@ -80,7 +80,7 @@ def test_columns_that_do_not_belong_together_are_refused():
     layers = layers_of(*fits)
     with pytest.raises(TypeError, match="one memory order"):
         layers.alike([torch.zeros(6, 4).t()], torch.float32)
-    with pytest.raises(TypeError, match=r"wants 3 x torch\.uint8"):
+    with pytest.raises(TypeError, match=r"needs 3 x torch\.uint8"):
         layers.bits([torch.zeros(2, dtype=torch.uint8)])
 
 

@@ -1,4 +1,4 @@
-"""Scopes, floors and patterns: who competes with whom, and which sets go together."""
+"""Scopes, floors and patterns: which weights compete, and which are pruned together."""
 
 import itertools
 import math
@@ -201,7 +201,7 @@ def test_heads_go_whole_through_all_their_weights():
         ({"pattern": "rows", "scope": "per_row"}, "scope 'per_row'"),
         ({"pattern": "heads"}, r"does not fit 0\.weight, which is not an nn.MultiheadAttention's"),
         ({"pattern": "heads", "scope": "per_layer"}, "spans several weights"),
-        ({"min_density": 0.6}, "more than the density"),
+        ({"min_density": 0.6}, "more than the final density"),
         ({"min_density": 1.0}, "min_density is 1.0"),
         ({"min_density": 0.1, "pattern": "rows"}, "removes whole units"),
         ({"min_density": 0.1, "scope": "per_row"}, "scope 'per_row' fixes what each layer keeps"),

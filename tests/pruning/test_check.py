@@ -42,7 +42,7 @@ def test_a_report_counts_what_is_there():
     assert found.zeros_total == (84 + 1 - 2 + 3) / total
     assert found.zeros_prunable == (84 + 1 - 2) / 112
     assert not found.ok
-    with pytest.raises(RuntimeError, match=r"2 of \d+ pruned places of 2\.weight are not zero"):
+    with pytest.raises(RuntimeError, match=r"2 of \d+ pruned weights of 2\.weight are not zero"):
         found.raise_for_mismatch()
     pruner.apply()
     assert pruner.check().ok
@@ -110,7 +110,7 @@ def test_what_is_no_copy_is_refused_by_name():
     for act in (pruner.apply, pruner.check):
         with pytest.raises(ValueError, match=r"the model has no 2\.weight"):
             act(nn.Sequential(nn.Linear(6, 8)))
-        with pytest.raises(ValueError, match=r"2\.weight is of shape \(5, 8\) in this model"):
+        with pytest.raises(ValueError, match=r"2\.weight has shape \(5, 8\) in this model"):
             act(other)
         with pytest.raises(ValueError, match="several copies, 'one' and 'two'"):
             act(nn.ModuleDict({"one": net(), "two": net()}))

@@ -1,4 +1,4 @@
-"""Each criterion's scores against its formula, stated anew in float64 NumPy."""
+"""Each criterion's scores against its formula, stated independently in float64 NumPy."""
 
 import itertools
 
@@ -215,7 +215,7 @@ def test_synflow_leaves_indices_alone_and_looks_into_outputs():
     torch.testing.assert_close(
         pruner.scores["layer.weight"], model.layer.weight.detach().abs().double()
     )
-    with pytest.raises(ValueError, match="can't be text"):
+    with pytest.raises(ValueError, match="does not work on token ids"):
         pruner.prune([{"input_ids": torch.ones(1, 4)}], lambda m, x: x)
 
 
@@ -270,7 +270,7 @@ def test_force_scores_pruned_weights_at_their_dense_value():
 
 
 def stepped(name, steps, sparsity=0.0, **settings):
-    """A pruner fed with given weights and gradients, and what it was fed."""
+    """A pruner after steps with given weights and gradients, and these."""
     rng = np.random.default_rng(0)
     model = nn.Linear(6, 4, bias=False, dtype=torch.float64)
     pruner = seven_exp.create_pruner(name, model, sparsity=sparsity, end_step=steps, **settings)
@@ -472,7 +472,7 @@ def test_wanda_sees_patches_of_convolutions_and_attention_s_output_projection(wa
     tokens = model.one(middle).transpose(1, 2)
     expected = tokens.flatten(0, 1).norm(dim=0).detach()
     torch.testing.assert_close(norms["attention.in_proj_weight"], expected)
-    # what the output projection is fed with: solve for it from the output
+    # the inputs of the output projection, solved from its output
     out = model.attention(tokens, tokens, tokens, need_weights=False)[0]
     projection = model.attention.out_proj
     fed = torch.linalg.solve(projection.weight, (out - projection.bias).flatten(0, 1).T).T

@@ -1,4 +1,4 @@
-"""The pruner reproduces what the authors' implementation did, mask by mask."""
+"""The pruner reproduces the authors' implementation, mask by mask."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What weights multiply is what their module's output follows from."""
+"""The captured inputs of a weight reproduce its module's output."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_a_convolution_is_a_linear_map_of_what_is_shown(kind, shape, settings):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_transposed_convolution_is_a_linear_map_of_pixels(groups):
     torch.manual_seed(0)
-    # Windows that don't overlap, so that each output comes of one pixel.
+    # Windows that don't overlap, so that each output depends on one pixel.
     convolution = nn.ConvTranspose2d(4, 6, 2, stride=2, groups=groups, bias=False).double()
     images = torch.randn(3, 4, 5, 5, dtype=torch.float64)
     ((_, weights, pixels),) = shown(convolution, images)

@@ -93,7 +93,7 @@ def test_a_bare_name_is_one_module_and_a_pattern_all_that_it_fits():
     assert names(resnet, include=["*.conv1"]) == inner
     assert names(resnet, include=["*conv1*"]) == ["conv1.weight", *inner]
     assert names(resnet, include=["layer1"]) == [n for n in every if n.startswith("layer1.")]
-    # What is dense by default may be named all the same.
+    # Layers that are dense by default may still be named.
     assert names(resnet, exclude=["fc"]) == every
 
 
@@ -290,7 +290,7 @@ def test_a_weight_reparametrized_later_is_named():
     model = nn.Sequential(nn.Linear(2, 2))
     (layer,) = prunable_layers(model)
     nn.utils.parametrizations.spectral_norm(model[0])
-    with pytest.raises(RuntimeError, match=r"0\.weight is no parameter any more"):
+    with pytest.raises(RuntimeError, match=r"0\.weight is no longer a parameter"):
         _ = layer.weight
 
 

@@ -1,4 +1,4 @@
-"""The block walk: published masks, two passes a block, and what each block really gets."""
+"""The block walk: published masks, two passes per block, and each block's captured inputs."""
 
 import weakref
 from pathlib import Path
@@ -147,7 +147,9 @@ def test_a_solver_s_scores_are_not_kept():
     model, batches = small()
     pruner = seven_exp.create_pruner("wanda", model, sparsity=0.5)
     pruner.prune(batches, loss)
-    with pytest.raises(RuntimeError, match="wanda keeps no scores: they need the inputs"):
+    with pytest.raises(
+        RuntimeError, match="wanda keeps no scores: it computes them from each layer's inputs"
+    ):
         _ = pruner.scores
 
 
@@ -224,7 +226,7 @@ def test_an_error_in_a_pass_arrives_and_ends_the_others(broken):
 def test_a_loss_that_calls_no_layer_is_an_error():
     model, batches = small()
     pruner = seven_exp.create_pruner("wanda", model, sparsity=0.5)
-    with pytest.raises(NoEvidenceError, match="the loss calls none of the model's layers"):
+    with pytest.raises(NoEvidenceError, match="wanda has captured no layer's inputs"):
         pruner.prune(batches, lambda m, tokens: tokens.sum())
 
 

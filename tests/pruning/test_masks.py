@@ -1,4 +1,4 @@
-"""Masks: a bit for each weight, whatever the weights' layout."""
+"""Masks: one bit per weight, for any layout of the weights."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from seven_exp.pruning.masks import Masks
 
 @pytest.fixture(params=["compiled", "plain"])
 def path(request, monkeypatch):
-    """Either way of doing a pass, small tensors included."""
+    """Run the test with the compiled and with the PyTorch kernels, on small tensors, too."""
     if request.param == "plain":
         monkeypatch.setattr(sweeps, "compiled_for", lambda *_, **__: None)
     elif compiled.library() is None:
@@ -62,7 +62,7 @@ def test_masks_and_weights_of_any_layout():
         assert torch.equal(own, mask)
         assert torch.equal(weight, torch.where(mask, old, 0.0))
 
-    # The model may be laid out anew after its masks were chosen.
+    # The model's memory format may change after its masks were chosen.
     again = [weight.contiguous().clone() for weight in before]
     kept.apply(again)
     assert all(torch.equal(one, two) for one, two in zip(again, weights, strict=True))

@@ -1,4 +1,4 @@
-"""The plan says what pruners then hold."""
+"""The memory plan equals what pruners then hold."""
 
 import pytest
 import torch

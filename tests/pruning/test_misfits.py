@@ -1,4 +1,4 @@
-"""Layers that don't fit what is asked for: named at once, or left dense."""
+"""Layers that don't fit the settings: one error names all, or they stay dense."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""SEVEN's step and choice in one pass: the same bits as one after the other."""
+"""SEVEN's step and mask update in one fused pass: the same bits as separate passes."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Criteria that look at a model's logits find them in whatever the model returns."""
+"""Criteria that use a model's logits find them in any kind of output."""
 
 from collections import namedtuple
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ from seven_exp.pruning.method import needs_model, starts_sparse
 from seven_exp.pruning.select import kept_count
 
 PATTERNS = ["unstructured", "2:4", "1:4", "2x2", "1x4", "rows", "heads"]
-REFUSALS = "pattern|scope|looks at the model|exchanges weights"
+REFUSALS = "pattern|scope|runs the model|exchanges weights"
 
 
 class Tiny(nn.Module):

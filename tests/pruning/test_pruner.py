@@ -1,4 +1,4 @@
-"""What holds for every pruner, whatever its criterion."""
+"""Properties of every pruner, for any criterion."""
 
 import copy
 import inspect
@@ -23,7 +23,7 @@ from seven_exp.pruning import (
 from seven_exp.pruning.method import needs_model, regrows, starts_sparse
 
 PRUNING = [name for name in PRUNERS if PRUNERS[name].prunes]
-# The sparsity comes of itself, and the one asked for is the most there is.
+# lambda determines the sparsity; the requested one is an upper bound.
 EMERGENT = ["soft_movement"]
 # A random draw does not follow its weight when layers or neurons change places.
 DETERMINISTIC = [
@@ -33,7 +33,7 @@ DETERMINISTIC = [
 
 def net(seed=0, dtype=torch.float32):
     torch.manual_seed(seed)
-    # Tanh, not ReLU: a dead unit's gradients tie at zero, and ties fall by position.
+    # Tanh, not ReLU: an inactive unit's gradients tie at zero, and position decides ties.
     return nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 7), nn.Tanh(), nn.Linear(7, 5)
     ).to(dtype)
@@ -280,7 +280,7 @@ def test_a_model_may_be_cast_later():
 @pytest.mark.parametrize(
     ("name", "schedule", "words"),
     [
-        ("seven_dyn", "alternating", "lets no weight return"),
+        ("seven_dyn", "alternating", "never lets a pruned weight return"),
         ("rigl", "cubic", "choose constant"),
     ],
 )
@@ -538,7 +538,7 @@ def test_every_hyperparameter_is_keyword_only():
         (lambda m, b: loss_fn(m, b).item(), "returned a float: return a scalar tensor"),
         (lambda m, b: loss_fn(m, b).detach(), "has no gradient: do not detach it"),
         (lambda m, b: loss_fn(m, b).expand(3), r"of shape \(3,\): return a scalar, such as"),
-        ([1], "loss_fn is a list: give a function"),
+        ([1], "loss_fn is a list: pass a function"),
     ],
 )  # fmt: skip
 def test_a_loss_that_is_none_is_named(name, loss, words):
@@ -551,19 +551,19 @@ def test_a_loss_that_is_none_is_named(name, loss, words):
 def test_a_loss_of_another_model_is_named():
     other = net()
     pruner = seven_exp.create_pruner("snip", net(), sparsity=0.5)
-    with pytest.raises(NoEvidenceError, match="must call the model that it is given"):
+    with pytest.raises(NoEvidenceError, match="must call the model that it receives"):
         pruner.prune(batches(), lambda _, batch: loss_fn(other, batch))
 
 
 def test_a_state_dict_is_no_model_and_no_pruners_state():
     state = net().state_dict()
-    with pytest.raises(ValueError, match=r"the model is a OrderedDict: give a torch\.nn\.Module"):
+    with pytest.raises(ValueError, match=r"the model is a OrderedDict: pass a torch\.nn\.Module"):
         seven_exp.create_pruner("magnitude", state, sparsity=0.5)
     pruner = seven_exp.create_pruner("magnitude", net(), sparsity=0.5)
     for act in (pruner.apply, pruner.check):
         with pytest.raises(ValueError, match="the model is a OrderedDict"):
             act(state)
-    with pytest.raises(ValueError, match=r"give what pruner\.state_dict\(\) returned"):
+    with pytest.raises(ValueError, match=r"pass what pruner\.state_dict\(\) returned"):
         pruner.load_state_dict(state)
 
 

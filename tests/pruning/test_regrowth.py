@@ -1,4 +1,4 @@
-"""What pruned weights return with, and what the optimizer's moments at pruned places do."""
+"""The values that pruned weights return with, and the optimizer's moments at pruned positions."""
 
 import copy
 import gc
@@ -57,7 +57,7 @@ def wanted(t):
 
 
 def chosen_anew(name, scores, dense, t):
-    """The masks of step t, stated anew."""
+    """The masks of step t, stated independently."""
     if name == "soft_movement":
         rise = 1 - (1 - (t - BEGIN + 1) / (END - BEGIN)) ** 3
         return [s.sigmoid() > TAU * rise for s in scores]
@@ -326,7 +326,7 @@ def test_from_zero_with_cleared_moments(name, optimizer):
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 def test_platon_s_weights_return_as_the_last_step_moved_them_from_zero(optimizer):
-    """Gradients and moments at pruned places are those of the pruned model, as in any training."""
+    """Gradients and moments at pruned positions are those of the pruned model."""
     model, plain = net(), net()
     ours, theirs = (OPTIMIZERS[optimizer](m.parameters()) for m in (model, plain))
     pruner = pruner_of("platon", model)

@@ -1,4 +1,4 @@
-"""Two ranks that share each batch choose the masks that one process chooses on all of it."""
+"""Two ranks that split each batch choose the masks of one process on the whole batch."""
 
 import os
 import socket
@@ -37,7 +37,7 @@ def loss(model, batch):
 
 
 def masks_of(name, rank=0, ranks=1):
-    """Of this rank's share of every batch."""
+    """The loss of this rank's part of every batch."""
     model, batches = model_and_batches()
     batches = [tuple(part[rank::ranks] for part in batch) for batch in batches]
     trained = DistributedDataParallel(model) if ranks > 1 else model

@@ -1,4 +1,4 @@
-"""The C of sweeps.c under AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""The C kernels of sweeps.c under AddressSanitizer and UndefinedBehaviorSanitizer."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def test_no_function_touches_memory_that_is_not_its_own(tmp_path):
         **os.environ,
         "LD_PRELOAD": runtime,
         "ASAN_OPTIONS": "detect_leaks=0",  # Python frees little at its end
-        "PYTHONMALLOC": "malloc",  # every object is a piece of memory that is watched
+        "PYTHONMALLOC": "malloc",  # every object is an allocation of its own
     }
     driver = Path(__file__).with_name("sanitized_sweeps.py")
     done = subprocess.run(

@@ -91,7 +91,7 @@ def test_states_are_restored_in_any_order(name, done):
 
 @pytest.mark.parametrize("name", RETURNING)
 def test_what_returns_is_of_the_weights_that_were_loaded(name):
-    """Weights loaded once a pruner is there are those that it starts from."""
+    """A pruner starts from weights that are loaded after its creation."""
     start, ends = net(seed=3).state_dict(), []
     for load_first in (True, False):
         model = net()

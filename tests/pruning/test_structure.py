@@ -1,4 +1,4 @@
-"""What the layers of published models are, and what of these is prunable."""
+"""The roles of published models' layers, and which of them are prunable."""
 
 import warnings
 

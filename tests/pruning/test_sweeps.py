@@ -1,4 +1,4 @@
-"""Compiled and plain passes give the same bits, and both what a plain statement of them gives."""
+"""Compiled and PyTorch kernels give the same bits, and both match an independent statement."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def tensors(draw=torch.randn, **kwargs):
 
 @pytest.fixture(params=["compiled", "plain"])
 def path(request, monkeypatch):
-    """Either way of doing a pass."""
+    """Run the test with the compiled and with the PyTorch kernels."""
     if request.param == "plain":
         monkeypatch.setattr(sweeps, "library", no_library)
     elif compiled.library() is None:

@@ -35,7 +35,7 @@
     return lines.filter(Boolean).join("\n");
   };
 
-  // The points that no other beats on one axis without losing on the other.
+  // The points that no other one beats on one axis without losing on the other.
   const pareto = (points, more, lower) => {
     const cost = p => lower ? p.y : -p.y, size = p => more ? -p.x : p.x;
     const front = [];
@@ -55,13 +55,13 @@
       if (boxes[t].hidden) return;
       if (!own.length) {
         boxes[t].replaceChildren(html("figcaption", {}, task), html("p", {class: "note"},
-          `Nothing to draw: no method is switched on that has ${metric} and ${axis}.`));
+          `Nothing to draw: no visible method has ${metric} and ${axis}.`));
         return;
       }
       const present = [...new Set(own.map(i => rows.method[i]))].sort((a, b) => a - b);
       const pruning = present.filter(m => !methods[m].dense);
       const places = [...new Set(own.map(i => rows[axis][i]))];
-      // On the axis of sparsities methods share their places: side by side, they can be told apart.
+      // All methods have the same sparsities, so they are drawn side by side.
       const step = axis === "sparsity" && pruning.length > 1 ? Math.min(12, 260 / places.length / pruning.length) : 0;
       const values = [], starts = [];
       const series = present.map(m => {

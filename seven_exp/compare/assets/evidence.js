@@ -1,19 +1,19 @@
-/* The signal to noise of kept and pruned weights' gradients; who survives; what is empty. */
+/* Signal to noise of kept and pruned weights' gradients; survival; empty layers and rows. */
 (root, data, page) => {
   const {html, number, scale, state, runs, tasks, methods} = page;
   const at = ({runs: [first]}) => `${tasks[runs.task[first]]}, ${number.percent(runs.sparsity[first])}`;
   const looks = {
     choice: ["just before weights were pruned", "Each weight's ratio at the last measurement before it was pruned, against " +
-      "those that were kept then: the fairest of the three, since pruning has not touched it yet. Methods that prune before training have none."],
-    start: ["at the dense start", "Each weight's ratio over many batches at the dense start: one ruler for all methods of a seed."],
-    now: ["at the end of training", "Each weight's ratio at the last steps. A pruned weight's gradient is that at zero, and where a layer has " +
-      "died its gradients have died with it, so that a low ratio of pruned weights may be an effect of pruning, not its reason."],
+      "those that were kept then: the fairest of the three, because pruning can't have affected it. Methods that prune before training have none."],
+    start: ["at the dense start", "Each weight's ratio over many batches at the dense start: the same numbers for all methods of a seed."],
+    now: ["at the end of training", "Each weight's ratio at the last steps. A pruned weight's gradient is that at zero, and an emptied layer has no " +
+      "gradients, so a low ratio of pruned weights may be an effect of pruning, not its cause."],
   };
   const measures = {
     snr: ["of size: mean |g| / rms g (SEVEN's factor)", "mean |g| / rms g"],
     direction: ["of direction: |mean g| / rms g (the classical one)", "|mean g| / rms g"],
   };
-  const others = {survival: "alive since the measurement before", unbroken: "never pruned so far", births: "back since the measurement before",
+  const others = {survival: "kept since the previous measurement", unbroken: "never pruned so far", births: "returned since the previous measurement",
     collapsed_layers: "layers below 1% of their weights", empty_rows: "rows without a weight", silent: "weights without any gradient"};
   const places = [...new Set(data.rows.map(at))].map(place => [place, place]);
   const controls = root.appendChild(html("div", {class: "controls"}));
@@ -33,9 +33,9 @@
     const {look, measure} = state, [, words] = looks[look], short = measures[measure][1];
     const own = data.rows.filter(row => at(row) === state.evidenceOf && page.shown(runs.method[row.runs[0]]));
     const style = row => methods[runs.method[row.runs[0]]];
-    note.textContent = `${words} "Chance" is that a kept weight's ratio lies above a pruned one's, 0.5 where the two can't be told ` +
-      "apart; within layers, of pairs of one layer. Means over seeds." +
-      (data.unread ? ` ${data.unread} more runs were measured and are left out.` : "");
+    note.textContent = `${words} "Chance" is the probability that a kept weight's ratio exceeds a pruned one's, 0.5 means no ` +
+      "difference; within layers, for pairs within a layer. Means over seeds." +
+      (data.unread ? ` ${data.unread} more measured runs are left out.` : "");
     const heads = ["method", "seeds", "kept", "pruned", "chance", "chance within layers", "rows without a weight", "layers below 1%"];
     body.replaceChildren(html("table", {class: "evidence"},
       html("thead", {}, html("tr", {}, ...heads.map((head, i) => html("th", {class: i === 0 || i === 7 ? "words" : null, scope: "col"}, head)))),
@@ -55,7 +55,7 @@
     const groups = ["kept", "pruned"], dashes = ["", "3 3"];
     const line = (row, g, points) => ({style: {...style(row), dash: dashes[g]}, label: `${style(row).name} ${groups[g]}`, points: points.map(([x, y]) =>
       ({x, y, words: () => `${style(row).name}, ${groups[g]}\n${number.exact(x)}: ${number.exact(y)}`}))});
-    draw(spread, `${state.evidenceOf}: solid kept, dashed pruned`, short, "share of weights, %", own.flatMap(row => {
+    draw(spread, `${state.evidenceOf}: solid kept, dashed pruned`, short, "weights, %", own.flatMap(row => {
       const found = row.contrasts[`${look}_${measure}`];
       return !found ? [] : found.counts.flatMap((counts, g) => {
         const all = counts.reduce((a, b) => a + b, 0), width = data.edges[measure].at(-1) / counts.length;

@@ -3,14 +3,14 @@
   const {html, number, state, rows, runs, tasks, methods} = page;
   const withLayers = tasks.flatMap((task, t) => data.names[t].length ? [[task, task]] : []);
   if (!withLayers.length) {
-    root.append(html("p", {class: "note"}, "No record has its layers."));
+    root.append(html("p", {class: "note"}, "No record holds layer sparsities."));
     return;
   }
   const targets = [...new Set(rows.sparsity)].sort((a, b) => b - a).filter(s => s > 0);
   const controls = root.appendChild(html("div", {class: "controls"}));
   page.choice(controls, "model and data set", "layersOf", withLayers);
   page.choice(controls, "sparsity", "layersAt", [...targets.map(s => [String(s), number.percent(s)]), ["", "all"]]);
-  page.choice(controls, "method", "layersMethod", [["", "all that are switched on"], ...methods.map(m => [m.name, m.name])]);
+  page.choice(controls, "method", "layersMethod", [["", "all visible ones"], ...methods.map(m => [m.name, m.name])]);
   const note = root.appendChild(html("p", {class: "note"}));
   const body = root.appendChild(html("div", {class: "wide", tabindex: 0, role: "region", "aria-label": "sparsity of each layer"}));
 
@@ -21,7 +21,7 @@
       return values.length ? values.reduce((a, b) => a + b) / values.length : null;
     });
   };
-  // What all names begin and end with is left out, whole parts between dots at a time.
+  // Remove the common prefix and suffix of all names, by whole parts between dots.
   const shortened = names => {
     const parts = names.map(name => name.split("."));
     const least = Math.min(...parts.map(p => p.length)) - 1;
@@ -43,18 +43,18 @@
       ({head: `seed ${runs.seed[r]}`, values: data.sparsity[r], run: r}))] : own.map(column)).filter(c => c.values);
     const all = columns.flatMap(c => c.values).filter(v => v !== null);
     if (!all.length) {
-      note.textContent = "No run of these has its layers.";
+      note.textContent = "None of these runs has layer sparsities.";
       body.replaceChildren();
       return;
     }
     const low = Math.min(...all), high = Math.max(...all), digits = high - low < .1 ? 1 : 0;
-    note.textContent = `${state.layersOf}${state.layersAt ? ` at ${number.percent(+state.layersAt)}` : ""}: per cent of each ` +
-      "layer's weights that are zero, the mean over seeds. From white " +
+    note.textContent = `${state.layersOf}${state.layersAt ? ` at ${number.percent(+state.layersAt)}` : ""}: percentage of each ` +
+      "layer's weights that is zero, mean over seeds. From white " +
       `(${number.percent(low)}) to dark blue (${number.percent(high)}).`;
     const cell = (value, name, {head, row, run}) => {
       if (value === null || value === undefined) return html("td", {}, "");
       const depth = high > low ? (value - low) / (high - low) : .5;
-      // One hue from light to dark: the same order for every eye, and in grey.
+      // One hue from light to dark keeps its order for colour-blind readers and in grey.
       const shade = [255 - 247 * depth, 255 - 207 * depth, 255 - 148 * depth].map(Math.round);
       const made = html("td", {"data-value": value, "data-layer": name, "data-row": row, "data-run": run,
         style: `background: rgb(${shade}); color: ${depth > .62 ? "#fff" : "#1a1a1a"}`}, (100 * value).toFixed(digits));

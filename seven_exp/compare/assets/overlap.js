@@ -1,4 +1,4 @@
-/* How far masks of one task, sparsity and seed agree: weights kept by both over weights kept by either. */
+/* Agreement of masks of one task, sparsity and seed: weights kept by both over weights kept by either. */
 (root, data, page) => {
   const {html, number, state, runs, tasks, methods} = page;
   const places = data.map(({runs: [first]}, i) =>

@@ -1,16 +1,16 @@
-/* What every section draws with. A section is a function (root, data, page), called once; `page` has
+/* The drawing functions of all sections. A section is a function (root, data, page), called once; `page` has
 
-   tasks, methods, metrics, runs, rows, estimates, differences, marks, captions    what the records
-                               say (sections.py)
-   state, set({key: value})    what is chosen, kept in the address; set tells all followers
+   tasks, methods, metrics, runs, rows, estimates, differences, marks, captions    data from the
+                               records (sections.py)
+   state, set({key: value})    the selection, kept in the address; set calls all followers
    follow(draw)                calls draw now, and again whenever the state changes
-   shown(method)               whether the method with this index is switched on
+   shown(method)               whether the method with this index is visible
    choice(root, label, key, options), tick(root, label, key)     controls bound to the state
    html(name, attributes, ...children), svg(...)                 elements
    difference(metric, baseline, row)    {mean, half, n, p, holm, starred, reference}, or null
-   ends(metric, factor)        its lowest and highest value, infinite where it has none
+   ends(metric, factor)        the metric's bounds, infinite without a bound
    chart(root, {...})          curves with intervals, single points, and a tip for each point
-   tip(element, words)         words shown while the element is pointed at
+   tip(element, words)         words shown when the pointer is on the element
    scale, number               axes and spellings of numbers                                    */
 "use strict";
 const page = (() => {
@@ -40,7 +40,7 @@ const page = (() => {
     percent: value => `${Number((100 * value).toPrecision(4))}%`,
     p: (value, starred) => value === null ? "" :
       (value < .001 ? "<0.001" : value.toFixed(3)) + (starred ? "*" : ""),
-    // As the table on the terminal spells it.
+    // The format of the table on the terminal.
     of(metric, value, signed = false) {
       if (value === null || value === undefined) return "n/a";
       const {percent} = shared.metrics[metric];
@@ -55,7 +55,7 @@ const page = (() => {
     const [least, most] = shared.metrics[metric]?.bounds ?? [null, null];
     return [factor * (least ?? -Infinity), factor * (most ?? Infinity)];
   };
-  // Row minus the baseline's row of its place, or null.
+  // Row minus the baseline's row of the same task and sparsity, or null.
   const difference = (metric, baseline, row) => {
     const found = shared.differences[metric]?.[baseline];
     return found && found.mean[row] !== null
@@ -72,7 +72,7 @@ const page = (() => {
       .filter(([key, value]) => JSON.stringify(value) !== JSON.stringify(defaults[key]));
     const words = new URLSearchParams(changed.map(([key, value]) => [key, JSON.stringify(value)]));
     try { history.replaceState(null, "", words.size ? `#${words}` : location.pathname + location.search); }
-    catch { /* a page shown inside another may have no address of its own */ }
+    catch { /* an embedded page may have no address */ }
     for (const draw of followers) draw();
   };
   const restore = () => {
@@ -119,7 +119,7 @@ const page = (() => {
   };
   addEventListener("keydown", event => { if (event.key === "Escape") hush(); });
 
-  // ---- scales: value -> place, and where ticks stand
+  // ---- scales: value -> position, and the ticks
   const span = (values, [least, most] = [-Infinity, Infinity]) => {
     let low = Infinity, high = -Infinity;
     for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
@@ -127,7 +127,7 @@ const page = (() => {
     return [Math.max(least, low - (Math.abs(low) || 1) * .05), Math.min(most, high + (Math.abs(high) || 1) * .05)];
   };
   const scale = {
-    // A metric's `bounds` are where its axis ends.
+    // A metric's `bounds` limit its axis.
     linear(values, spell = number.short, bounds = undefined) {
       const [low, high] = span(values, bounds), wanted = (high - low) / 5;
       const unit = 10 ** Math.floor(Math.log10(wanted));
@@ -144,7 +144,7 @@ const page = (() => {
           if (Math.log10(n) + e >= low && Math.log10(n) + e <= high) ticks.push(n * 10 ** e);
       return {place: Math.log10, low, high, ticks, spell};
     },
-    // High sparsities, where methods part, are given room.
+    // Spread high sparsities, where methods differ.
     density(values) {
       const place = v => -Math.log1p(-v), [low, high] = span(values.map(place));
       return {place, low, high, ticks: [...new Set(values)].sort((a, b) => a - b),

@@ -58,8 +58,8 @@
     const keys = Object.keys(data.varying).filter(key => chosen.length < 2 || new Set(chosen.map(r => of(key, r))).size > 1);
     const alike = Object.keys(data.varying).length + Object.keys(data.same).length - keys.length;
     note.textContent = (chosen.length < 2 ? "Keys that differ among all runs, their values and in how many runs; choose two " +
-      "runs or more in the table above to see what tells these apart. " : "Keys that tell the chosen runs apart. ") +
-      `${alike} further keys are alike.`;
+      "runs or more in the table above to compare these. " : "Keys that differ among the chosen runs. ") +
+      `${alike} further keys are equal.`;
     const heads = chosen.length < 2 ? ["key", "values"] : ["key", ...chosen.map(r => runs.folder[r])];
     const cells = key => {
       if (chosen.length > 1) return chosen.map(r => of(key, r));

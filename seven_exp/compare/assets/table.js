@@ -10,10 +10,10 @@
     const {seeds} = page.marks[metric], apart = page.differences[metric][baseline]?.apart ?? [];
     const tested = baseline ? page.differences[metric][baseline]?.holm.filter(p => p !== null).length ?? 0 : 0;
     note.textContent = "± is half the 95% interval (Student t), never less than one test example. The best mean of each " +
-      "sparsity is bold, among rows of which no seed failed and no rival has more; a mean of one seed has no interval." +
+      "sparsity is bold, among rows without failed or missing seeds; a mean of one seed has no interval." +
       (!baseline ? "" : (page.paired ? " A difference is the mean over the seeds that both have, paired seed by seed (n " +
       "where fewer than the row's)" : " A difference is that of the means, not paired by seed") + ", with its own interval; " +
-      "where the baseline has several settings, it is the one of the row's own. " +
+      "if the baseline has several settings, the one with the row's settings counts. " +
       `* marks p < ${page.significant} in ${page.paired ? "a paired t test" : "Welch's t test"} after Holm's correction ` +
       `over all ${tested} tests of this table.` +
       (data.more ? ` ${data.more} more methods are not offered as baselines here: name one with --baseline.` : ""));

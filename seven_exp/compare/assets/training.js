@@ -1,10 +1,10 @@
-/* What was logged during training: a curve for each run, and the mean of runs that were logged at the same steps. */
+/* Training curves: one per run, and the mean of runs that were logged at the same steps. */
 (root, data, page) => {
   const {html, number, scale, state, rows, runs, tasks, methods} = page;
   const tested = `test/${page.metric}`;
   const quantities = Object.keys(data.curves).sort((a, b) => (b === tested) - (a === tested) || a.localeCompare(b));
   if (!quantities.length) {
-    root.append(html("p", {class: "note"}, "No metrics.jsonl lies beside the records."));
+    root.append(html("p", {class: "note"}, "The records have no metrics.jsonl."));
     return;
   }
   const targets = [...new Set(rows.sparsity)].sort((a, b) => b - a);
@@ -12,7 +12,7 @@
   page.choice(controls, "curve", "curve", quantities.map(name => [name, name]));
   page.choice(controls, "sparsity", "curvesAt", targets.map(s => [String(s), number.percent(s)]));
   root.append(html("p", {class: "note"}, "Faint lines are single seeds, strong ones their mean." +
-    (data.most ? ` Of longer histories ${data.most} logged points are drawn, evenly picked.` : "")));
+    (data.most ? ` Of longer histories ${data.most} evenly spaced points are drawn.` : "")));
   const panels = root.appendChild(html("div", {class: "panels"}));
   const boxes = tasks.map(() => panels.appendChild(html("figure")));
   page.follow(() => {

@@ -1,4 +1,4 @@
-"""One criterion a file; importing this package registers them all."""
+"""One criterion per file; importing this package registers them all."""
 
 import importlib
 import pkgutil

@@ -13,16 +13,16 @@ from seven_exp.pruning.rules import Moment, Rule
 
 @register("ac_dc", when="during", schedule="alternating")
 def ac_dc() -> Ranking:
-    """|w| at the start of each sparse phase; dense phases let all weights return from zero.
+    """Keeps the highest |w| at the start of each sparse phase; in dense phases all weights return.
 
-    (Peste et al., "AC/DC: alternating compressed/decompressed training", arXiv 2106.12379.) The
-    moments of returning weights are cleared; those of the others go on.
+    (Peste et al., "AC/DC: alternating compressed/decompressed training", arXiv 2106.12379.)
+    Weights return from zero, and their optimizer moments are cleared.
     """
     return Ranking(Magnitude(), Phases(), FromZero)
 
 
 class Phases(Rule):
-    """Within a sparse phase those alive stay, whatever the optimizer moves the others to."""
+    """Within a sparse phase, kept weights stay and pruned ones do not return."""
 
     def rank(
         self,
@@ -31,7 +31,7 @@ class Phases(Rule):
         masks: Sequence[Tensor],
         moment: Moment,
     ) -> list[Tensor]:
-        """The scores of those alive."""
+        """The scores of kept weights; pruned ones rank below all of them."""
         if not any(mask.any() for mask in masks):
             return list(scores)
         return [score.masked_fill(~mask, -1.0) for score, mask in zip(scores, masks, strict=True)]

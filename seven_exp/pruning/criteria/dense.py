@@ -1,4 +1,4 @@
-"""Dense: no pruning at all, the ceiling to compare with."""
+"""Dense: no pruning, the reference for all pruners."""
 
 from seven_exp.pruning.criteria.magnitude import Magnitude
 from seven_exp.pruning.criteria.score import Score
@@ -7,5 +7,5 @@ from seven_exp.pruning.registry import register
 
 @register("dense", when="after", schedule="one_shot", prunes=False)
 def dense() -> Score:
-    """Keeps everything, whatever sparsity is asked for; so any score will do."""
+    """Keeps every weight, whatever the sparsity; the score is irrelevant."""
     return Magnitude()

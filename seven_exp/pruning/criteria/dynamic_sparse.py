@@ -1,4 +1,4 @@
-"""Sparse from the start to the end: SET and RigL drop small weights and grow others."""
+"""Sparse from start to end: SET and RigL drop the smallest weights and grow others."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def rigl(*, drop: float = 0.3, seed: int = 0) -> Ranking:
 
     Args:
         drop: Fraction dropped at the first update, in (0, 1).
-        seed: Of the random first masks.
+        seed: Seed of the random first masks.
     """
     return Ranking(Gradient(), DropAndGrow(drop, seed), FromZero)
 
@@ -29,16 +29,16 @@ def set_(*, drop: float = 0.3, seed: int = 0) -> Ranking:
 
     Args:
         drop: Fraction dropped at the first update, in (0, 1).
-        seed: Of the random first masks and of growth.
+        seed: Seed of the random first masks and of growth.
     """
     return Ranking(Redrawn(seed), DropAndGrow(drop, seed), FromZero)
 
 
 class Redrawn(Score):
-    """U(0, 1), drawn anew for each choice of masks.
+    """U(0, 1), drawn again for each mask update.
 
     Args:
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     def __init__(self, seed: int) -> None:

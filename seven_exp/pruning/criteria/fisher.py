@@ -1,4 +1,4 @@
-"""Diagonal Fisher: the second-order change of the loss when a weight goes."""
+"""Diagonal Fisher: the second-order change of the loss when a weight is removed."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from seven_exp.pruning.registry import register
 class Fisher(GradientScore):
     """w^2 * mean of g^2 (Theis et al., arXiv 1801.05787, eq. 11), the empirical diagonal Fisher.
 
-    Gradients are those of whole batches; give batches of one for the per-sample mean.
+    Gradients are those of whole batches; use a batch size of 1 for the per-sample mean.
     """
 
     def init(self, weights: Sequence[Tensor]) -> State:

@@ -18,7 +18,7 @@ class Gradient(GradientScore):
         return State.zeros(weights, "score")
 
     def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Remember the latest gradient's size."""
+        """Store |g| of the latest batch."""
         state.tensors["score"] = list(torch._foreach_abs(list(grads)))
 
     def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:

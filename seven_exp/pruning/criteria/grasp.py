@@ -21,15 +21,16 @@ from seven_exp.pruning.registry import register
 
 @register("grasp", when="before", schedule="one_shot")
 class Grasp(ModelScore):
-    """w * (H g), signed; the lowest go, those whose removal raises the gradient's norm.
+    """w * (H g), signed; it prunes the lowest, whose removal raises the gradient's norm.
 
     (Wang et al., "Picking winning tickets before training by preserving gradient flow",
-    arXiv 2002.07376, eq. 8; its score is the negative of this and its highest go.)
+    arXiv 2002.07376, eq. 8. The paper's score has the opposite sign and prunes the highest.)
 
     Args:
-        temperature: Logits are divided by it, so that the loss is smooth: 200 in the authors' code.
-            It changes the order of the scores. Meant for classes; 1 leaves the loss as it is. A
-            model that computes its loss inside is reached through its output layers.
+        temperature: Divides the logits to make the loss smooth; 200 in the authors' code. It
+            changes the order of the scores. It is meant for classification; 1 leaves the loss
+            unchanged. If a model computes its loss itself, the outputs of its output layers are
+            divided.
     """
 
     def __init__(self, *, temperature: float = 200.0) -> None:
@@ -65,7 +66,7 @@ class Grasp(ModelScore):
 def _product(
     loss: Tensor, weights: Sequence[Tensor], total: Sequence[Tensor]
 ) -> Sequence[Tensor | None]:
-    """H g of one batch: the slope of its gradient along g."""
+    """H g of one batch: the derivative of its gradient along g."""
     grads = torch.autograd.grad(loss, list(weights), create_graph=True, allow_unused=True)
     along = [(g * t).sum() for g, t in zip(grads, total, strict=True) if g is not None]
     return torch.autograd.grad(sum(along[1:], along[0]), list(weights), allow_unused=True)

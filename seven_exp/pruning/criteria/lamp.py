@@ -25,7 +25,7 @@ def lamp() -> Ranking:
 
 
 class Lamp(Score):
-    """The ratio; the largest weight of every layer scores 1, so no layer dies first."""
+    """The LAMP ratio; the largest weight of every layer scores 1, so no layer is emptied first."""
 
     def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
         """The ratio."""
@@ -33,9 +33,9 @@ class Lamp(Score):
 
 
 class Ties(Rule):
-    """In a layer of equal weights all have the lowest ratio, as eq. 1 says of ties.
+    """In a layer of equal weights all weights get the lowest ratio, as eq. 1 says for ties.
 
-    Where every layer is such, nothing but their sizes would tell them apart: all are equal.
+    If all weights of every layer are equal, only the layer sizes would differ: all ranks are 0.
     """
 
     def rank(

@@ -14,13 +14,14 @@ from seven_exp.pruning.rules import Threshold
 
 @register("movement", when="during", schedule="cubic", scope="per_layer")
 def movement(*, lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.999)) -> Ranking:
-    """The highest S; a weight's value is remembered while it is pruned, and it may return.
+    """Keeps the highest S. A pruned weight keeps its stored value and may return with it.
 
-    The loss has no gradient for it meanwhile (Sanh et al., "Movement pruning", arXiv 2005.07683).
+    While it is pruned, its value gets no gradient (Sanh et al., "Movement pruning", arXiv
+    2005.07683).
 
     Args:
-        lr: Of the scores.
-        betas: Of Adam, for the scores.
+        lr: Learning rate of the scores.
+        betas: Adam's betas for the scores.
     """
     return Ranking(Movement(lr, betas), regrowth=Remembered)
 
@@ -33,15 +34,15 @@ def soft_movement(
     tau: float = 0.1,
     penalty: float = 400.0,
 ) -> Ranking:
-    """Keeps sigmoid(S) > tau, with lambda times the mean sigmoid(S) of a layer added to the loss.
+    """Keeps sigmoid(S) > tau, and adds lambda times the layer mean of sigmoid(S) to the loss.
 
-    (Sanh et al., arXiv 2005.07683, section 4 and eq. 5.) The sparsity comes of itself, by lambda;
-    the one asked for is the most that is pruned. tau and lambda rise from 0 along the window as the
-    cubic schedule does. There is one threshold for all layers: scope "global" leaves it so.
+    (Sanh et al., arXiv 2005.07683, section 4 and eq. 5.) lambda determines the sparsity; the
+    requested sparsity is an upper bound. tau and lambda rise from 0 over the window like the cubic
+    schedule. All layers share one threshold, so the scope is "global".
 
     Args:
-        lr: Of the scores.
-        betas: Of Adam, for the scores.
+        lr: Learning rate of the scores.
+        betas: Adam's betas for the scores.
         tau: Final threshold, in [0, 1).
         penalty: Final lambda.
     """
@@ -52,13 +53,13 @@ class Movement(GradientScore):
     """S descends along dL/dS = (dL/dW') * w, straight through the mask in W' = w * mask(S).
 
     (Sanh et al., arXiv 2005.07683, eqs. 1 and 2.) w is the weight of the forward pass, before the
-    optimizer moves it. Scores learn as parameters do, by Adam with a rate of their own and no
-    decay.
+    optimizer's step. Adam trains the scores like parameters, with their own learning rate and no
+    weight decay.
 
     Args:
-        lr: Of the scores.
-        betas: Of Adam, for the scores.
-        penalty: Final lambda; lambda rises from 0 as the cubic schedule does.
+        lr: Learning rate of the scores.
+        betas: Adam's betas for the scores.
+        penalty: Final lambda; lambda rises from 0 like the cubic schedule.
     """
 
     def __init__(self, lr: float, betas: tuple[float, float], penalty: float = 0.0) -> None:
@@ -93,7 +94,7 @@ class Movement(GradientScore):
     def _slope(
         self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]
     ) -> list[Tensor]:
-        """dL/dS and the penalty's: lambda sigmoid'(S) / (weights of the layer * layers)."""
+        """dL/dS plus the penalty's, lambda sigmoid'(S) / (weights of the layer * layers)."""
         slopes = list(torch._foreach_mul(list(grads), [weight.detach() for weight in weights]))
         if not self.penalty:
             return slopes

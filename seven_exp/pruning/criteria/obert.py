@@ -10,30 +10,29 @@ from seven_exp.pruning.criteria.score import CompensatingScore, State, precision
 from seven_exp.pruning.registry import register
 
 _CHUNK = 4096
-"""Blocks inverted at once, which bounds the working memory."""
+"""Number of blocks inverted at a time, which bounds the working memory."""
 
 _ROUNDING = 16 * torch.finfo(torch.float32).eps
-"""Of the trace: where gradients are nearly alike, their mean outer product in float32 has
-eigenvalues down to a third of it below zero."""
+"""Fraction of the trace to add if gradients are nearly equal: their mean outer product in float32
+can then have eigenvalues as low as a third of this below zero."""
 
 
 @register("obert_pre", when="before", schedule="exponential", rounds=10)
 @register("obert", when="during", schedule="cubic")
 class Obert(CompensatingScore):
-    """w^2 / (2 [F^-1]_qq), the survivors of each block then moved to where the loss is least.
+    """w^2 / (2 [F^-1]_qq); the kept weights of each block are moved to minimise the loss.
 
-    F is the mean of g g^T, plus lambda I, on blocks of consecutive weights of a layer, the pruned
-    ones left out (Kurtic et al., "The optimal BERT surgeon", arXiv 2203.07259, eqs. 4 to 6; Singh
-    and Alistarh, "WoodFisher", 2004.14340). Q being what is pruned of a block and S what stays,
-    delta_S = F_SS^-1 F_SQ w_Q: the exact joint optimum, where the authors add up those of single
-    weights. They take m gradients anew at each pruning step; here the mean runs along with
-    training and is one of the last m or so.
+    F is the mean of g g^T, plus lambda I, on blocks of consecutive weights of a layer, without the
+    pruned ones (Kurtic et al., "The optimal BERT surgeon", arXiv 2203.07259, eqs. 4 to 6; Singh and
+    Alistarh, "WoodFisher", 2004.14340). With Q the newly pruned weights of a block and S the kept
+    ones, delta_S = F_SS^-1 F_SQ w_Q. This is the exact joint optimum; the authors sum the updates
+    of single weights. The authors compute m new gradients at each pruning step; here a running mean
+    over about m gradients follows the training.
 
     Args:
         gradients: m.
-        block: Weights a block.
-        dampening: lambda; more in blocks whose gradients are so large that F, kept in float32, is
-            indefinite by its own rounding.
+        block: Weights per block.
+        dampening: lambda. Blocks whose F in float32 is indefinite by rounding get more.
     """
 
     def __init__(self, *, gradients: int = 1024, block: int = 50, dampening: float = 1e-7) -> None:
@@ -49,7 +48,7 @@ class Obert(CompensatingScore):
         return State({"fisher": [self._empty(weight) for weight in weights]})
 
     def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Take the gradient's outer product with itself into the mean, block by block."""
+        """Update the running mean with the gradient's outer product, block by block."""
         seen = state.numbers["seen"] = state.numbers.get("seen", 0) + 1
         share = 1 / min(seen, self.gradients)
         for fisher, grad in zip(state["fisher"], grads, strict=True):
@@ -92,7 +91,7 @@ class Obert(CompensatingScore):
         return moved
 
     def _blocks(self, tensor: Tensor) -> Tensor:
-        """Rows of ``block`` consecutive entries, the last filled up with zeros."""
+        """Rows of ``block`` consecutive elements, the last one padded with zeros."""
         flat = tensor.flatten()
         return functional.pad(flat, (0, -flat.numel() % self.block)).view(-1, self.block)
 
@@ -102,7 +101,7 @@ class Obert(CompensatingScore):
         return torch.zeros(shape, dtype=precision(weight), device=weight.device)
 
     def _dampened(self, fisher: Tensor) -> Tensor:
-        """F of some blocks, in float64, which the dampening needs."""
+        """F plus lambda I for some blocks, in float64, which a small lambda needs."""
         fisher = fisher.to(torch.float64, copy=True)
         fisher.diagonal(dim1=1, dim2=2).add_(self.dampening)
         return fisher
@@ -113,14 +112,14 @@ def _chunks(blocks: int) -> list[slice]:
 
 
 def _within(matrices: Tensor, members: Tensor) -> Tensor:
-    """The matrices on their members, the identity elsewhere."""
+    """The matrices on their members, and the identity elsewhere."""
     inside = matrices * (members.unsqueeze(1) & members.unsqueeze(2))
     inside.diagonal(dim1=1, dim2=2).add_((~members).to(inside.dtype))
     return inside
 
 
 def _factor(matrices: Tensor) -> Tensor:
-    """Lower Cholesky factors, with more dampening where rounding has left a matrix indefinite."""
+    """Lower Cholesky factors; matrices that are indefinite by rounding get more dampening."""
     factors: Tensor
     factors, failures = torch.linalg.cholesky_ex(matrices)
     if (failed := failures > 0).any():

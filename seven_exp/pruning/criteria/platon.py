@@ -13,12 +13,12 @@ from seven_exp.pruning.regrowth import Moved
 
 @register("platon", when="during", schedule="cubic")
 def platon(*, beta_1: float = 0.85, beta_2: float = 0.95, window: int = 10) -> Ranking:
-    """The highest Ibar * U, see `Platon`; pruned weights return as the optimizer has moved them.
+    """Keeps the highest Ibar * U, see `Platon`; weights return with the optimizer's latest update.
 
     Args:
         beta_1: Decay of the importance, in [0, 1).
         beta_2: Decay of the uncertainty, in [0, 1).
-        window: Steps that I is averaged over.
+        window: Length of the averaging window: the number of steps that I is averaged over.
     """
     return Ranking(Platon(beta_1, beta_2, window), regrowth=Moved)
 
@@ -26,18 +26,18 @@ def platon(*, beta_1: float = 0.85, beta_2: float = 0.95, window: int = 10) -> R
 class Platon(GradientScore):
     """Ibar * U: smoothed importance times its uncertainty.
 
-    At step t, with I the mean of |w g| over the current window of steps (Zhang et al., "PLATON",
+    At step t, with I the mean of |w g| over the present averaging window (Zhang et al., "PLATON",
     arXiv 2206.12562, eqs. 6 to 8)::
 
         Ibar = beta_1 Ibar + (1 - beta_1) I
         U    = beta_2 U + (1 - beta_2) |I - Ibar|
 
-    The averages move once a window, as in the authors' code.
+    Ibar and U are updated at the end of each averaging window, as in the authors' code.
 
     Args:
         beta_1: Decay of the importance, in [0, 1).
         beta_2: Decay of the uncertainty, in [0, 1).
-        window: Steps that I is averaged over.
+        window: Length of the averaging window: the number of steps that I is averaged over.
     """
 
     def __init__(self, beta_1: float, beta_2: float, window: int) -> None:
@@ -53,7 +53,7 @@ class Platon(GradientScore):
         return State.zeros(weights, "window_mean", "importance", "uncertainty")
 
     def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Average |w g|; at each window's end move Ibar and U."""
+        """Average |w g|; at the end of an averaging window update Ibar and U."""
         names = ("window_mean", "importance", "uncertainty")
         mean, importance, uncertainty = (state[name] for name in names)
         place = int(state.numbers.get("t", 0)) % self.window
@@ -62,7 +62,7 @@ class Platon(GradientScore):
         sensitivity = list(grads)
         torch._foreach_mul_(sensitivity, [weight.detach() for weight in weights])
         torch._foreach_abs_(sensitivity)
-        # With weight 1 at a window's first step, the old window is forgotten.
+        # The first step of an averaging window has weight 1, which discards the previous window.
         torch._foreach_lerp_(mean, sensitivity, 1 / (place + 1))
         if place == self.window - 1:
             torch._foreach_lerp_(importance, mean, 1 - self.beta_1)
@@ -71,7 +71,7 @@ class Platon(GradientScore):
             torch._foreach_lerp_(uncertainty, deviation, 1 - self.beta_2)
 
     def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
-        """Ibar U; before the first window's end, the importance so far."""
+        """Ibar U; before the first averaging window ends, the mean of |w g| so far."""
         if state.numbers.get("t", 0) < self.window:
             return state["window_mean"]
         return list(torch._foreach_mul(state["importance"], state["uncertainty"]))

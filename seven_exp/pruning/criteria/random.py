@@ -1,4 +1,4 @@
-"""Random: the floor that every criterion must beat."""
+"""Random: the baseline that every criterion must beat."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ class Random(Score):
     """U(0, 1), drawn once, so that gradual pruning is nested.
 
     Args:
-        seed: Of the draw; runs with another seed prune other weights.
+        seed: Seed of the draw.
     """
 
     def __init__(self, *, seed: int = 0) -> None:

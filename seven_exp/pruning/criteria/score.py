@@ -1,7 +1,7 @@
-"""What a score is: evidence of weights and gradients in, one number for each weight out.
+"""Scores: one number per weight, computed from evidence about the weights.
 
-The kinds differ in what they look at: `Score` at the weights alone, `GradientScore` at the
-gradients of steps or batches too, `ModelScore` at the model itself.
+The kinds differ in what they read: `Score` reads weights, `GradientScore` also the gradients of
+steps or batches, `ModelScore` runs the model itself.
 """
 
 from abc import ABC, abstractmethod
@@ -18,17 +18,17 @@ LossFunction = Callable[[nn.Module, Any], Tensor]
 """``loss_fn(model, batch)``: a scalar to be minimised."""
 
 Mean = Callable[[list[Tensor]], list[Tensor]]
-"""Replaces what one rank has computed by the mean over all ranks, in place."""
+"""Replaces tensors by their mean over all ranks, in place."""
 
 
 @dataclass
 class State:
-    """What a score has gathered; all of it survives a restart.
+    """The running statistics of a score; all of them are saved and restored.
 
     Attributes:
-        tensors: Name -> one tensor a layer.
-        numbers: Name -> number. The pruner keeps "updates", the choices of masks so far, and
-            "progress", how far through its window it was at the last of them.
+        tensors: Name -> one tensor per layer.
+        numbers: Name -> number. The pruner sets "updates", the number of mask updates so far, and
+            "progress", the completed fraction of its window at the latest update.
     """
 
     tensors: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -39,67 +39,67 @@ class State:
 
     @classmethod
     def zeros(cls, weights: Sequence[Tensor], *names: str) -> "State":
-        """Zeros like the weights under each name, in the scores' precision."""
+        """Zeros with the weights' shapes under each name, in the scores' precision."""
         return cls({n: [torch.zeros_like(w, dtype=precision(w)) for w in weights] for n in names})
 
 
 class Score(ABC):
-    """Ranks weights by the weights alone: the higher a score, the longer its weight is kept."""
+    """Scores weights by their values alone; weights with higher scores are kept longer."""
 
     def init(self, weights: Sequence[Tensor]) -> State:
         """The state before any evidence.
 
         Args:
-            weights: One tensor a layer, any shape.
+            weights: One tensor per layer, any shape.
         """
         return State()
 
     @abstractmethod
     def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
-        """One tensor of finite scores a layer, shaped like its weight, float32 or wider.
+        """One tensor of finite scores per layer, with its weight's shape, float32 or wider.
 
-        Before there is any evidence they are all equal.
+        Before there is any evidence, all scores are equal.
 
         Args:
-            state: Only read.
-            weights: As they are now.
+            state: Must not be changed.
+            weights: The present weights.
         """
 
 
 class GradientScore(Score):
-    """Ranks weights by the gradients of steps or batches, too."""
+    """Scores weights by the gradients of steps or batches as well."""
 
     @abstractmethod
     def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Take in the evidence of one step.
+        """Update the state with the gradients of one step.
 
         Args:
             state: Changed in place.
-            weights: One tensor a layer, any shape.
-            grads: The loss's gradients, same shapes, float32 or wider, finite. They belong to the
-                score, which may overwrite them.
+            weights: One tensor per layer, any shape.
+            grads: The loss's gradients, same shapes, float32 or wider, finite. The score may
+                overwrite them.
         """
 
     def observe(
         self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> None:
-        """`update` with gradients as autograd left them, which are copied and cleaned first.
+        """Call `update` with a cleaned copy of autograd's gradients.
 
         Args:
             state: Changed in place.
-            weights: One tensor a layer, any shape.
-            grads: Same shapes, any floating dtype; missing or broken ones count as 0. They belong
-                to the optimizer and are only read.
+            weights: One tensor per layer, any shape.
+            grads: Same shapes, any floating dtype; missing or broken values count as 0. They are
+                not changed.
         """
         self.update(state, weights, cleaned(grads, weights))
 
     def begin_round(self, state: State, weights: Sequence[Tensor]) -> State:
-        """The state to begin a round of batches outside training with: by default, the same."""
+        """The state at the start of a round of batches outside training; default: unchanged."""
         return state
 
 
 class OnePassScore(GradientScore):
-    """A gradient score that can choose masks in the pass over memory that updates it."""
+    """A gradient score that can choose masks in the same pass over memory as its update."""
 
     @abstractmethod
     def observe_and_choose(
@@ -110,22 +110,23 @@ class OnePassScore(GradientScore):
         masks: Masks,
         k: int,
     ) -> bool:
-        """`observe`, and the choice of the ``k`` best of the kept weights if that costs no more.
+        """`observe`, and choose the ``k`` best of the kept weights if the same pass can do it.
 
         Args:
-            state: As for `observe`, as are weights and gradients.
-            weights: One tensor a layer.
-            grads: Same shapes.
-            masks: So far.
-            k: How many weights to keep in all.
+            state: As for `observe`.
+            weights: As for `observe`.
+            grads: As for `observe`.
+            masks: The present masks.
+            k: Total number of weights to keep.
 
         Returns:
-            Whether the masks are chosen, and pruned weights zero; if not, both remain to be done.
+            Whether the masks are chosen and pruned weights set to zero; if not, the caller does
+            both.
         """
 
 
 class CompensatingScore(GradientScore):
-    """A gradient score that moves the survivors to where the loss is least."""
+    """A gradient score that moves the kept weights to minimise the loss after pruning."""
 
     @abstractmethod
     def compensate(
@@ -135,18 +136,18 @@ class CompensatingScore(GradientScore):
         before: Sequence[Tensor],
         after: Sequence[Tensor],
     ) -> list[Tensor]:
-        """Values that make the survivors stand in for the pruned.
+        """Values of the kept weights that compensate for the pruned ones.
 
         Args:
-            state: Only read.
-            weights: The weights as they are now, those about to be pruned included.
-            before: Masks so far.
-            after: The new masks; what they prune is set to zero afterwards.
+            state: Must not be changed.
+            weights: The present weights, including those about to be pruned.
+            before: The previous masks.
+            after: The new masks; the weights that they prune are set to zero afterwards.
         """
 
 
 class ModelScore(ABC):
-    """Ranks weights by the whole model on batches, outside training."""
+    """Scores weights by running the whole model on batches, outside training."""
 
     @abstractmethod
     def score(
@@ -157,30 +158,30 @@ class ModelScore(ABC):
         loss_fn: LossFunction,
         mean: Mean,
     ) -> list[Tensor]:
-        """One tensor of scores a layer, shaped like its weight.
+        """One tensor of scores per layer, with its weight's shape.
 
         Args:
-            model: Masked as it is so far.
+            model: The model with its present masks applied.
             weights: Its prunable weights, zero where pruned.
             batches: The round's batches.
             loss_fn: ``loss_fn(model, batch)`` -> scalar.
-            mean: Gives the ranks, each of which has its own batches, the same tensors.
+            mean: Averages tensors over the ranks, each of which has its own batches.
 
         Raises:
             FloatingPointError: The loss of a batch is not finite.
-            ValueError: The loss is no scalar tensor, or has no gradient.
+            ValueError: The loss is not a scalar tensor, or has no gradient.
         """
 
 
 def finite(loss: Any) -> Tensor:
-    """The loss itself.
+    """Check a loss and return it.
 
     Args:
-        loss: What ``loss_fn`` has returned.
+        loss: The return value of ``loss_fn``.
 
     Raises:
-        FloatingPointError: It is not finite, and its gradients would tell nothing.
-        ValueError: It is no scalar tensor, or has no gradient.
+        FloatingPointError: It is not finite, so its gradients carry no information.
+        ValueError: It is not a scalar tensor, or has no gradient.
     """
     if not isinstance(loss, Tensor):
         raise ValueError(f"loss_fn returned a {type(loss).__name__}: return a scalar tensor")
@@ -195,17 +196,17 @@ def finite(loss: Any) -> Tensor:
             "outside torch.no_grad() and torch.inference_mode()"
         )
     if not loss.isfinite():
-        raise FloatingPointError(f"the loss of a batch to prune by is {loss.item()}")
+        raise FloatingPointError(f"the loss of a calibration batch is {loss.item()}")
     return loss
 
 
 def precision(weight: Tensor) -> torch.dtype:
-    """The dtype scores are kept in: float32, or float64 for float64 weights."""
+    """The dtype of scores: float32, or float64 for float64 weights."""
     return torch.promote_types(weight.dtype, torch.float32)
 
 
 def cleaned(grads: Sequence[Tensor | None], weights: Sequence[Tensor]) -> list[Tensor]:
-    """Copies in the scores' precision; a missing or broken gradient says nothing, so it is 0."""
+    """Copies in the scores' precision, with 0 for missing or broken gradients."""
     return [
         torch.zeros_like(weight, dtype=precision(weight))
         if grad is None

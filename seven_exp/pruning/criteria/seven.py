@@ -29,18 +29,18 @@ class Seven(OnePassScore):
         v = alpha_2 v + (1 - alpha_2) a^2      v^ = v / (1 - alpha_2^(t+1))
         S = S + |w a m^ / (sqrt(v^) + 1e-9)|
 
-    m^ / sqrt(v^) is near 1 where the gradient's size is steady and small where it is noisy.
+    m^ / sqrt(v^) is near 1 if the gradient's magnitude is steady, and small if it is noisy.
 
-    The unit u makes the scores independent of the loss's scale, which the constant 1e-9 alone
-    would not: it is the power of two that brings the first gradient's root mean square nearest to
-    2^-8. Dividing by a power of two is exact, and u is 1 at the gradients that the authors'
-    implementation was recorded on.
+    The unit u makes the scores independent of the scale of the loss, which the constant 1e-9 would
+    otherwise prevent. It is the power of two that brings the root mean square of the first gradient
+    nearest to 2^-8. Dividing by a power of two is exact, and u is 1 for the gradients with which
+    the authors' implementation was recorded.
 
     Args:
         alpha_1: Decay of the mean of |g|, in [0, 1).
         alpha_2: Decay of the mean of g^2, in [0, 1).
-        moments: What m and v are kept in: "float32", or "bfloat16", which rounds them after each
-            step and saves 4 of 12 bytes a weight.
+        moments: Dtype of m and v: "float32", or "bfloat16", which rounds them after each step and
+            saves 4 of 12 bytes per weight.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Seven(OnePassScore):
     def observe(
         self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> None:
-        """The same without a copy: the pass over memory cleans gradients as it reads them."""
+        """The same without a copy: the pass over memory cleans the gradients while reading them."""
         if step := self._step(state, weights, grads):
             sweeps.seven(step)
 
@@ -80,8 +80,8 @@ class Seven(OnePassScore):
         masks: Masks,
         k: int,
     ) -> bool:
-        """Both in one pass over memory, where there is a compiled one."""
-        # A subclass may gather or score otherwise.
+        """Both in one pass over memory, if there is a compiled one."""
+        # A subclass may override update or score.
         if type(self) is not Seven:
             self.observe(state, weights, grads)
             return False
@@ -95,7 +95,7 @@ class Seven(OnePassScore):
     def _step(
         self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
     ) -> SevenStep | None:
-        """The next step; None while all gradients vanish."""
+        """The next step; None as long as all gradients are zero."""
         seen = [
             torch.zeros_like(weight) if grad is None else grad.detach()
             for weight, grad in zip(weights, grads, strict=True)
@@ -110,7 +110,7 @@ class Seven(OnePassScore):
 
 
 def _unit(grads: Sequence[Tensor]) -> float:
-    """Power of two nearest to 2^8 times the gradients' root mean square; 0 if they all vanish."""
+    """Power of two nearest to 2^8 times the gradients' root mean square; 0 if all are zero."""
     norms = torch._foreach_norm(list(grads), dtype=torch.float64)
     squares = sum(float(norm) ** 2 for norm in norms)
     rms = math.sqrt(squares / sum(grad.numel() for grad in grads))

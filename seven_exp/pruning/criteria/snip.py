@@ -24,7 +24,7 @@ class Snip(GradientScore):
         return State.zeros(weights, "gradient")
 
     def begin_round(self, state: State, weights: Sequence[Tensor]) -> State:
-        """Forget the rounds before: their gradients were another model's."""
+        """Reset the sum: earlier rounds had gradients of a denser model."""
         return self.init(weights)
 
     def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
@@ -41,7 +41,7 @@ class Snip(GradientScore):
 
 @register("force", when="before", schedule="exponential", rounds=20)
 def force() -> Ranking:
-    """|w * g|, w the dense weight and g the gradient at the masked model.
+    """|w * g|, with w the dense weight and g the gradient at the masked model.
 
     Pruned weights may return (de Jorge et al., "Progressive skeletonization", arXiv 2006.09081,
     eq. 5 and algorithm 1).

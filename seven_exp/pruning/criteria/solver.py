@@ -1,4 +1,4 @@
-"""What a solver is: it judges each weight by the inputs that it multiplies, layer after layer."""
+"""Solvers: prune each weight matrix for the inputs that it multiplies, layer by layer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -11,23 +11,23 @@ from seven_exp.pruning.patterns import Pattern
 from seven_exp.registry import nearest
 
 Sums = dict[str, Tensor]
-"""What is known of one weight's inputs, beside how many there were in each group, as "uses"."""
+"""Running sums over one weight's inputs; "uses" is the number of inputs in each group."""
 
 Order = Literal["blocks", "layers"]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a layer may keep.
+    """How many weights a layer may keep, and which.
 
     Attributes:
         density: Fraction of the layer's weights.
-        pattern: Which sets of weights may go together.
-        kernel: Lengths of a convolution's kernel, whose places are inputs; () of a linear map.
-        alive: Bool (groups, outputs, inputs), what has not been pruned before.
-        best: ``best(scores)``: the mask that keeps the best of those alive, as many as the layer
-            may keep; scores and mask are (groups, outputs, inputs).
-        mask: What is chosen already, where layers have competed; likewise.
+        pattern: Which sets of weights may be pruned together.
+        kernel: Kernel size of a convolution, whose positions count as inputs; () for a linear map.
+        alive: Bool (groups, outputs, inputs), the weights that are not yet pruned.
+        best: ``best(scores)``: the mask that keeps the best of the alive weights, as many as the
+            layer may keep; scores and mask are (groups, outputs, inputs).
+        mask: The mask if layers have competed for it, same shape; None otherwise.
     """
 
     density: float
@@ -39,13 +39,14 @@ class Budget:
 
 
 class Solver(ABC):
-    """Looks at layers' inputs alone, without gradients: sums over calibration batches.
+    """Prunes by sums over the layers' inputs on calibration batches, without gradients.
 
-    All matrices are (groups, outputs, inputs), with groups as of a grouped convolution.
+    All matrices are (groups, outputs, inputs), with the groups of a grouped convolution.
 
     Args:
-        order: "blocks": all weights of a block are judged by their inputs in the dense block, as
-            the authors of Wanda and SparseGPT do; "layers": each behind the pruned ones before it.
+        order: "blocks": all weights of a block use the inputs of the dense block, as in the
+            authors' code of Wanda and SparseGPT. "layers": each layer uses inputs computed with the
+            layers before it pruned.
     """
 
     def __init__(self, *, order: Order = "blocks") -> None:
@@ -55,7 +56,7 @@ class Solver(ABC):
 
     @abstractmethod
     def init(self, weight: Tensor) -> Sums:
-        """Sums of nothing.
+        """Empty sums.
 
         Args:
             weight: (groups, outputs, inputs), in the scores' precision.
@@ -66,29 +67,29 @@ class Solver(ABC):
         """Add the inputs of one batch.
 
         Args:
-            sums: Of one weight.
+            sums: Sums of one weight.
             inputs: For each group (uses, inputs), in the scores' precision.
         """
 
     @abstractmethod
     def score(self, sums: Sums, weight: Tensor) -> Tensor:
-        """What weights compete by: (groups, outputs, inputs).
+        """The scores by which weights compete: (groups, outputs, inputs).
 
         Args:
             sums: Over all batches and ranks.
-            weight: (groups, outputs, inputs), as it is now.
+            weight: (groups, outputs, inputs), the present values.
         """
 
     def solve(self, sums: Sums, weight: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
-        """Prune one weight: by default the best scores stay, with their values.
+        """Prune one weight; by default the best scores stay, with their values.
 
         Args:
             sums: Over all batches and ranks.
-            weight: (groups, outputs, inputs), as it is now.
-            budget: What it may keep.
+            weight: (groups, outputs, inputs), the present values.
+            budget: What the layer may keep.
 
         Returns:
-            The mask, bool, and the weight; what the mask prunes is set to zero afterwards.
+            The mask, bool, and the new weight; the caller sets what the mask prunes to zero.
         """
         if budget.mask is not None:
             return budget.mask, weight

@@ -1,4 +1,4 @@
-"""SparseGPT: layer-wise pruning by the input's second moments, the error pushed on."""
+"""SparseGPT: layer-wise pruning by the inputs' second moments, with error propagation."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,29 +16,30 @@ Choice = Callable[[slice, Tensor], Tensor]
 """``choice(columns, scores)``: which weights of these columns stay."""
 
 _MANY = 100
-"""A block of columns that keeps more weights than this first gives up one more.
+"""A block of columns that keeps more weights than this first drops one more.
 
 The authors' code sorts the scores of a block of n weights, takes the one at index int(sparsity * n)
-as its threshold and prunes all that are `<=` it: int(sparsity * n) + 1 weights. So errors are
-pushed on from the same weights as there. The place goes to the best of the layer's pruned weights,
-so that its count is exact. A smaller block, where one weight is 1% or more, chooses exactly.
+as its threshold and prunes all that are `<=` it: int(sparsity * n) + 1 weights. Dropping one more
+propagates errors from the same weights as the authors' code. The best of the layer's pruned weights
+then returns, so that the layer's count is exact. Smaller blocks, where one weight is 1% or more,
+are chosen exactly.
 """
 
 
 @register("sparsegpt", when="after", schedule="one_shot", scope="per_layer")
 class SparseGpt(Solver):
-    """w^2 / U_jj^2, each pruned weight's error pushed on to the columns behind it in its row.
+    """w^2 / U_jj^2; each pruned weight's error is propagated to later columns of its row.
 
     U is the upper Cholesky factor of H^-1, and H = (2/n) sum of x x^T over the n inputs of the
-    layer, with a share of its mean diagonal added (Frantar and Alistarh, arXiv 2301.00774,
-    alg. 1). Convolutions count as linear maps of patches. Where layers are on their own, columns
-    are scored block by block, by the weights as the blocks before have left them; where they
-    compete, all are scored at once in the dense model. Of a single layer in an N:M pattern each
-    group is chosen by the weights as the groups before have left them.
+    layer, plus a fraction of its mean diagonal (Frantar and Alistarh, arXiv 2301.00774, alg. 1).
+    Convolutions count as linear maps of patches. If layers are independent, columns are scored
+    block by block, with the errors of earlier blocks propagated. If layers compete, all columns
+    are scored at once in the dense model. A single layer in an N:M pattern is scored group by
+    group, with the errors of earlier groups propagated.
 
     Args:
-        block: Columns a block.
-        dampening: Share of the mean diagonal that is added to H.
+        block: Columns per block.
+        dampening: Fraction of the mean diagonal that is added to H.
         order: See `Solver`.
     """
 
@@ -53,7 +54,7 @@ class SparseGpt(Solver):
         self.block, self.dampening = block, dampening
 
     def init(self, weight: Tensor) -> Sums:
-        """One sum for each pair of inputs."""
+        """One sum per pair of inputs."""
         groups, _, inputs = weight.shape
         return {"moments": weight.new_zeros(groups, inputs, inputs)}
 
@@ -63,14 +64,14 @@ class SparseGpt(Solver):
             moment.addmm_(x.T, x)
 
     def score(self, sums: Sums, weight: Tensor) -> Tensor:
-        """w^2 / U_jj^2 of the weights as they are."""
+        """w^2 / U_jj^2 of the present weights."""
         return _score(weight, _factors(self._hessians(sums)))
 
     def solve(self, sums: Sums, weight: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
-        """Choose block by block, where nothing is chosen yet; then sweep with the new mask.
+        """Choose block by block, unless the mask is given; then prune with the final mask.
 
-        A layer's count is exact, so a weight or so more than its blocks have chosen stays. It takes
-        the value that fits best beside the others, which have been moved without it.
+        The layer's count is exact, so it may keep a weight more than its blocks chose. That weight
+        gets the value with the least output error, given the others, which were moved without it.
         """
         hessians = self._hessians(sums)
         factors = _factors(hessians)
@@ -80,19 +81,19 @@ class SparseGpt(Solver):
             mask = budget.best(standing)
         if chosen is None or (chosen & ~mask).any():
             chosen = mask
-        moved = self._sweep(weight, factors, _given(chosen)) * chosen
+        moved = self._prune_columns(weight, factors, _given(chosen)) * chosen
         _fit(moved, weight, hessians, mask & ~chosen)
         return mask, moved
 
     def _hessians(self, sums: Sums) -> Tensor:
-        """H, dampened, of each group."""
+        """The dampened H of each group."""
         hessians = 2 / sums["uses"].clamp(min=1)[:, None, None] * sums["moments"]
         return torch.stack([_dampened(hessian, self.dampening) for hessian in hessians])
 
     def _standing(
         self, weight: Tensor, factors: Tensor, budget: Budget
     ) -> tuple[Tensor, Tensor | None]:
-        """Each weight's rank within its block or group of columns, and what the blocks keep."""
+        """Each weight's rank within its block or group of columns, and the blocks' masks."""
         scores, pattern = _score(weight, factors), budget.pattern
         if constant(scores, budget.alive):
             return scores, None
@@ -120,24 +121,24 @@ class SparseGpt(Solver):
             return chosen[..., columns]
 
         if isinstance(pattern, NOfM) and budget.density <= pattern.n / pattern.m:
-            self._sweep(weight, factors, choose_group, pattern.m * math.prod(budget.kernel))
+            self._prune_columns(weight, factors, choose_group, pattern.m * math.prod(budget.kernel))
             return standing, None
-        self._sweep(weight, factors, choose)
+        self._prune_columns(weight, factors, choose)
         return standing, chosen
 
-    def _sweep(
+    def _prune_columns(
         self, weight: Tensor, factor: Tensor, choice: Choice, width: int | None = None
     ) -> Tensor:
-        """Prune column by column, pushing errors on; in blocks, so that most of it is matmuls.
+        """Prune column by column and propagate the errors, blocked so that most work is matmuls.
 
         Args:
             weight: (groups, outputs, inputs).
             factor: (groups, inputs, inputs).
-            choice: Says what stays.
-            width: So many columns of a block are chosen at a time; None: all.
+            choice: Chooses the weights that stay.
+            width: Number of columns of a block to choose at a time; None: all.
 
         Returns:
-            The weights as they are moved, in the factor's dtype; what is pruned is not yet zero.
+            The moved weights in the factor's dtype; pruned ones are not yet zero.
         """
         w = weight.detach().to(factor.dtype, copy=True)
         width = width or self.block
@@ -159,18 +160,18 @@ class SparseGpt(Solver):
 
 
 def _fit(moved: Tensor, weight: Tensor, hessian: Tensor, places: Tensor) -> None:
-    """Give the weights at some places, one by one, the value of least error in the outputs.
+    """Give some weights, one by one, the value with the least output error.
 
     Args:
-        moved: (groups, outputs, inputs), changed in place; zero at the places.
-        weight: Likewise, as it was.
+        moved: (groups, outputs, inputs), changed in place; zero at these weights.
+        weight: The original weight, same shape.
         hessian: (groups, inputs, inputs).
-        places: Bool, like the weights.
+        places: Bool, same shape as the weight: which weights.
     """
     for group, row, column in places.nonzero().tolist():
         slopes, error = hessian[group, column], moved[group, row] - weight[group, row]
         best = -(error @ slopes) / slopes[column]
-        # An input that is always zero leaves the value open.
+        # An input that is always zero leaves the value undetermined.
         own = weight[group, row, column].to(best)
         moved[group, row, column] = torch.where(slopes[column] > 0, best, own)
 
@@ -180,7 +181,7 @@ def _given(mask: Tensor) -> Choice:
 
 
 def _dampened(hessian: Tensor, dampening: float) -> Tensor:
-    """H with a share of its mean diagonal added, that of the inputs in use; 0 for the others."""
+    """H plus a fraction of its mean diagonal over the inputs in use; 0 for unused inputs."""
     diagonal = hessian.diagonal()
     used = diagonal != 0
     diagonal[used] += dampening * diagonal.sum() / max(1, int(used.sum()))
@@ -199,7 +200,7 @@ def _factors(hessians: Tensor) -> Tensor:
 
 
 def _factor(hessian: Tensor) -> Tensor:
-    """Upper U with U^T U = H^-1; infinite where an input is always zero: its weights go first."""
+    """Upper U with U^T U = H^-1; infinite for inputs that are always zero: these go first."""
     unused = hessian.diagonal() == 0
     whole = hessian.double() + torch.diag(unused.double())
     factor: Tensor = torch.linalg.cholesky(

@@ -8,10 +8,10 @@ from seven_exp.pruning.regrowth import StraightThrough
 
 @register("straight_through", when="during", schedule="cubic")
 def straight_through() -> Ranking:
-    """Top |w| of dense weights that learn from the gradient at the pruned model.
+    """Keeps the highest |w| of dense weights, which are trained by the pruned model's gradient.
 
-    The forward and backward pass use w * mask, the update goes to w, whatever its mask (Lin et al.,
-    "Dynamic model pruning with feedback", arXiv 2006.07253, eq. 6); so a wrongly pruned weight
-    grows until it returns. The dense weights are kept beside the model.
+    The forward and backward passes use w * mask; the update goes to w, whatever its mask (Lin et
+    al., "Dynamic model pruning with feedback", arXiv 2006.07253, eq. 6). A wrongly pruned weight
+    therefore grows until it returns. The dense weights are stored outside the model.
     """
     return Ranking(Magnitude(), regrowth=StraightThrough)

@@ -1,4 +1,4 @@
-"""SynFlow: keep the synaptic flow, without any data."""
+"""SynFlow: keep the synaptic flow, without data."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +15,11 @@ from seven_exp.pruning.registry import register
 
 @register("synflow", when="before", schedule="exponential", rounds=100)
 class Synflow(ModelScore):
-    """|w| * dR/d|w| with R = 1^T f(1; |weights|), f the network at absolute weights.
+    """|w| * dR/d|w| with R = 1^T f(1; |weights|), f the network with absolute weights.
 
     (Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic
-    flow", arXiv 2006.05467, eq. 2 and algorithm 1.) A batch serves for its shape alone. Computed
-    in float64: R is a product over layers.
+    flow", arXiv 2006.05467, eq. 2 and algorithm 1.) Only the shape of a batch is used. The
+    computation is in float64, because R is a product over layers.
     """
 
     def score(
@@ -30,12 +30,10 @@ class Synflow(ModelScore):
         loss_fn: LossFunction,
         mean: Mean,
     ) -> list[Tensor]:
-        """One backward pass of R at the masked model: the flow through each weight, float64."""
+        """One backward pass of R through the masked model: each weight's flow, float64."""
         example = batches[0][0] if isinstance(batches[0], list | tuple) else batches[0]
         if not isinstance(example, Tensor) or not example.is_floating_point():
-            raise ValueError(
-                "synflow feeds the model ones in place of a batch, so it can't be text"
-            )
+            raise ValueError("synflow replaces the batch by ones, so it does not work on token ids")
         ones = torch.ones_like(example[:1], dtype=torch.float64, device=weights[0].device)
         absolute = {
             name: tensor.detach().abs().to(torch.float64)

@@ -1,4 +1,4 @@
-"""Taylor: the first-order change of the loss when a weight goes, step by step."""
+"""Taylor: the first-order change of the loss when a weight is removed, summed over steps."""
 
 from collections.abc import Sequence
 

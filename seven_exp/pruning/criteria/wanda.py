@@ -1,4 +1,4 @@
-"""Wanda: weights times the activations they meet."""
+"""Wanda: weights times the norms of their input activations."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,13 @@ from seven_exp.pruning.registry import register
 class Wanda(Solver):
     """|W_ij| * ||X_j||_2, compared within each output row (Sun et al., arXiv 2306.11695, eq. 1).
 
-    X_j is input j over the calibration batches. Block by block as the authors, unless ``order`` is
-    "layers"; layers that compete across blocks are all measured in the dense model.
+    X_j is input j over the calibration batches. The inputs are captured block by block, as in the
+    authors' code, unless ``order`` is "layers". Layers that compete across blocks are all measured
+    in the dense model.
     """
 
     def init(self, weight: Tensor) -> Sums:
-        """One sum for each input."""
+        """One sum per input."""
         return {"squares": torch.zeros_like(weight[:, 0])}
 
     def see(self, sums: Sums, inputs: Sequence[Tensor]) -> None:

@@ -1,1 +1,1 @@
-"""Passes over memory in C and Triton, each with a statement in PyTorch that gives the same bits."""
+"""Kernels in C and Triton; each has a PyTorch version that gives the same bits."""

@@ -1,8 +1,8 @@
-"""Addresses of tensors, for code that reads and writes memory by itself: sweeps.c and Triton.
+"""Addresses of tensors, for the kernels in sweeps.c and Triton, which access memory directly.
 
-Such code can't check what it gets. So a tensor's address is only available together with the dtype,
-the size and the device that the code counts on, and the functions of sweeps.c accept no pointer
-that was obtained otherwise.
+Kernels can't check their arguments. So a tensor's address is only available together with the
+dtype, size and device that the kernel expects, and the functions of sweeps.c accept no pointer from
+another source.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Column = tuple[Sequence[Tensor] | None, torch.dtype]
-"""One tensor a layer, and the dtype of them all; None stands for a null pointer."""
+"""One tensor per layer, and their common dtype; None stands for a null pointer."""
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -24,7 +24,7 @@ class Address(ctypes.c_void_p):
 
     @classmethod
     def from_param(cls, value: Any) -> Any:
-        """What ctypes calls for an argument of this type; the base class accepts any integer."""
+        """Called by ctypes for an argument of this type; the base class accepts any integer."""
         if not isinstance(value, cls):
             raise TypeError(f"{type(value).__name__} is not an Address: call address()")
         return value
@@ -34,21 +34,21 @@ Addresses = ctypes.Array[Address] | None
 
 
 def address(tensor: Tensor, dtype: torch.dtype, size: int, device_type: str = "cpu") -> Address:
-    """Where a tensor's elements begin.
+    """The address of a tensor's first element.
 
     Args:
-        tensor: It must outlive the address.
-        dtype: What the code that gets the address takes the elements for.
-        size: How many elements that code may read or write.
-        device_type: Where that code runs.
+        tensor: Must outlive the address.
+        dtype: The dtype that the kernel expects.
+        size: Number of elements that the kernel may read or write.
+        device_type: The device that the kernel runs on.
 
     Raises:
-        TypeError: The tensor is not exactly that, or its elements do not fill a piece of memory.
+        TypeError: The tensor does not match exactly, or its elements are not contiguous in memory.
     """
     fits = tensor.dtype == dtype and tensor.numel() == size
     if not fits or not plain(tensor, device_type) or not alike([tensor]):
         raise TypeError(
-            f"compiled code wants {size} x {dtype} without gaps on {device_type}, not a "
+            f"the kernel needs {size} x {dtype} without gaps on {device_type}, not a "
             f"{type(tensor).__name__} of {tensor.dtype}, shape {tuple(tensor.shape)}, "
             f"{tensor.layout} on {tensor.device.type}"
         )
@@ -56,7 +56,7 @@ def address(tensor: Tensor, dtype: torch.dtype, size: int, device_type: str = "c
 
 
 def plain(tensor: Tensor, device_type: str) -> bool:
-    """Whether a tensor is its memory on such a device: no subclass, not sparse, not negated."""
+    """Whether a tensor is plain memory on such a device: no subclass, not sparse, not negated."""
     return (
         type(tensor) in _PLAIN
         and tensor.device.type == device_type
@@ -66,7 +66,7 @@ def plain(tensor: Tensor, device_type: str) -> bool:
 
 
 def alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether elements that belong together lie at the same place in memory, without gaps."""
+    """Whether corresponding elements have the same offset in memory, without gaps."""
     if all(tensor.is_contiguous() for tensor in tensors):
         return True
     shape, strides = tensors[0].shape, tensors[0].stride()
@@ -79,11 +79,11 @@ def alike(tensors: Sequence[Tensor]) -> bool:
 
 
 class Layers(NamedTuple):
-    """What every function of sweeps.c begins with; see `layers_of`.
+    """The arguments that every function of sweeps.c begins with; see `layers_of`.
 
     Attributes:
         first: The first column's tensors.
-        sizes: Elements of each layer.
+        sizes: Number of elements of each layer.
         columns: Addresses of each column's tensors.
     """
 
@@ -97,14 +97,14 @@ class Layers(NamedTuple):
         return len(self.first), self.sizes, *self.columns
 
     def alike(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> Addresses:
-        """One more column, laid out like the first.
+        """One more column with the same layout as the first.
 
         Raises:
             TypeError: A tensor is of another dtype, size, device or layout.
         """
         for layer in zip(self.first, tensors, strict=True):
             if not alike(layer):
-                raise TypeError("compiled code wants all tensors of a layer in one memory order")
+                raise TypeError("the kernel needs all tensors of a layer in one memory order")
         return _addresses([address(t, dtype, n) for t, n in zip(tensors, self.sizes, strict=True)])
 
     def bits(self, tensors: Sequence[Tensor]) -> Addresses:
@@ -118,17 +118,17 @@ class Layers(NamedTuple):
         return _addresses([address(part, torch.uint8, size) for part, size in pairs])
 
     def totals(self) -> "ctypes.Array[ctypes.c_int64]":
-        """A number for each layer, 0 at first."""
+        """One number per layer, initially 0."""
         return (ctypes.c_int64 * len(self.first))()
 
 
 def layers_of(*columns: Column) -> Layers | None:
-    """Columns of tensors that C can walk through together.
+    """Columns of tensors that a C kernel can read together.
 
     Returns:
-        None where it can't: a dtype or a size that differs, another device than the CPU, elements
-        that belong together at different places, or two tensors that share memory, of which one
-        thread may write what another reads.
+        None if it can't: dtypes or sizes differ, a tensor is not on the CPU, corresponding elements
+        have different offsets, or two tensors share memory, so that one thread could write what
+        another one reads.
     """
     given = [(tensors, dtype) for tensors, dtype in columns if tensors is not None]
     dtypes = [dtype for _, dtype in given]
@@ -150,7 +150,7 @@ def layers_of(*columns: Column) -> Layers | None:
 
 
 def _overlap(tensors: Sequence[Tensor]) -> bool:
-    """Whether any two of some tensors without gaps share memory."""
+    """Whether any two of some contiguous tensors share memory."""
     spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors if t.numel())
     return any(end > start for (_, end), (start, _) in pairwise(spans))
 

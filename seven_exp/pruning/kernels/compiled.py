@@ -1,4 +1,4 @@
-"""The C of sweeps.c, compiled when it is first wanted; None where there is no compiler."""
+"""Compiles the C kernels of sweeps.c at first use; None if there is no compiler."""
 
 import ctypes
 import os
@@ -44,10 +44,10 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled passes, loaded once a process; None without a C compiler or on a big-endian CPU.
+    """The compiled kernels, loaded once per process; None without a C compiler or if big-endian.
 
-    It takes a fraction of a second, so nothing is kept on disk and nothing can be stale. The
-    compiler is ``$CC``, or ``cc``; an empty ``CC`` means none.
+    Compilation takes a fraction of a second, so nothing is cached on disk and nothing gets stale.
+    The compiler is ``$CC``, or ``cc``; an empty ``CC`` disables it.
     """
     compiler = shutil.which(os.environ.get("CC", "cc") or " ")
     if compiler is None or sys.byteorder != "little":

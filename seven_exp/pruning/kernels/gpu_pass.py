@@ -1,7 +1,7 @@
-"""SEVEN's step on a GPU: one Triton kernel for all layers, each tensor read and written once.
+"""SEVEN's step on a GPU: one fused Triton kernel for all layers, which reads each tensor once.
 
-It rounds after every operation, as PyTorch's separate ones do, and so gives the same bits. Imported
-only where there is a GPU: Triton comes with torch's builds for one.
+It rounds after every operation, like PyTorch's separate operations, and so gives the same bits. It
+is imported only if there is a GPU: torch's GPU builds include Triton.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def _step(  # type: ignore[no-untyped-def]  # noqa: PLR0913  a kernel takes no s
 
 
 def takes(step: SevenStep) -> bool:
-    """Whether the kernel knows such dtypes, each the same in all layers, and has them at hand."""
+    """Whether the kernel supports these dtypes, and each tensor is plain memory on the GPU."""
     dtypes = [{tensor.dtype for tensor in column} for column in step.tensors]
     known = all(len(column) == 1 and column <= _TYPES.keys() for column in dtypes)
     devices = {tensor.device for column in step.tensors for tensor in column}
@@ -80,7 +80,7 @@ def takes(step: SevenStep) -> bool:
 
 
 def seven(step: SevenStep) -> None:
-    """`sweeps.seven` for tensors that `takes` accepts, each layer's in one order without gaps."""
+    """`sweeps.seven` for tensors that `takes` accepts, without gaps and in one memory order."""
     device = step.weights[0].device
     sizes = tuple(weight.numel() for weight in step.weights)
     addresses = [
@@ -109,7 +109,7 @@ def seven(step: SevenStep) -> None:
 
 @lru_cache(maxsize=8)
 def _blocks(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each block of elements its layer and which part of it that is; and the layers' sizes."""
+    """For each block of elements its layer and its index within it; and the layers' sizes."""
     numbers = torch.tensor(sizes, dtype=torch.int64, device="cpu")
     parts = (numbers + _BLOCK - 1) // _BLOCK
     layer_of = torch.arange(len(sizes), device="cpu").repeat_interleave(parts)

@@ -1,9 +1,9 @@
-"""SEVEN's step, the choice of the best and the zeroing of the others, in one pass over memory.
+"""SEVEN's step, the mask update and the zeroing of pruned weights, fused into one pass over memory.
 
-Done one after the other, each costs what its tensors cost to read and write, and together they read
-the weights and the scores thrice. Here a sample of the scores that the step will arrive at gives a
-bracket for the k-th largest; the pass itself keeps what lies in the bracket or above and notes what
-lies inside; those of them that are too low are dropped when the pass is over.
+Separate passes cost the memory traffic of their tensors, and together they read the weights and the
+scores three times. Here a sample of the scores after the step gives a bracket for the k-th largest.
+The fused pass keeps the scores in the bracket and above it, and records those inside. Afterwards
+the recorded scores that are too low are dropped.
 """
 
 import ctypes
@@ -19,21 +19,20 @@ from seven_exp.pruning.select import bracket, cut_of, sample_stride
 
 _WORTHWHILE = 1 << 16
 _DEVIATIONS = 3
-"""Narrower than where the scores lie still: the pass notes places too, and a miss costs little."""
+"""Narrower than for resident scores: the pass records positions too, and a miss costs little."""
 
 
 def seven_and_best(step: SevenStep, masks: Masks, k: int) -> bool:
-    """`sweeps.seven`, then the ``k`` best of the kept weights, to the tie as `top_k_masks`.
+    """`sweeps.seven`, then keep the ``k`` best of the kept weights, with the ties of `top_k_masks`.
 
     Args:
         step: Its weights are set to zero where they are pruned.
-        masks: Those so far, replaced by the new ones.
-        k: How many weights to keep in all.
+        masks: The present masks, replaced by the new ones.
+        k: Total number of weights to keep.
 
     Returns:
-        Whether that was done. If not, the step has been taken, but the masks are to be chosen from
-        the scores (no compiler, few weights, a layout that this pass does not know, or a bracket
-        that missed).
+        Whether the masks were chosen. If not, only the step was taken, and the masks must be chosen
+        from the scores (no compiler, few weights, an unsupported layout, or a bracket that missed).
     """
     alive = sum(masks.kept)
     compiled = None

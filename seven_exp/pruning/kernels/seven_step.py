@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 class SevenStep(NamedTuple):
-    """What a step of SEVEN's recurrence works on, `seven_exp.pruning.criteria.seven.Seven`.
+    """The operands of a step of SEVEN's recurrence, `seven_exp.pruning.criteria.seven.Seven`.
 
     Attributes:
-        weights: One tensor a layer, of any floating dtype.
-        grads: Likewise; read only. NaN and infinity count as 0.
-        m: Mean of |g|, shaped like the weights; a narrower dtype than the scores' rounds it
-            between steps.
-        v: Mean of g^2, likewise.
+        weights: One tensor per layer, of any floating dtype.
+        grads: Same shapes; only read. NaN and infinity count as 0.
+        m: Mean of |g|, same shapes. A narrower dtype than that of the scores rounds it after each
+            step.
+        v: Mean of g^2, same shapes and dtype.
         score: S, float32 or wider.
-        unit: What gradients are measured in.
+        unit: The unit of the gradients.
         alphas: Decays of ``m`` and ``v``.
-        t: Which step it is, from 0.
+        t: Index of the step, from 0.
     """
 
     weights: Sequence[Tensor]
@@ -33,11 +33,11 @@ class SevenStep(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Sequence[Tensor], ...]:
-        """The five sequences."""
+        """The five sequences of tensors."""
         return self[:5]
 
     def factors(self) -> "ctypes.Array[Any]":
-        """The numbers that the step is made with, in the order in which sweeps.c names them."""
+        """The step's constants, in the order of sweeps.c."""
         (alpha_1, alpha_2), t = self.alphas, self.t
         factors = (
             *(1 / self.unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2),

@@ -1,13 +1,13 @@
-/* The passes of sweeps.py over layers of sizes n[0], n[1], ..., each reading its tensors once.
+/* The kernels of sweeps.py over layers of sizes n[0], n[1], ...; each reads its tensors once.
 
-   Every operation rounds by itself (-ffp-contract=off), so that results are those of PyTorch's
-   separate operations to the last bit, whatever the number of threads. */
+   Every operation rounds separately (-ffp-contract=off), so the results equal those of PyTorch's
+   separate operations bit for bit, for any number of threads. */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-/* Elements that are looked at together. */
+/* Number of elements that are processed together. */
 #define RUN 1024
 
 static int64_t run_length(int64_t start, int64_t n)
@@ -45,7 +45,7 @@ static void spread(const uint8_t *bits, uint8_t *mask, int64_t length)
         mask[i] = bits[i / 8] >> i % 8 & 1;
 }
 
-/* And back: place i of a mask is bit i % 8 of byte i / 8. */
+/* The inverse: element i of a mask is bit i % 8 of byte i / 8. */
 static void gather(const uint8_t *mask, uint8_t *bits, int64_t length)
 {
     const int64_t whole = length / 8;
@@ -61,8 +61,8 @@ static void gather(const uint8_t *mask, uint8_t *bits, int64_t length)
         bits[whole] |= mask[i] << i % 8;
 }
 
-/* The values at the marked places, and these, counted from `first`, unless places is NULL. Eight
-   more bytes are there. */
+/* Gather the values at marked positions, and the positions, counted from `first`, unless places is
+   NULL. The mask has eight more bytes. */
 static void note(uint8_t *marked, int64_t length, const float *from, int64_t first, float *values,
                  int64_t *places)
 {
@@ -79,24 +79,24 @@ static void note(uint8_t *marked, int64_t length, const float *from, int64_t fir
     }
 }
 
-/* 1 / unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2, and what removes the bias of sqrt(v), m. */
+/* 1 / unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2, and the bias corrections of sqrt(v), m. */
 struct factors {
     float per_unit, alpha_1, beta_1, alpha_2, beta_2, unbias_root, unbias;
 };
 
-/* The means m and v are kept as `moment`s.
+/* The means m and v have the type `moment`.
 
    seven_*: SEVEN's step.
 
-   sampled_*: what that step would make of the kept scores at every stride-th place; their number.
+   sampled_*: the scores after that step at every stride-th element that is kept; their number.
 
-   seven_and_best_*: the step, weights pruned so far (0 in old) back to zero, and of the others
-   those that score low or more (1 in new). counts: those above high, and those from low to high,
-   whose scores and places go to values and places while there is room, in any order. A place is
-   its layer in the upper 24 bits and its index in the lower 40.
+   seven_and_best_*: the step; sets pruned weights (0 in old) to zero, and keeps those of the others
+   that score low or more (1 in new). counts: those above high, and those from low to high,
+   whose scores and positions go to values and places while there is room, in any order. A position
+   is its layer in the upper 24 bits and its index in the lower 40.
 
-   The factors are copied within the parallel part: elsewhere they would count as memory that a
-   step may have changed, and no loop over elements would be vectorized. */
+   The factors are copied inside the parallel region: otherwise the compiler assumes that a step may
+   change them, and vectorizes no loop over elements. */
 #define SEVEN(type, moment, load, store)                                                           \
     static inline float scored_##type(float weight, float grad, moment *m, moment *v, float score, \
                                       const struct factors *by)                                    \
@@ -214,8 +214,8 @@ static uint64_t up_to_64(const uint8_t *bits, int64_t number)
     return word;
 }
 
-/* new: 0, too, where the noted values are below the threshold. Weights that only old has are set to
-   zero. totals: how many places of each mask are 1. */
+/* new: also 0 where the recorded values are below the threshold. Weights only in old are set to
+   zero. totals: number of ones in each mask. */
 void drop(int layers, const int64_t *n, float **weights, uint8_t **old, uint8_t **new,
           const float *values, const int64_t *places, int64_t number, float threshold,
           int64_t *totals, int threads)
@@ -249,7 +249,7 @@ void drop(int layers, const int64_t *n, float **weights, uint8_t **old, uint8_t 
     }
 }
 
-/* counts: candidates, those above high, at high, at low, strictly between. The last are written
+/* counts: candidates, those above high, at high, at low, and strictly between. The last are written
    to `between` while there is room, in any order. */
 void partition(int layers, const int64_t *n, float **scores, uint8_t **candidates, float low,
                float high, float *between, int64_t room, int64_t *counts, int threads)
@@ -290,8 +290,8 @@ void partition(int layers, const int64_t *n, float **scores, uint8_t **candidate
     counts[4] = taken;
 }
 
-/* masks: candidates above the threshold. found: for each layer how many equal it; where these lie
-   goes to the layer's part of `ties` while there is room, in any order. */
+/* masks: candidates above the threshold. found: for each layer how many equal it; their positions
+   go to the layer's part of `ties` while there is room, in any order. */
 void best(int layers, const int64_t *n, float **scores, uint8_t **candidates, float threshold,
           uint8_t **masks, int64_t *ties, int64_t room, int64_t *found, int threads)
 {
@@ -330,7 +330,7 @@ static int32_t count_of(const uint8_t *mask, int64_t length)
     return here;
 }
 
-/* totals: how many places of each mask are 1. */
+/* totals: number of ones in each mask. */
 void count(int layers, const int64_t *n, uint8_t **masks, int64_t *totals, int threads)
 {
 #pragma omp parallel num_threads(threads)

@@ -1,8 +1,8 @@
-"""Passes over many weights, which cost what their memory costs to read and write.
+"""Passes over many weights, whose cost is that of reading and writing their memory.
 
-On a CPU they are single passes in C (sweeps.c) where a compiler is found and the tensors are
-float32, not all small, and of one dense layout; elsewhere the same arithmetic in PyTorch, on a CPU
-in pieces that stay in its cache. Both round after every operation and so give the same bits.
+On a CPU they are single passes in C (sweeps.c) if there is a compiler and the tensors are float32,
+large enough and of one dense layout. Otherwise they are the same arithmetic in PyTorch, on a CPU in
+pieces that fit its cache. Both round after every operation and so give the same bits.
 """
 
 import ctypes
@@ -28,14 +28,14 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Partition(NamedTuple):
-    """Where scores lie relative to a bracket.
+    """The position of scores relative to a bracket.
 
     Attributes:
-        candidates: How many scores take part.
-        above: How many of these are larger than the bracket's upper end.
-        at_high: How many equal it.
-        at_low: How many equal its lower end.
-        between: Those strictly inside, flat, in any order; None if there were too many.
+        candidates: Number of scores that take part.
+        above: Number of these above the bracket's upper end.
+        at_high: Number equal to its upper end.
+        at_low: Number equal to its lower end.
+        between: The scores strictly inside, flat, in any order; None if there are too many.
     """
 
     candidates: int
@@ -55,7 +55,7 @@ def compiled_seven(step: SevenStep) -> tuple[ctypes.CDLL, Layers] | None:
 
 
 def seven(step: SevenStep) -> None:
-    """Take the step: ``m``, ``v`` and ``score`` are updated in place."""
+    """Take the step: update ``m``, ``v`` and ``score`` in place."""
     if compiled := compiled_seven(step):
         work, layers = compiled
         passes = {torch.float32: work.seven_float32, torch.bfloat16: work.seven_bfloat16}
@@ -71,7 +71,7 @@ Kernel = Callable[[SevenStep], None]
 
 
 def _gpu_kernel(step: SevenStep) -> Kernel | None:
-    """The Triton kernel, if it can take these tensors and is proven on their device."""
+    """The Triton kernel, if it supports these tensors and is verified on their device."""
     device = step.weights[0].device
     gpu_pass = _gpu_pass() if device.type == "cuda" else None
     if gpu_pass is None:
@@ -87,7 +87,7 @@ def _gpu_kernel(step: SevenStep) -> Kernel | None:
 
 @cache
 def _gpu_pass() -> tuple[Callable[[SevenStep], bool], Kernel] | None:
-    """`takes` and `seven` of `gpu_pass`; None without Triton, which some of torch's builds lack."""
+    """`takes` and `seven` of `gpu_pass`; None without Triton, which some builds of torch lack."""
     try:
         from seven_exp.pruning.kernels import gpu_pass
     except ImportError:
@@ -97,20 +97,20 @@ def _gpu_pass() -> tuple[Callable[[SevenStep], bool], Kernel] | None:
 
 @cache
 def _proven(kernel: Kernel, device: torch.device, dtypes: tuple[torch.dtype, ...]) -> bool:
-    """Whether a kernel runs on a device, tried once, and gives the bits of PyTorch's operations."""
-    # Such as can be read 16 bytes at a time, and others.
+    """Whether a kernel runs on a device and gives the bits of PyTorch's operations; tried once."""
+    # Sizes that allow 16-byte loads, and others.
     for sizes in ((4096, 1024, 16), (4096, 1023, 7)):
         found, expected = (_trial(sizes, device, dtypes) for _ in range(2))
         if fault := _fault(kernel, found, expected):
             warnings.warn(
-                f"SEVEN's kernel {fault} on {device}: PyTorch's operations instead", stacklevel=2
+                f"SEVEN's kernel {fault} on {device}: using PyTorch's operations", stacklevel=2
             )
             return False
     return True
 
 
 def _fault(kernel: Kernel, found: SevenStep, expected: SevenStep) -> str | None:
-    """What is wrong with a kernel, given the same step twice."""
+    """The fault of a kernel, given two copies of the same step; None if it has none."""
     _seven_in_pieces(expected)
     try:
         kernel(found)
@@ -121,7 +121,7 @@ def _fault(kernel: Kernel, found: SevenStep, expected: SevenStep) -> str | None:
 
 
 def _trial(sizes: Sequence[int], device: torch.device, dtypes: Sequence[torch.dtype]) -> SevenStep:
-    """A step on random tensors, the same at each call."""
+    """A step on random tensors, the same in each call."""
     draw = torch.Generator().manual_seed(0)
     values = [
         torch.randn(5, n, generator=draw, dtype=torch.float32, device="cpu").abs() for n in sizes
@@ -178,10 +178,10 @@ def _seven_in_torch(
 
 
 def _roots(squares: list[Tensor]) -> list[Tensor]:
-    """Correctly rounded square roots, which those of a CPU's math library need not be."""
+    """Correctly rounded square roots; a CPU's math library need not round correctly."""
     if squares[0].device.type != "cpu" or squares[0].dtype == torch.float64:
         return list(torch._foreach_sqrt(squares))
-    # No root of a float32 lies close enough to the middle of two for float64 to get it wrong.
+    # No root of a float32 is so close to the middle of two floats that float64 rounds it wrong.
     return [square.double().sqrt_().float() for square in squares]
 
 
@@ -195,11 +195,11 @@ def partition(
     """Count scores relative to a bracket and gather those strictly inside.
 
     Args:
-        scores: Real tensors of one dtype. NaN is nowhere.
-        candidates: Bool tensors shaped like them: which take part; None: all.
+        scores: Real tensors of one dtype. NaN counts in no range.
+        candidates: Bool tensors of the same shapes: which scores take part; None: all.
         low: The bracket's lower end.
         high: Its upper end.
-        room: How many may be gathered at most.
+        room: Largest number of scores to gather.
     """
     columns = (scores,) if candidates is None else (scores, candidates)
     if compiled := compiled_for((scores, torch.float32), (candidates, torch.bool)):
@@ -238,9 +238,10 @@ def best(
 
     Args:
         scores: Real tensors of one dtype.
-        candidates: Bool tensors shaped like them; None: all.
-        threshold: Of the scores.
-        ties: How many that equal it are taken: earlier tensors first, then the lower flat index.
+        candidates: Bool tensors of the same shapes; None: all.
+        threshold: The threshold of the scores.
+        ties: Number of scores equal to it to include: earlier tensors first, then the lower flat
+            index.
     """
     columns = (scores,) if candidates is None else (scores, candidates)
     noted: list[list[int] | None] = [None] * len(scores)
@@ -279,24 +280,24 @@ def best(
 
 
 def counts(masks: Sequence[Tensor]) -> list[int]:
-    """How many places are True in each of some bool tensors."""
+    """Number of True elements in each of some bool tensors."""
     if compiled := compiled_for((masks, torch.bool)):
         work, layers = compiled
         totals = layers.totals()
         work.count(*layers.arguments, totals, torch.get_num_threads())
         return list(totals)
-    # Collected on one device, so that the host waits once.
+    # Collected on one device, so that the host synchronises once.
     return torch.stack([torch.count_nonzero(m).to(masks[0].device) for m in masks]).tolist()
 
 
 def pack(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
-    """Masks as bits, and how many places of each are True.
+    """Masks as bits, and the number of True elements in each.
 
     Args:
         masks: Bool tensors of shape (n,).
 
     Returns:
-        uint8 tensors of shape (ceil(n / 8),), place i being bit i % 8 of byte i // 8; the counts.
+        uint8 tensors of shape (ceil(n / 8),), element i being bit i % 8 of byte i // 8; the counts.
     """
     if compiled := compiled_for((masks, torch.bool)):
         work, layers = compiled
@@ -313,7 +314,7 @@ def pack(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
 
 
 def unpack(bits: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-    """What `pack` packed: bool tensors of shape (n,), given each n."""
+    """The inverse of `pack`: bool tensors of shape (n,), given each n."""
     masks = [part.new_empty(size, dtype=torch.bool) for part, size in zip(bits, sizes, strict=True)]
     if compiled := compiled_for((masks, torch.bool)):
         work, layers = compiled
@@ -336,8 +337,8 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
     """Set weights to exactly 0.0 wherever their bit is 0, in place.
 
     Args:
-        weights: Of shape (n,), and of dtypes of 2, 4 or 8 bytes.
-        bits: What `pack` made of their masks.
+        weights: Of shape (n,), with dtypes of 2, 4 or 8 bytes.
+        bits: Their masks as `pack` returns them.
     """
     if not weights:
         return
@@ -353,13 +354,13 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
         pieces = zip(torch.split(weight, size), torch.split(packed, (size + 7) // 8), strict=True)
         for values, part in pieces:
             (mask,) = unpack([part], [values.numel()])
-            # All bits stay, or none. Not a product: inf * 0 is NaN, and -1 * 0 is -0.
+            # All bits stay, or none. A product would not do: inf * 0 is NaN, and -1 * 0 is -0.
             integer = _INTEGERS[values.itemsize]
             values.view(integer).bitwise_and_(mask.to(integer).neg_())
 
 
 def compiled_for(*columns: Column) -> tuple[ctypes.CDLL, Layers] | None:
-    """The C library and what it gets, if it is worth having and can take these tensors."""
+    """The C library and its arguments, if the tensors are supported and large enough."""
     large = any(tensor.numel() >= _WORTH_COMPILING for tensor in columns[0][0] or ())
     if not large and not library.cache_info().currsize:
         return None
@@ -369,13 +370,13 @@ def compiled_for(*columns: Column) -> tuple[ctypes.CDLL, Layers] | None:
 
 
 def _bundles(*columns: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
-    """Lists of tensors to work on at once: on a CPU little enough for its cache, else all.
+    """Lists of tensors to process at once: on a CPU few enough to fit its cache, else all.
 
     Args:
-        columns: Lists with one tensor a layer.
+        columns: Lists with one tensor per layer.
 
     Yields:
-        As many lists as there are columns; on a CPU of flat views.
+        As many lists as there are columns; on a CPU they hold flat views.
     """
     together = []
     for layer in zip(*columns, strict=True):
