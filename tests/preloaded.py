@@ -81,7 +81,10 @@ def serve(listening: socket.socket) -> None:
                 with suppress(ImportError):
                     importlib.import_module(name)
             for made in list(weakref.finalize._registry):
-                made.atexit = False  # no process removes the files that they all have
+                # No process removes the files that they all have, such as W&B's folder.
+                made.atexit = False
+                if isinstance(folder := made.peek()[0], tempfile.TemporaryDirectory):
+                    folder.cleanup = lambda: None
             gc.freeze()  # a collection would copy every page that holds an object
             loaded = True
         if os.fork() == 0:

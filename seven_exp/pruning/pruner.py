@@ -513,9 +513,7 @@ class Pruner:
     def _advance(self) -> None:
         """Advance one step: update the masks if it is time, and set pruned weights to zero."""
         assert self.window is not None
-        if isinstance(self.method, Solver):
-            pass  # solved, where it is to be, by `_measure`
-        elif self.window.updates(self._t):
+        if self.window.updates(self._t) and isinstance(self.method, Ranking):
             self._update()
         elif self.window.covers(self._t):
             self._regrowth.settle()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning import PRUNERS, SCHEDULES, build_method, read_by
+from seven_exp.pruning import PRUNERS, SCHEDULES, NoEvidenceError, build_method, read_by
 from seven_exp.pruning.allocation import SCOPES
 from seven_exp.pruning.method import needs_model, starts_sparse
 from seven_exp.pruning.select import kept_count
@@ -123,7 +123,14 @@ def test_any_combination_is_exact_or_refused_with_a_reason(
         return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*has lost all its weights")
-        pruner = run(name, **arguments)
+        try:
+            pruner = run(name, **arguments)
+        except NoEvidenceError as error:
+            # Whole rows of so few that a layer is left without any, from the first step on.
+            assert starts_sparse(build_method(name, {}))
+            assert pattern != "unstructured"
+            assert "is all zero" in str(error) or "is pruned entirely" in str(error)
+            return
         again = run(name, reload=True, **arguments)
     if name != "soft_movement":
         check_counts(pruner, scope, pattern, sparsity)
