@@ -30,6 +30,18 @@ from seven_exp.pruning.criteria.magnitude import Magnitude
 register("own_pruner", when="during")(Magnitude)  # a name of its own for what is there
 """
 
+DEMANDING = """
+from seven_exp.pruning import Score, register
+
+@register("own_demanding", when="after", schedule="one_shot")
+class Demanding(Score):
+    def __init__(self, *, power: float) -> None:
+        self.power = power
+
+    def score(self, state, weights):
+        return [weight.detach().abs() ** self.power for weight in weights]
+"""
+
 SCHEDULE = """
 from seven_exp.pruning.schedules import SCHEDULES
 
@@ -198,6 +210,17 @@ def test_another_model_of_a_plugin_has_another_dense_start():
     assert starts() == 1
     path.write_text(MODEL.replace("ReLU", "Tanh"))
     assert starts() == 2
+
+
+def test_a_hyperparameter_without_default_is_given_on_the_command_line():
+    plugin("own.py", DEMANDING)
+    load_plugins(["own.py"])
+    config = composed(
+        *("plugins=[own.py]", "model=mlp", "trainer.max_steps=2", "trainer.batch_size=4"),
+        *("pruner=magnitude", "pruner.name=own_demanding", "+pruner.power=2.0", "sparsity=0.5"),
+    )
+    run_experiment(config, Path("run"), LocalRecord())
+    assert json.loads(Path("run/results.json").read_text())["sparsity"] == pytest.approx(0.5, 1e-3)
 
 
 def test_a_start_that_no_plugin_has_a_part_in_keeps_its_name():

@@ -16,11 +16,31 @@ class Ranking:
         score: Assigns each weight a score.
         rule: Turns scores into ranks; the next masks keep the highest ranks.
         regrowth: Whether a pruned weight may return, and with which value.
+
+    Raises:
+        ValueError: One of them is not of its kind.
     """
 
     score: Score | ModelScore
     rule: Rule = field(default_factory=TopK)
     regrowth: type[Regrowth] = StayGone
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.score, Score | ModelScore):
+            raise ValueError(f"a Ranking's score is {described(self.score)}: give a score")
+        if not isinstance(self.rule, Rule):
+            raise ValueError(f"a Ranking's rule is {described(self.rule)}: give a rule, as TopK()")
+        if not (isinstance(self.regrowth, type) and issubclass(self.regrowth, Regrowth)):
+            raise ValueError(
+                f"a Ranking's regrowth is {described(self.regrowth)}: give a class, as Remembered"
+            )
+
+
+def described(thing: object) -> str:
+    """What something is, in words for an error message."""
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    return "None" if thing is None else f"a value of type {type(thing).__name__}"
 
 
 Method = Ranking | Solver

@@ -20,6 +20,7 @@ from seven_exp.pruning.criteria.score import (
     OnePassScore,
     Score,
     State,
+    check_scores,
     cleaned,
     finite,
 )
@@ -30,6 +31,7 @@ from seven_exp.pruning.keywords import positive
 from seven_exp.pruning.layers import Coverage, unwrap
 from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
 from seven_exp.pruning.method import Method, Ranking, needs_batches, needs_model, regrows
+from seven_exp.pruning.older_states import translated
 from seven_exp.pruning.registry import When
 from seven_exp.pruning.regrowth import Remembered, StayGone, regrowth_of
 from seven_exp.pruning.replicas import average, group_of
@@ -344,6 +346,7 @@ class Pruner:
         # Older states come from pruners that started at creation.
         self._started = state.get("started", True)
         self.window = None if state["window"] is None else Gradual(**state["window"])
+        state = translated(state, self.window)
         self._masks.set(
             [
                 unpack_bits(packed.to(weight.device), weight.shape)
@@ -455,12 +458,17 @@ class Pruner:
             if "score" not in self.state.tensors:
                 self.state = State.zeros(weights, "score")
             return self.state["score"]
-        return score.score(self._evidence(score, weights), weights)
+        scores = score.score(self._evidence(score, weights), weights)
+        check_scores(self.name, scores, weights)
+        return scores
 
     def _evidence(self, score: Score, weights: Sequence[Tensor]) -> State:
         """The score's state, created at first use."""
         if not self.state.tensors:
             begun = score.init(weights)
+            if not isinstance(begun, State):
+                kind = type(begun).__name__
+                raise TypeError(f"init() of {self.name}'s score returned a {kind}: return a State")
             begun.numbers |= self.state.numbers
             self.state = begun
         return self.state
@@ -513,6 +521,7 @@ class Pruner:
     def _advance(self) -> None:
         """Advance one step: update the masks if it is time, and set pruned weights to zero."""
         assert self.window is not None
+        # A solver has chosen its masks already.
         if self.window.updates(self._t) and isinstance(self.method, Ranking):
             self._update()
         elif self.window.covers(self._t):
@@ -536,6 +545,7 @@ class Pruner:
         try:
             if isinstance(method.score, ModelScore):
                 found = method.score.score(self._model, weights, batches, loss_fn, self._mean)
+                check_scores(self.name, found, weights)
                 self.state.tensors = {"score": found}
             elif isinstance(method.score, GradientScore):
                 self._take_gradients(method.score, batches, loss_fn)

@@ -7,7 +7,8 @@ from numbers import Real
 from typing import Any, Literal, TypeVar, get_args
 
 from seven_exp.pruning.criteria.score import ModelScore, Score
-from seven_exp.pruning.method import Method, Ranking
+from seven_exp.pruning.criteria.solver import Solver
+from seven_exp.pruning.method import Method, Ranking, described
 from seven_exp.registry import Registry, nearest
 
 When = Literal["before", "during", "after"]
@@ -44,6 +45,8 @@ class PrunerSpec:
 
 
 PRUNERS: Registry[PrunerSpec] = Registry("pruner")
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 M = TypeVar("M", bound=Callable[..., Made])
 
@@ -86,7 +89,8 @@ def build_method(name: str, hyperparameters: Mapping[str, Any]) -> Method:
     """Make the method of a registered name.
 
     Raises:
-        ValueError: The pruner is unknown, or it has no such hyper-parameter.
+        ValueError: The pruner is unknown, a hyper-parameter is unknown or missing, or what is
+            registered makes no method.
     """
     make = PRUNERS[name].make
     known = inspect.signature(make).parameters
@@ -97,8 +101,22 @@ def build_method(name: str, hyperparameters: Mapping[str, Any]) -> Method:
         usual = known[key].default
         if type(usual) in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
             raise ValueError(f"{key} is {value!r}: choose a number, such as {usual}")
+    for key, parameter in known.items():
+        required = parameter.default is parameter.empty and parameter.kind is _KEYWORD
+        if required and key not in hyperparameters:
+            raise ValueError(f"{name} needs the hyper-parameter '{key}', which has no default")
+    if inspect.isabstract(make):
+        lacking = ", ".join(sorted(make.__abstractmethods__))
+        raise ValueError(f"{name} can't be made: {make.__name__} does not define {lacking}")
     made = make(**hyperparameters)
-    return Ranking(made) if isinstance(made, Score | ModelScore) else made
+    if isinstance(made, Score | ModelScore):
+        return Ranking(made)
+    if not isinstance(made, Ranking | Solver):
+        raise ValueError(
+            f"what is registered as {name} makes {described(made)}: return a Ranking, or a score "
+            "or a solver"
+        )
+    return made
 
 
 def check_when(when: str) -> None:

@@ -14,7 +14,7 @@ from seven_exp.analysis import Probe
 from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Batch, Data
-from seven_exp.pruning import Pruner, create_pruner, read_by
+from seven_exp.pruning import Pruner, build_method, create_pruner, read_by
 from seven_exp.pruning.layers import prunable_layers
 from seven_exp.pruning.name_patterns import check_patterns, matches
 from seven_exp.pruning.replicas import group_of
@@ -237,6 +237,7 @@ def _pruner(
         "misfits": config.pruner.misfits,
         "optimizer": optimizer,
     }
-    name, read = config.pruner.name, read_by(config.pruner.name, plan.when, schedule)
+    name, arguments = config.pruner.name, config.pruner.arguments
+    read = read_by(name, plan.when, schedule, build_method(name, arguments))
     given: dict[str, Any] = {key: keywords[key] for key in read}
-    return create_pruner(name, model, **given, **config.pruner.arguments)
+    return create_pruner(name, model, **given, **arguments)

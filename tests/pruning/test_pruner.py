@@ -116,8 +116,12 @@ def test_the_final_count_is_exact(name, scope, sparsity):
     }
 
 
-@pytest.mark.parametrize("name", PRUNING)
-def test_pruned_weights_are_exactly_zero_after_every_step(name):
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [(name, PRUNERS[name].when) for name in PRUNING]
+    + [(name, "before") for name in PRUNING if PRUNERS[name].when == "after"],
+)
+def test_pruned_weights_are_exactly_zero_after_every_step(name, when):
     model = net()
 
     def watch(pruner):
@@ -127,7 +131,7 @@ def test_pruned_weights_are_exactly_zero_after_every_step(name):
             assert not torch.signbit(weight[~mask]).any()
             assert weight.isfinite().all()
 
-    train(model, name, watch=watch)
+    train(model, name, watch=watch, when=when)
 
 
 @pytest.mark.slow
@@ -227,6 +231,30 @@ def test_state_of_other_settings_is_refused(other, words):
     pruner = seven_exp.create_pruner("seven_dyn", net(), **settings | other)
     with pytest.raises(ValueError, match=words):
         pruner.load_state_dict(state)
+
+
+@pytest.mark.parametrize(("name", "interval"), [("rigl", 3), ("soft_movement", 3)])
+def test_a_state_of_an_older_version_goes_on(name, interval):
+    """RigL's score was called "gradient", and soft movement kept 1 - (1 - progress)^3 as "rise"."""
+    own = {"tau": 0.6, "penalty": 1.0} if name == "soft_movement" else {}
+    straight_model, broken_model = net(), net()
+    straight = train(straight_model, name, interval=interval, **own)
+
+    def reload(pruner):
+        state = pruner.state_dict()
+        if name == "rigl" and state["state"]:
+            state["state"] = {"gradient": state["state"]["score"]}
+        progress = state["numbers"].pop("progress", None)
+        if name == "soft_movement" and progress is not None:
+            state["numbers"]["rise"] = 1 - (1 - progress) ** 3
+        pruner.state = State()
+        pruner.load_state_dict(state)
+
+    resumed = train(broken_model, name, interval=interval, watch=reload, **own)
+    for layer, mask in straight.masks.items():
+        assert torch.equal(mask, resumed.masks[layer])
+        assert torch.equal(straight.scores[layer], resumed.scores[layer])
+    assert any(not mask.all() for mask in straight.masks.values())
 
 
 def test_state_of_other_shapes_is_refused():

@@ -200,6 +200,23 @@ def finite(loss: Any) -> Tensor:
     return loss
 
 
+def check_scores(name: str, scores: Any, weights: Sequence[Tensor]) -> None:
+    """Raise ValueError unless there is one floating tensor a layer, shaped like its weight.
+
+    Args:
+        name: Of the pruner.
+        scores: What its score has returned.
+        weights: One tensor a layer.
+    """
+    given = scores if isinstance(scores, list | tuple) else []
+    shapes = [tuple(s.shape) for s in given if isinstance(s, Tensor) and s.is_floating_point()]
+    if shapes != [tuple(weight.shape) for weight in weights]:
+        raise ValueError(
+            f"score() of {name} must return a list of one floating tensor a layer, shaped like "
+            f"its weight: {len(weights)} layers, the first of shape {tuple(weights[0].shape)}"
+        )
+
+
 def precision(weight: Tensor) -> torch.dtype:
     """The dtype of scores: float32, or float64 for float64 weights."""
     return torch.promote_types(weight.dtype, torch.float32)

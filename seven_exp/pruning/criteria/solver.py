@@ -49,6 +49,8 @@ class Solver(ABC):
             layers before it pruned.
     """
 
+    order: Order = "blocks"
+
     def __init__(self, *, order: Order = "blocks") -> None:
         if order not in get_args(Order):
             raise ValueError(f"unknown order '{order}': {nearest(order, get_args(Order))}")

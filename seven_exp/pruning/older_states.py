@@ -1,0 +1,24 @@
+"""States that older versions saved, in today's words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from seven_exp.pruning.schedules import Gradual
+
+
+def translated(state: Mapping[str, Any], window: Gradual | None) -> dict[str, Any]:
+    """A pruner's state with what its score has gathered under today's names.
+
+    RigL's score was called "gradient", and soft movement kept "rise", a function of the progress.
+
+    Args:
+        state: What `Pruner.state_dict` returned, now or then.
+        window: The pruner's, as saved.
+    """
+    tensors, numbers = dict(state["state"]), dict(state["numbers"])
+    if state["name"] == "rigl" and "gradient" in tensors:
+        tensors["score"] = tensors.pop("gradient")
+    if numbers.pop("rise", None) is not None and window is not None:
+        latest = next(t for t in reversed(range(state["step"])) if window.updates(t))
+        numbers |= {"progress": window.progress(latest)}
+    return {**state, "state": tensors, "numbers": numbers}
