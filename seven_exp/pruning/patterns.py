@@ -116,7 +116,7 @@ class Units(Pattern):
         """Units must be able to compete within a layer."""
         if scope == "per_row":
             raise ValueError(
-                f"pattern {self.name} removes whole units: scope 'per_row' ranks weights within "
+                f"pattern {self} removes whole units: scope 'per_row' ranks weights within "
                 "rows; choose global or per_layer"
             )
 

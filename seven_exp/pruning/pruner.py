@@ -474,14 +474,14 @@ class Pruner:
         return self.state
 
     def _check_evidence(self, saved: Mapping[str, Any]) -> None:
-        """Raise ValueError unless the saved tensors are those of this pruner's score."""
+        """Raise ValueError if the saved tensors lack one that this pruner's score starts with."""
         if not saved or isinstance(self.method, Solver):
             return
         known = {"score"}
         if isinstance(self.method.score, Score):
             bare = [torch.empty_like(weight, device="meta") for weight in self._weights()]
             known = set(self.method.score.init(bare).tensors)
-        if set(saved) != known:
+        if not known <= set(saved):
             raise ValueError(
                 f"the state holds {', '.join(sorted(saved))}, but {self.name} reads "
                 f"{', '.join(sorted(known)) or 'nothing'}: another version saved it"

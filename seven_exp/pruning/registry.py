@@ -106,7 +106,7 @@ def build_method(name: str, hyperparameters: Mapping[str, Any]) -> Method:
         if required and key not in hyperparameters:
             raise ValueError(f"{name} needs the hyper-parameter '{key}', which has no default")
     if inspect.isabstract(make):
-        lacking = ", ".join(sorted(make.__abstractmethods__))
+        lacking = ", ".join(sorted(getattr(make, "__abstractmethods__", ())))
         raise ValueError(f"{name} can't be made: {make.__name__} does not define {lacking}")
     made = make(**hyperparameters)
     if isinstance(made, Score | ModelScore):
