@@ -84,8 +84,7 @@ def serve(listening: socket.socket) -> None:
                 # No process removes the files that they all have, such as W&B's folder.
                 made.atexit = False
                 if isinstance(folder := made.peek()[0], tempfile.TemporaryDirectory):
-                    made.detach()
-                    folder.cleanup = lambda: None
+                    atexit.unregister(folder.cleanup)
             gc.freeze()  # a collection would copy every page that holds an object
             loaded = True
         if os.fork() == 0:
