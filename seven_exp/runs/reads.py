@@ -16,7 +16,6 @@ class Method:
         prunes: Whether anything is pruned.
         when: When the pruner acts.
         scope: Name of the allocation.
-        needs_batches: Whether it needs batches outside training.
         rounds: Mask updates of a "before" or "after" pruner, at each of its levels.
     """
 
@@ -24,13 +23,12 @@ class Method:
     prunes: bool
     when: Literal["before", "during", "after"]
     scope: str
-    needs_batches: bool
     rounds: int
 
     @classmethod
     def of(cls, config: RunConfig) -> "Method":
         """The method of a checked config."""
-        from seven_exp.pruning import PRUNERS, build_method, needs_batches
+        from seven_exp.pruning import PRUNERS
 
         pruner, spec = config.pruner, PRUNERS[config.pruner.name]
         return cls(
@@ -38,9 +36,15 @@ class Method:
             prunes=spec.prunes and (config.sparsity > 0 or bool(pruner.sparsities)),
             when=pruner.when or spec.when,
             scope=pruner.scope or spec.scope,
-            needs_batches=needs_batches(build_method(pruner.name, pruner.arguments)),
             rounds=pruner.rounds or (1 if pruner.levels > 1 else spec.rounds),
         )
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether it needs batches outside training."""
+        from seven_exp.pruning import build_method, needs_batches
+
+        return needs_batches(build_method(self.config.pruner.name, self.config.pruner.arguments))
 
     @property
     def chosen(self) -> dict[str, Any]:

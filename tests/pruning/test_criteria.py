@@ -784,5 +784,7 @@ def test_soft_movement_says_where_its_threshold_stops_it():
     pruner = seven_exp.create_pruner("soft_movement", model, sparsity=0.5, end_step=2, exclude=[])
     model.weight.grad = torch.randn(4, 6)
     pruner.step()
-    with pytest.warns(UserWarning, match=r"ends at sparsity 0\.000 and not 0\.500: its own"):
+    with pytest.warns(
+        UserWarning, match=r"ends at sparsity 0\.000 instead of 0\.500, because its threshold"
+    ):
         pruner.step()
