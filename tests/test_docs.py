@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from preloaded import python
 from test_conf import composed
 from torch import nn
 
+from seven_exp.pruning import PRUNERS
 from seven_exp.runs.check import check
 
 ROOT = Path(__file__).parent.parent
@@ -193,6 +195,10 @@ def run_blocks(monkeypatch, tmp_path):
     """Run a page's Python blocks one after the other, with the names that a reader has."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT / "examples" / "own_criterion"))
+    # As in a new process: another test may have loaded the example as a plugin.
+    others = {name: spec for name, spec in PRUNERS._entries.items() if "spread" not in name}
+    monkeypatch.setattr(PRUNERS, "_entries", others)
+    monkeypatch.delitem(sys.modules, "spread", raising=False)
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)
