@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.allocation import Pool
+from seven_exp.pruning.matrices import Layer
 
 _ROWS = 8
 """A few rows almost always prove that scores differ, so the others need not be read."""
@@ -112,23 +113,26 @@ def likely_cause(
 
 def no_evidence(
     name: str,
-    pool: Sequence[str],
     model: nn.Module,
-    lost: Sequence[str],
+    layers: Sequence[Layer],
+    kept: Sequence[int],
+    pool: Pool,
     scores: Sequence[Tensor],
     uses_gradients: bool,
 ) -> NoEvidenceError:
-    """The error for layers whose scores carry no information.
+    """The error for a pool whose scores carry no information.
 
     Args:
         name: Name of the pruner.
-        pool: Names of the layers.
         model: As for `likely_cause`.
-        lost: As for `likely_cause`.
-        scores: As for `likely_cause`.
+        layers: All layers of the pruner.
+        kept: Number of weights that each of them keeps now.
+        pool: Some of them.
+        scores: One tensor for each layer of the pool.
         uses_gradients: As for `likely_cause`.
     """
-    first, *others = pool
+    first, *others = (layers[i].name for i in pool.layers)
+    lost = [layer.name for layer, number in zip(layers, kept, strict=True) if not number]
     where = f"{first} and {len(others)} more" if others else first
     return NoEvidenceError(
         f"{name} can't choose what to prune of {where}: all scores are equal or broken; likely "

@@ -504,11 +504,11 @@ class Pruner:
             return False
         score = self._ranking.score
         assert isinstance(score, GradientScore)
-        state, k = self._evidence(score, values), self._plainly_kept()
-        if k is None or not isinstance(score, OnePassScore):
-            score.observe(state, values, grads)
-            return False
-        return score.observe_and_choose(state, values, grads, self._masks, k)
+        state = self._evidence(score, values)
+        if isinstance(score, OnePassScore) and (k := self._plainly_kept()) is not None:
+            return score.observe_and_choose(state, values, grads, self._masks, k)
+        score.observe(state, values, grads)
+        return False
 
     def _plainly_kept(self) -> int | None:
         """Number of weights that this step keeps, if only the scores of the kept ones decide."""
@@ -633,30 +633,21 @@ class Pruner:
         Raises:
             NoEvidenceError: All ranks of a pool are equal or broken; all masks stay unchanged.
         """
-        candidates, counts = dict(enumerate(masks)), self._masks.kept
-        if not isinstance(self._regrowth, StayGone):
-            candidates = {i: torch.ones_like(mask) for i, mask in candidates.items()}
-            counts = self._sizes
+        stay_gone = isinstance(self._regrowth, StayGone)
+        counts = self._masks.kept if stay_gone else self._sizes
         chosen = dict(enumerate(masks))
         for pool in pools:
-            available = sum(counts[i] for i in pool.layers)
-            best = self.competition.best(pool, dict(enumerate(ranks)), candidates, available)
+            own = {i: ranks[i] for i in pool.layers}
+            candidates = {i: masks[i] if stay_gone else torch.ones_like(masks[i]) for i in own}
+            best = self.competition.best(pool, own, candidates, sum(counts[i] for i in own))
             if best is None:
-                raise self._no_evidence(pool, ranks)
+                raise no_evidence(
+                    *(self.name, self._model, self.layers, self._masks.kept),
+                    *(pool, list(own.values()), needs_batches(self.method)),
+                )
             chosen |= best
         self._masks.set(list(chosen.values()))
         return list(chosen.values())
-
-    def _no_evidence(self, pool: Pool, ranks: Sequence[Tensor]) -> NoEvidenceError:
-        named = zip(self.layers, self._masks.kept, strict=True)
-        return no_evidence(
-            self.name,
-            [self.layers[i].name for i in pool.layers],
-            self._model,
-            [layer.name for layer, kept in named if not kept],
-            [ranks[i] for i in pool.layers],
-            needs_batches(self.method),
-        )
 
     def _warn_of_waiting(self, reason: str, *, stacklevel: int) -> None:
         if not self._warned_of_waiting:

@@ -161,9 +161,8 @@ class Solving:
         average(list(shaped.values()), self.group)
         best = self.competition.best(pool, shaped, alive, sum(self.masks.kept[i] for i in alive))
         if best is None:
-            names = [self._layers[i].name for i in pool.layers]
-            lost = [
-                x.name for x, kept in zip(self._layers, self.masks.kept, strict=True) if not kept
-            ]
-            raise no_evidence(self.name, names, self.model, lost, list(shaped.values()), True)
+            raise no_evidence(
+                *(self.name, self.model, self._layers, self.masks.kept),
+                *(pool, list(shaped.values()), True),
+            )
         return best
