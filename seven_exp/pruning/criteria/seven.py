@@ -100,7 +100,7 @@ class Seven(OnePassScore):
             torch.zeros_like(weight) if grad is None else grad.detach()
             for weight, grad in zip(weights, grads, strict=True)
         ]
-        unit = state.numbers.get("unit") or _unit(cleaned(seen, weights))
+        unit = state.numbers.get("unit") or unit_of(cleaned(seen, weights))
         if unit == 0:
             return None
         t = int(state.numbers.get("t", 0))
@@ -109,8 +109,15 @@ class Seven(OnePassScore):
         return SevenStep(weights, seen, m, v, score, unit, (self.alpha_1, self.alpha_2), t)
 
 
-def _unit(grads: Sequence[Tensor]) -> float:
-    """Power of two nearest to 2^8 times the gradients' root mean square; 0 if all are zero."""
+def unit_of(grads: Sequence[Tensor]) -> float:
+    """The unit u: the power of two nearest to 2^8 times the gradients' root mean square.
+
+    Args:
+        grads: One finite tensor per layer.
+
+    Returns:
+        The unit; 0 if all gradients are zero.
+    """
     norms = torch._foreach_norm(list(grads), dtype=torch.float64)
     squares = sum(float(norm) ** 2 for norm in norms)
     rms = math.sqrt(squares / sum(grad.numel() for grad in grads))
