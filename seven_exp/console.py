@@ -66,11 +66,13 @@ def show_record(record: Mapping[str, Any], folder: Path) -> None:
     """Print a run's result as a small table."""
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     metric = record.get("metric", "accuracy")
-    value = record["metrics"][metric]
-    shown = f"{value:.2%}" if metric == "accuracy" else f"{value:.4f}"
     kept, prunable = record["params_nonzero"], record["params_prunable"]
     table.add_row("pruner", f"{record['pruner']} ({record['when']} training, {record['schedule']})")
-    table.add_row(metric, shown)
+    for split, values in (("test", record["metrics"]), ("validation", record["validation"])):
+        if metric in values:
+            value = values[metric]
+            shown = f"{value:.2%}" if metric == "accuracy" else f"{value:.4f}"
+            table.add_row(f"{metric} ({split})", shown)
     table.add_row("sparsity", f"{record['sparsity']:.2%}")
     table.add_row("kept weights", f"{kept:,} of {prunable:,} prunable")
     table.add_row("seconds", f"{record['seconds']:.1f} ({record['seconds_pruning']:.1f} pruning)")

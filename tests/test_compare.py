@@ -50,8 +50,11 @@ def write(root, pruner, sparsity, seed, accuracy, status="finished", **changes):
         "status": status, "pruner": pruner, "model": "mlp", "dataset": "digits", "seed": seed,
         "sparsity_target": sparsity, "sparsity": sparsity,
         "metrics": {"accuracy": accuracy, "loss": 1 - accuracy},
-        "params_nonzero": 100, "seconds": 2.0, "steps": 10, "config": config, **changes,
+        "params_nonzero": 100, "seconds": 2.0, "steps": 10, "config": config,
+        "splits": {"metrics": "test"}, **changes,
     }  # fmt: skip
+    if values["splits"] is None:
+        del values["splits"]  # as in older records
     folder = root / f"{len(list(root.iterdir()))}"
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(values))
@@ -68,6 +71,19 @@ def sweep(tmp_path):
         write(tmp_path, "seven_dyn", 0.5, seed, 0.95)
     write(tmp_path, "dense", 0.0, 0, 0.97)
     return tmp_path
+
+
+def test_runs_without_a_validation_split_are_counted_and_kept_apart(tmp_path, capsys):
+    for seed in range(2):
+        write(tmp_path, "magnitude", 0.9, seed, 0.6, splits=None)
+        write(tmp_path, "snip", 0.9, seed, 0.7, config={"dataset": {"validation": None}})
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().err == (
+        "note: 2 of the runs had no validation split: they trained on all training data, and "
+        "measured the test split during training, too\n"
+    )
+    methods = {row.method for row in rows_of(tmp_path, baseline=None)}
+    assert methods == {"magnitude dataset.validation=0.0", "snip dataset.validation=null"}
 
 
 def rows_of(folder, **settings):

@@ -17,6 +17,8 @@ from seven_exp.models import MODELS
 from seven_exp.pruning import PRUNERS, SCHEDULES
 from seven_exp.runs import run_hash
 from seven_exp.runs.check import check
+from seven_exp.runs.dense_start import start_identity
+from seven_exp.runs.identity import digest
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -149,6 +151,20 @@ def test_compare_is_three_pruners_three_sparsities_three_seeds():
         "sparsity": 3,
         "seed": 3,
     }
+
+
+@pytest.mark.parametrize("name", [n for n in choices("experiment") if "leaderboard" in n])
+def test_leaderboards_have_a_start_per_seed_that_all_methods_share(name):
+    def start(*overrides):
+        config = composed(f"experiment={name}", *overrides)
+        assert config.dataset.validation == 0.1
+        return digest(start_identity(config))
+
+    one = start("seed=3", "pruner=seven_dyn")
+    assert one == start("seed=3", "pruner=magnitude", "sparsity=0.5")
+    assert one != start("seed=4", "pruner=seven_dyn")
+    # the old way
+    assert len({start(f"seed={seed}", "model.pretrain.seed=0") for seed in (3, 4)}) == 1
 
 
 def test_seed_presets_are_the_recipes():

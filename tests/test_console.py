@@ -10,7 +10,8 @@ from seven_exp.console import show_record, table_console
 
 RECORD = {
     "pruner": "seven_[x]", "when": "during", "schedule": ":smile:", "metric": "accuracy",
-    "metrics": {"accuracy": 0.5}, "params_nonzero": 1, "params_prunable": 2, "sparsity": 0.5,
+    "metrics": {"accuracy": 0.5}, "validation": {"accuracy": 0.25},
+    "params_nonzero": 1, "params_prunable": 2, "sparsity": 0.5,
     "seconds": 1.0, "seconds_pruning": 0.1,
 }  # fmt: skip
 
@@ -20,6 +21,8 @@ def test_names_and_paths_are_no_markup(capsys):
     said = capsys.readouterr().out
     assert "record: a[x]b/:smile:/results.json" in said
     assert "seven_[x] (during training, :smile:)" in said
+    rows = [line.split() for line in said.splitlines() if "accuracy" in line]
+    assert rows == [["accuracy", "(test)", "50.00%"], ["accuracy", "(validation)", "25.00%"]]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -138,7 +138,11 @@ def test_panels_use_the_keys_that_the_tracker_logs(board):
     bars, layers, *training = panels(rest)
     assert bars["config"]["metrics"] == [f"layer_sparsity/{name}" for name in LAYERS]
     assert layers["config"]["metricRegex"] == "layer_sparsity/.*"
-    assert [p["config"]["metrics"] for p in training] == [["test/accuracy"], ["loss"], ["sparsity"]]
+    assert [p["config"]["metrics"] for p in training] == [
+        ["validation/accuracy"],
+        ["loss"],
+        ["sparsity"],
+    ]
     for panel in (bars, layers, *training):
         assert panel["config"]["groupBy"] == "pruner.value"
         assert panel["config"]["aggregate"] is True

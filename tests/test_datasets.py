@@ -123,7 +123,7 @@ def test_a_data_set_and_its_file_agree(name):
     with initialize_config_dir(str(conf), version_base="1.3"):
         given = set(compose("config", [f"dataset={name}"]).dataset)
     parameters = set(inspect.signature(DATASETS[name]).parameters)
-    assert given - {"name"} == parameters - {"batch_size", "seed"}
+    assert given - {"name", "validation"} == parameters - {"batch_size", "seed"}
 
 
 @pytest.mark.parametrize("name", FACTS)

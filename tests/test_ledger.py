@@ -293,7 +293,7 @@ def test_what_the_package_s_own_data_sets_are_known_by(tmp_path, arguments, know
     model = "bert_base" if "/" in name else "mlp"
     place = [] if name == "digits" else [f"dataset.data_dir={tmp_path}"]
     config = composed(f"dataset={name}", f"model={model}", *place)
-    assert data_identity(config) == {**arguments, **known}
+    assert data_identity(config) == {**arguments, **known, "validation": None}
 
 
 @pytest.fixture
@@ -309,7 +309,8 @@ def own_data(monkeypatch):
         def identity(data_dir: Path, cache_dir: str = "cache") -> str:
             values = composed().model_dump()
             values["dataset"] = {
-                "name": "own", "data_dir": str(data_dir), "cache_dir": cache_dir
+                "name": "own", "data_dir": str(data_dir), "cache_dir": cache_dir,
+                "validation": None,
             }  # fmt: skip
             return runs.run_hash(parse(values))
 

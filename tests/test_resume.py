@@ -260,9 +260,9 @@ def test_the_best_model_stays_beside_the_last(tmp_path):
         )
         for name in ("best", "final")
     }  # fmt: skip
-    for name, figures in (("best", record["best"]), ("final", record["metrics"])):
+    for name, figures in (("best", record["best"]), ("final", record["validation"])):
         again = run_experiment(kept[name], tmp_path / name, LocalRecord())
-        assert again["metrics"]["accuracy"] == figures["accuracy"]
+        assert again["validation"]["accuracy"] == figures["accuracy"]
 
 
 def test_a_checkpoint_of_another_run_or_another_code_is_not_gone_on_from(tmp_path):

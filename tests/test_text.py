@@ -210,7 +210,7 @@ def test_squad_and_wikitext_are_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(squad, "URL", (SAMPLES / "squad").as_uri())
     squad._fetch(tmp_path)
     assert squad.read_squad(tmp_path / "dev-v1.1.json")[2].answers[0][0] == "Ada Moss"
-    names = ("wiki.train.tokens", "wiki.valid.tokens")
+    names = ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens")
     zipped(tmp_path / "w.zip", {f"wikitext-2/{n}": SAMPLES / "wikitext-2" / n for n in names})
     monkeypatch.setattr(wikitext, "URL", (tmp_path / "w.zip").as_uri())
     download.ensure(str(tmp_path / "w"), names, wikitext._fetch)
@@ -272,36 +272,52 @@ def test_tokens_are_kept_on_disk_until_something_changes(folders, tmp_path, monk
         data_of("glue/sst2", folders["bert"], tmp_path, max_length=9)
 
 
+SQUAD = {"data_dir": str(SAMPLES / "squad"), "max_length": 64, "stride": 16}
+
+
 def test_squads_targets_point_at_the_answer_in_each_window(folders, tmp_path):
-    data = data_of("squad", folders["bert"], tmp_path, data_dir=str(SAMPLES / "squad"),
-                   max_length=64, stride=16)  # fmt: skip
-    task, answers = data.task, set()
+    data = data_of("squad", folders["bert"], tmp_path, **SQUAD)
+    task, answers, owners = data.task, set(), set()
     for inputs, targets in data.test.epoch(0):
         for ids, (start, end, first, last, window) in zip(
             inputs["input_ids"], targets.tolist(), strict=True
         ):
             owner, places = task.windows[window]
+            owners.add(owner)
             assert ids[first - 1] == 3  # a separator
             assert ids[last + 1] == 3
             if end:
                 answers.add(task.contexts[owner][places[start][0] : places[end][1]])
     assert answers == {"the hills", "the sea", "Ada Moss"}
-    assert len(task.windows) > len(task.contexts) == 3
     # a metric is a mean over questions, not over windows
-    assert data.test_examples == 3
+    assert data.test_examples == len(owners) == 3 < data.test.tokens.lengths.numel()
 
 
-def test_perfect_logits_answer_every_question(folders, tmp_path):
-    data = data_of("squad", folders["bert"], tmp_path, data_dir=str(SAMPLES / "squad"),
-                   max_length=64, stride=16)  # fmt: skip
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_perfect_logits_answer_every_question(folders, tmp_path, split):
+    data = data_of("squad", folders["bert"], tmp_path, validation=0.5, **SQUAD)
     evidence = []
-    for inputs, targets in data.test.epoch(0):
+    for inputs, targets in getattr(data, split).epoch(0):
         logits = torch.zeros(*inputs["input_ids"].shape, 2)
         for row, (start, end, *_) in enumerate(targets.tolist()):
             logits[row, start, 0] = logits[row, end, 1] = 9.0
         evidence.append(data.task.evidence(logits, targets))
     figures = data.task.metrics(torch.cat(evidence), 0.0)
     assert figures["exact_match"] == figures["f1"] == 1.0
+
+
+def test_no_question_is_in_two_splits(folders, tmp_path):
+    data = data_of("squad", folders["bert"], tmp_path, validation=0.5, **SQUAD)
+    owners = {
+        name: {
+            data.task.windows[window][0]
+            for _, targets in split.epoch(0)
+            for window in targets[:, 4].tolist()
+        }
+        for name, split in (("train", data.train), ("validation", data.validation))
+    }
+    assert max(owners["train"]) < min(owners["validation"])
+    assert len(owners["validation"]) == data.validation.examples
 
 
 # Models
@@ -442,6 +458,10 @@ def test_every_task_runs_and_names_its_headline(folders, tmp_path, dataset, kind
     record = run(tmp_path, "a", folders[kind], "sparsity=0.5", dataset=dataset)
     assert record["metric"] == metric
     assert set(record["metrics"]) == {metric, "loss"} | others
+    # WikiText-2 has three official splits; from the others' training data some are held out.
+    expected = {metric, "loss"} | {name for name in others if "mismatched" not in name}
+    assert set(record["validation"]) == expected
+    assert record["validation_examples"] >= 1
     assert record["params_nonzero"] == record["params_prunable"] // 2
     assert 0 < record["flops_sparse"] < record["flops_dense"]
 

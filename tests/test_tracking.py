@@ -31,7 +31,8 @@ from seven_exp.tracking.weights_and_biases import command_line_keys
 ROOT = Path(__file__).parent.parent
 RECORD = {
     "status": "finished", "run_hash": "abc", "metrics": {"accuracy": 0.75, "loss": 0.5},
-    "best": {"accuracy": 0.8, "step": 20}, "sparsity": 0.7, "params_nonzero": 30,
+    "validation": {"accuracy": 0.6}, "best": {"accuracy": 0.8, "step": 20},
+    "sparsity": 0.7, "params_nonzero": 30,
     "flops_dense": 200, "flops_sparse": 60, "seconds": 1.5, "seconds_pruning": 0.1,
 }  # fmt: skip
 CONFIG = {
@@ -110,8 +111,8 @@ def test_wandb_offline_holds_config_history_and_summary(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     tracker = WandbTracker("online", "project", None)
     tracker.start(info(tmp_path))
-    tracker.log(10, {"loss": 0.5, "test/accuracy": 0.6, "layer_sparsity/fc": 0.1})
-    tracker.log(20, {"loss": 0.4, "test/accuracy": 0.9, "layer_sparsity/fc": 0.2})
+    tracker.log(10, {"loss": 0.5, "validation/accuracy": 0.6, "layer_sparsity/fc": 0.1})
+    tracker.log(20, {"loss": 0.4, "validation/accuracy": 0.9, "layer_sparsity/fc": 0.2})
     tracker.finish(RECORD)
 
     # without a login: offline, with one line that says how to sync
@@ -136,8 +137,8 @@ def test_wandb_offline_holds_config_history_and_summary(tmp_path, caplog):
     ]
     metrics = [r.metric for r in records if r.WhichOneof("record_type") == "metric"]
     by_name = {m.name or m.glob_name: m for m in metrics}
-    assert by_name["test/accuracy"].summary.max
-    assert by_name["test/loss"].summary.min
+    assert by_name["validation/accuracy"].summary.max
+    assert by_name["validation/loss"].summary.min
     assert by_name["*"].step_metric == "step"
     summary = {}
     for r in records:

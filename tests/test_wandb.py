@@ -72,8 +72,10 @@ def test_a_run_arrives_as_it_was_recorded(tmp_path, server):
     assert run.summary["run_hash"] == record["run_hash"]
     assert run.summary["final/accuracy"] == record["metrics"]["accuracy"]
     assert run.summary["final/kept_weights"] == record["params_nonzero"]
-    best = max(row["test/accuracy"] for row in recorded if "test/accuracy" in row)
-    assert run.summary["test/accuracy"]["max"] == best
+    best = max(row["validation/accuracy"] for row in recorded if "validation/accuracy" in row)
+    assert run.summary["validation/accuracy"]["max"] == best
+    final = run.summary["final/validation/accuracy"]
+    assert final == record["validation"]["accuracy"] <= best
 
     assert run.files.keys() >= {"config.yaml", "wandb-metadata.json", "wandb-summary.json"}
     assert yaml.safe_load(run.files["config.yaml"])["sparsity"]["value"] == 0.7
@@ -199,5 +201,5 @@ def test_an_agent_runs_a_sweep(tmp_path, server):
         assert {key: run.config[key] for key in point} == point
         record = found[point["sparsity"]]
         assert record["pruner"] == point["pruner"]
-        assert run.summary[written["metric"]["name"]] == record["metrics"]["accuracy"]
+        assert run.summary[written["metric"]["name"]] == record["validation"]["accuracy"]
         assert (run.complete, run.exit_code) == (True, 0)

@@ -12,7 +12,8 @@ from wandb_server import WandbServer
 pytestmark = pytest.mark.slow
 
 RECORD = {
-    "status": "finished", "run_hash": "x", "metrics": {"accuracy": 0.5}, "best": {},
+    "status": "finished", "run_hash": "x", "metrics": {"accuracy": 0.5}, "validation": {},
+    "best": {},
     "sparsity": 0.5, "params_nonzero": 1, "flops_dense": 1, "flops_sparse": 1, "seconds": 1.0,
     "seconds_pruning": 0.0,
 }  # fmt: skip

@@ -9,7 +9,7 @@ from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.page import write_html
 from seven_exp.compare.plot import write_png
 from seven_exp.compare.published import print_published
-from seven_exp.compare.records import FINISHED, Record, read_runs
+from seven_exp.compare.records import FINISHED, Record, measured_early, read_runs
 from seven_exp.compare.sections import comparison_page, relative_to
 from seven_exp.compare.statistics import Differ, paired_difference
 from seven_exp.compare.summary import Row, headline, summarize
@@ -58,6 +58,8 @@ def compare(
         print_published(rows, metric)
     if left_out := [*found.left_out, *cache.broken_files()]:
         print(f"left out: {', '.join(left_out)}", file=sys.stderr)
+    if early := measured_early(found.records):
+        print(f"note: {early}", file=sys.stderr)
     print(f"written: {output / 'comparison'}.csv, .png, .html")
     if wandb is not None:
         addresses = publish(build_dashboard(rows, metric, baseline, entity, project))

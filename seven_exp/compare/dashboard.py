@@ -331,7 +331,7 @@ def _panels(rows: Sequence[Row], metric: str, table: str, chart: str) -> dict[st
                 groupby_rangefunc="minmax",
                 layout=wr.Layout(x=8 * place, y=12, w=8, h=8),
             )
-            for place, name in enumerate((f"test/{metric}", "loss", "sparsity"))
+            for place, name in enumerate((f"validation/{metric}", "loss", "sparsity"))
         ],
     }
 

@@ -16,6 +16,7 @@ from seven_exp.config import Dataset, Model, Optimizer, Pruner
 from seven_exp.runs.artifacts import SCHEMA
 
 _DATA_DIR = "dataset.data_dir"
+_VALIDATION = "dataset.validation"
 
 _ELSEWHERE = (
     *("seed", "sparsity", "output_root", "cache_dir", "device", "threads", "plugins", "tracker"),
@@ -156,6 +157,22 @@ def read_runs(
             found[record.run_hash] = record
     notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
     return list(found.values()), notes
+
+
+def measured_early(records: Iterable[Record]) -> str | None:
+    """One line about finished runs that also measured the test split during training, if any."""
+    old = sum(r.status == FINISHED and not _validated(r.values) for r in records)
+    if not old:
+        return None
+    return (
+        f"{old} of the runs had no validation split: they trained on all training data, and "
+        "measured the test split during training, too"
+    )
+
+
+def _validated(values: Mapping[str, Any]) -> bool:
+    """Whether a record says which split its figures are of; older ones had no validation split."""
+    return "splits" in values
 
 
 def _rank(record: Record) -> tuple[bool, float]:
@@ -315,6 +332,8 @@ def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, An
     for key, value in _flatten(config or {key: values.get(key) for key in _AXES}):
         if key not in hidden and not key.startswith(below):
             yield key, value
+    if not _validated(values):
+        yield _VALIDATION, 0.0
 
 
 def _unread(values: Mapping[str, Any]) -> Sequence[str]:

@@ -12,7 +12,7 @@ from seven_exp.compare.history import read_history, thinned
 from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.page import Section, asset, render, rounded
 from seven_exp.compare.plot import styles
-from seven_exp.compare.records import Record, differing_settings, whole_config
+from seven_exp.compare.records import Record, differing_settings, measured_early, whole_config
 from seven_exp.compare.statistics import SIGNIFICANT, Differ, paired_difference
 from seven_exp.compare.summary import Row, method_name, summarize, with_differences
 from seven_exp.compare.table import captions, seeds
@@ -73,6 +73,8 @@ def comparison_page(
     parts = sections(records, methods, offered, more, cache)
     left_out = [*notes, *cache.broken_files()]
     lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(left_out)}."] if left_out else [])]
+    if early := measured_early(records):
+        lines.append(f"{early}.")
     return render(f"Comparison by {metric}", lines, shared, parts)
 
 

@@ -51,6 +51,8 @@ class Model(_Named):
 class Dataset(_Named):
     """conf/dataset."""
 
+    validation: Annotated[float, Field(ge=0, lt=1)] | None
+
 
 class Pruner(_Named):
     """conf/pruner."""

@@ -13,6 +13,7 @@ from seven_exp.datasets.registry import (
     lower_is_better,
     text_head,
 )
+from seven_exp.datasets.validation import held_out
 from seven_exp.tasks import Batch
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Text",
     "build_data",
     "check_data",
+    "held_out",
     "lower_is_better",
     "text_head",
 ]

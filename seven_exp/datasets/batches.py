@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seven_exp.tasks import Batch, Classification, Spans, Task
+from seven_exp.tasks import Batch, Classification, Task
 
 
 class Batches(Protocol):
@@ -23,20 +23,48 @@ class Batches(Protocol):
         ...
 
 
+@runtime_checkable
+class Divisible(Batches, Protocol):
+    """Training batches from which examples can be held out."""
+
+    @property
+    def examples(self) -> int:
+        """Number of examples."""
+        ...
+
+    @property
+    def strata(self) -> Tensor | None:
+        """The class of each example, int64 (examples,); None if neighbours belong together.
+
+        Windows of a text do. Without classes, all examples are of one stratum.
+        """
+        ...
+
+    def divided(self, held_out: Tensor) -> tuple[Batches, Batches]:
+        """The other examples for training; and these for evaluation: in order, not augmented.
+
+        Args:
+            held_out: Numbers of examples, int64, ascending.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Data:
-    """Both splits, their task, and what a model must know about them.
+    """The splits, their task, and what a model must know about them.
 
     Attributes:
         train: Batches of images, float32 (n, channels, size, size), and class indices, int64 (n,);
             or of other inputs and targets, as the task requires.
-        test: The split for evaluation: test or dev.
+        test: The split that is measured once, at the end.
         num_classes: Number of logits.
         image_size: Side of the images.
         channels: 1 (grey) or 3.
         task: The loss and the metrics.
         text: What a text model must know instead of the images' size.
-        more: Further splits for evaluation, by the suffix of their metrics' names.
+        more: Further test splits, by the suffix of their metrics' names.
+        validation: The split that is measured during training, and that choices are made on. A
+            data set returns its official one, if it has one.
     """
 
     train: Batches
@@ -47,6 +75,7 @@ class Data:
     task: Task = field(default_factory=Classification)
     text: "Text | None" = None
     more: Mapping[str, Batches] = field(default_factory=dict)
+    validation: Batches | None = None
 
     @property
     def for_model(self) -> dict[str, Any]:
@@ -59,8 +88,6 @@ class Data:
     @property
     def test_examples(self) -> int | None:
         """Number of examples that a metric of the test split averages over; None if unknown."""
-        if isinstance(self.task, Spans):
-            return len(self.task.answers)
         return getattr(self.test, "examples", None)
 
     def shared(self, rank: int, ranks: int) -> "Data":
@@ -69,7 +96,8 @@ class Data:
             return self
         more = {ending: Shared(split, rank, ranks) for ending, split in self.more.items()}
         train, test = (Shared(split, rank, ranks) for split in (self.train, self.test))
-        return replace(self, train=train, test=test, more=more)
+        validation = self.validation and Shared(self.validation, rank, ranks)
+        return replace(self, train=train, test=test, more=more, validation=validation)
 
 
 @dataclass(frozen=True)
@@ -154,6 +182,19 @@ class InMemory:
     def __len__(self) -> int:
         """Number of batches per epoch."""
         return batches_an_epoch(len(self.targets), self.batch_size, self.seed)
+
+    @property
+    def strata(self) -> Tensor:
+        """The classes."""
+        return self.targets
+
+    def divided(self, held_out: Tensor) -> tuple["InMemory", "InMemory"]:
+        """The other images for training; and these for evaluation: in order, not augmented."""
+        kept = torch.ones(len(self.targets), dtype=torch.bool)
+        kept[held_out] = False
+        train = replace(self, images=self.images[kept], targets=self.targets[kept])
+        images, targets = self.images[held_out], self.targets[held_out]
+        return train, replace(self, images=images, targets=targets, seed=None, augment=None)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch ``index`` from number ``start`` on."""

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,32 +32,33 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Normalisation of torchvision's pretrained weights."""
 
 
-def _splits(data_dir: str, *test_names: str) -> tuple[Path, Path]:
-    """The folders of both splits; the second is the first existing one of ``test_names``.
+def _splits(data_dir: str) -> list[Path]:
+    """The folders of train, test and, if there is one, validation; val alone is the test split.
 
     Raises:
         ValueError: A folder is missing or empty, or their classes differ: class indices, which are
             the folders' ranks, would then have different meanings.
     """
+    root = Path(data_dir).expanduser()
 
-    def find(*names: str) -> tuple[Path, set[str]]:
-        for name in names:
-            folder = Path(data_dir).expanduser() / name
-            classes = {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else ()
-            if classes:
-                return folder, set(classes)
-        raise ValueError(
-            f"dataset.data_dir is '{data_dir}': no folder {' or '.join(names)} there with one "
-            "sub-folder of images for each class"
-        )
+    def classes(name: str) -> set[str]:
+        folder = root / name
+        return {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set()
 
-    (train, classes), (test, test_classes) = find("train"), find(*test_names)
-    if odd := sorted(classes ^ test_classes):
-        raise ValueError(
-            f"dataset.data_dir is '{data_dir}': {train.name} and {test.name} must have the same "
-            f"classes: {odd[0]} is in one of them only"
-        )
-    return train, test
+    found = {name: own for name in ("train", "test", "val") if (own := classes(name))}
+    for names in (("train",), ("test", "val")):
+        if found.keys().isdisjoint(names):
+            raise ValueError(
+                f"dataset.data_dir is '{data_dir}': no folder {' or '.join(names)} there with one "
+                "sub-folder of images for each class"
+            )
+    for name, own in found.items():
+        if odd := sorted(found["train"] ^ own):
+            raise ValueError(
+                f"dataset.data_dir is '{data_dir}': train and {name} must have the same "
+                f"classes: {odd[0]} is in one of them only"
+            )
+    return [root / name for name in found]
 
 
 def _open(folder: Path, transform: Callable[..., Tensor]) -> Any:
@@ -70,7 +71,7 @@ def _open(folder: Path, transform: Callable[..., Tensor]) -> Any:
 
 
 def _check_image_folder(*, data_dir: str, **_: object) -> None:
-    _splits(data_dir, "test", "val")
+    _splits(data_dir)
 
 
 @dataset("image_folder", check=_check_image_folder, known_by="files")
@@ -83,7 +84,7 @@ def image_folder(
     augment: bool,
     cache_dir: str,
 ) -> Data:
-    """``train/CLASS/*`` and ``test/CLASS/*`` (or ``val/``) as RGB, decoded once."""
+    """``train/CLASS/*``, ``test/CLASS/*`` and ``val/CLASS/*`` as RGB, decoded once."""
     from torchvision.transforms import v2
 
     decode = v2.Compose([v2.ToImage(), v2.Resize((image_size, image_size), antialias=True)])
@@ -99,8 +100,15 @@ def image_folder(
             augment=shift_and_mirror if augment and seed is not None else None,
         )
 
-    train, test = (_open(folder, decode) for folder in _splits(data_dir, "test", "val"))
-    return Data(read(train, seed), read(test, None), len(train.classes), image_size, 3)
+    train, test, *more = (_open(folder, decode) for folder in _splits(data_dir))
+    return Data(
+        read(train, seed),
+        read(test, None),
+        len(train.classes),
+        image_size,
+        3,
+        validation=read(more[0], None) if more else None,
+    )
 
 
 def _decoded(source: Any, size: int, cache: Path) -> Tensor:
@@ -137,12 +145,14 @@ class Streamed:
         batch_size: Images per batch.
         workers: Number of decoding processes; 0: this process decodes.
         seed: None keeps the order and everything; a number shuffles and drops the last batch.
+        plain: The same images without augmentation; None: ``source``.
     """
 
     source: Any
     batch_size: int
     workers: int
     seed: int | None = None
+    plain: Any = None
 
     @property
     def examples(self) -> int:
@@ -152,6 +162,19 @@ class Streamed:
     def __len__(self) -> int:
         """Number of batches per epoch."""
         return batches_an_epoch(len(self.source), self.batch_size, self.seed)
+
+    @property
+    def strata(self) -> Tensor:
+        """The classes."""
+        return torch.tensor(self.source.targets)
+
+    def divided(self, held_out: Tensor) -> tuple["Streamed", "Streamed"]:
+        """The other images for training; and these for evaluation: in order, not augmented."""
+        kept = torch.ones(len(self.source), dtype=torch.bool)
+        kept[held_out] = False
+        part, plain = torch.utils.data.Subset, self.plain or self.source
+        train = replace(self, source=part(self.source, kept.nonzero()[:, 0].tolist()), plain=None)
+        return train, replace(self, source=part(plain, held_out.tolist()), plain=None, seed=None)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch ``index`` from number ``start`` on, whichever process decodes them.
@@ -231,14 +254,17 @@ class _Repeatable(torch.utils.data.Dataset[Any]):
 def _check_imagenet(*, data_dir: str, workers: int, **_: object) -> None:
     if workers < 0:
         raise ValueError(f"dataset.workers is {workers}: choose 0 or more")
-    _splits(data_dir, "val", "test")
+    _splits(data_dir)
 
 
 @dataset("imagenet", check=_check_imagenet, known_by="files")
 def imagenet(
     *, batch_size: int, seed: int, data_dir: str, image_size: int, augment: bool, workers: int
 ) -> Data:
-    """ImageNet-1k or a set in its layout: ``train/`` and ``val/`` with a subfolder per class."""
+    """ImageNet-1k or a set in its layout: ``train/`` and ``val/`` with a subfolder per class.
+
+    If there is also a ``test/`` with classes, that is the test split, and ``val/`` is validation.
+    """
     from torchvision.transforms import v2
 
     finish = [
@@ -249,13 +275,15 @@ def imagenet(
     # The usual 224 of 256: the central seven eighths.
     centre = [v2.Resize(image_size * 8 // 7, antialias=True), v2.CenterCrop(image_size)]
     varied = [v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()]
-    train_folder, test_folder = _splits(data_dir, "val", "test")
-    train = _open(train_folder, v2.Compose([*(varied if augment else centre), *finish]))
-    test = _open(test_folder, v2.Compose([*centre, *finish]))
+    folders = _splits(data_dir)
+    whole = v2.Compose([*centre, *finish])
+    train = _open(folders[0], v2.Compose([*(varied if augment else centre), *finish]))
+    test, *more = (Streamed(_open(folder, whole), batch_size, workers) for folder in folders[1:])
     return Data(
-        Streamed(train, batch_size, workers, seed),
-        Streamed(test, batch_size, workers),
+        Streamed(train, batch_size, workers, seed, plain=_open(folders[0], whole)),
+        test,
         len(train.classes),
         image_size,
         3,
+        validation=more[0] if more else None,
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 from seven_exp.datasets.batches import Data
+from seven_exp.datasets.validation import with_validation
 from seven_exp.registry import Registry
 from seven_exp.tasks import Head, LanguageModelling
 
@@ -37,7 +38,8 @@ def dataset(
 
     Args:
         name: What users write.
-        train_size: Number of training examples, if fixed; windows can then be checked early.
+        train_size: Number of training examples, if fixed, before any are held out for validation;
+            windows can then be checked early.
         check: ``check(**arguments)`` raises ValueError if the files can't be read; it must be
             quick.
         head: The head of a model for this text; None for images.
@@ -82,13 +84,16 @@ def check_data(name: str, **arguments: Any) -> None:
         _CHECKS[name](**arguments)
 
 
-def build_data(name: str, *, batch_size: int, seed: int, **arguments: Any) -> Data:
+def build_data(
+    name: str, *, batch_size: int, seed: int, validation: float | None = 0.0, **arguments: Any
+) -> Data:
     """Load a data set.
 
     Args:
         name: A registered name.
         batch_size: Examples per batch.
         seed: Seed of the training order and of augmentation.
+        validation: Fraction of the training examples to hold out; see `with_validation`.
         **arguments: The data set's own keywords.
 
     Raises:
@@ -96,4 +101,4 @@ def build_data(name: str, *, batch_size: int, seed: int, **arguments: Any) -> Da
     """
     load = DATASETS[name]
     check_data(name, **arguments)
-    return load(batch_size=batch_size, seed=seed, **arguments)
+    return with_validation(load(batch_size=batch_size, seed=seed, **arguments), validation)

@@ -1,12 +1,14 @@
 """SQuAD v1.1 (Rajpurkar et al., arXiv 1606.05250) from its official JSON; dev is evaluated."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seven_exp.datasets import download
 from seven_exp.datasets.batches import Data, Text
@@ -102,6 +104,26 @@ def _span(places: Any, first: int, last: int, start: int, end: int) -> tuple[int
     return inside[0], inside[-1]
 
 
+class _Windows(Sequence[tuple[int, list[tuple[int, int]]]]):
+    """Question and tokens' positions of each window, read from tensors: a list would be large."""
+
+    def __init__(self, parts: Sequence[Tokens], owners: Tensor) -> None:
+        self._owners = owners
+        lengths = torch.cat([part.lengths for part in parts])
+        self._ends = lengths.cumsum(0)
+        self._starts = self._ends - lengths
+        self._places = torch.stack(
+            [torch.cat([part.columns[name] for part in parts]) for name in ("from", "to")], 1
+        )
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def __getitem__(self, window: Any) -> Any:
+        places = self._places[self._starts[window] : self._ends[window]].tolist()
+        return int(self._owners[window]), list(map(tuple, places))
+
+
 def _fetch(folder: Path) -> None:
     for name in _FILES:
         download.write(folder / name, download.read_url(f"{URL}/{name}"))
@@ -141,29 +163,28 @@ def squad(
                 ) from error
             raise
 
-    def batches(tokens: Tokens, seed: int | None) -> TokenBatches:
+    def batches(tokens: Tokens, seed: int | None, before: int) -> TokenBatches:
         assert tokens.targets is not None
         columns = {k: v for k, v in tokens.columns.items() if k not in ("from", "to")}
-        kept = replace(tokens, columns=columns, targets=tokens.targets[:, :5].contiguous())
-        return TokenBatches(kept, padding(words), batch_size, seed)
+        targets = tokens.targets[:, :5].clone()
+        targets[:, 4] += before
+        kept = replace(tokens, columns=columns, targets=targets)
+        return TokenBatches(kept, padding(words), batch_size, seed, owners=tokens.targets[:, 5])
 
+    # The windows of dev are numbered first, then those of train, whose end may be held out.
     train, dev = map(read, paths)
-    questions = read_squad(paths[1])
+    of_train, of_dev = map(read_squad, paths)
     assert dev.targets is not None
-    sizes = dev.lengths.tolist()
-    starts, ends = (torch.split(dev.columns[name], sizes) for name in ("from", "to"))
-    windows = [
-        (owner, list(zip(a.tolist(), b.tolist(), strict=True)))
-        for owner, a, b in zip(dev.targets[:, 5].tolist(), starts, ends, strict=True)
-    ]
+    assert train.targets is not None
+    owners = torch.cat([dev.targets[:, 5], train.targets[:, 5] + len(of_dev)])
     task = Spans(
-        windows=windows,
-        contexts=[q.context for q in questions],
-        answers=[[text for text, _ in q.answers] for q in questions],
+        windows=_Windows([dev, train], owners),
+        contexts=[q.context for q in of_dev + of_train],
+        answers=[[text for text, _ in q.answers] for q in of_dev + of_train],
     )
     return Data(
-        batches(train, seed),
-        batches(dev, None),
+        batches(train, seed, len(dev)),
+        batches(dev, None, 0),
         2,
         task=task,
         text=Text(len(words), max_length),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,13 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def only(self, chosen: Tensor) -> "Tokens":
+        """Some of the sequences; ``chosen`` is bool, (n,)."""
+        flat = chosen.repeat_interleave(self.lengths)
+        columns = {name: values[flat] for name, values in self.columns.items()}
+        targets = None if self.targets is None else self.targets[chosen]
+        return Tokens(columns, self.lengths[chosen], targets)
+
 
 @dataclass(frozen=True)
 class TokenBatches:
@@ -49,17 +56,45 @@ class TokenBatches:
         batch_size: Sequences per batch.
         seed: None: all, by length (evaluation); a number shuffles, keeps similar lengths
             together, and drops the last, smaller batch if there is a full one.
+        owners: The example that each sequence is a window of, int64 (n,), ascending; None: each is
+            an example.
     """
 
     tokens: Tokens
     pad: int
     batch_size: int
     seed: int | None = None
+    owners: Tensor | None = None
 
     @property
     def examples(self) -> int:
         """Number of examples in the split."""
-        return len(self.tokens)
+        return len(self.tokens) if self.owners is None else int(self._examples[-1]) + 1
+
+    @property
+    def _examples(self) -> Tensor:
+        """The example that each sequence belongs to, numbered from 0 on."""
+        if self.owners is None:
+            return torch.arange(len(self.tokens))
+        return (self.owners.diff(prepend=self.owners[:1]) != 0).cumsum(0)
+
+    @property
+    def strata(self) -> Tensor | None:
+        """The classes; one for all if the targets are numbers; None for windows of a text."""
+        targets = self.tokens.targets
+        if targets is None or self.owners is not None:
+            return None
+        return torch.zeros(len(targets)).long() if targets.is_floating_point() else targets
+
+    def divided(self, held_out: Tensor) -> tuple["TokenBatches", "TokenBatches"]:
+        """The other examples for training; and these for evaluation, by length."""
+        chosen = torch.isin(self._examples, held_out)
+
+        def part(chosen: Tensor, seed: int | None) -> "TokenBatches":
+            own = None if self.owners is None else self.owners[chosen]
+            return replace(self, tokens=self.tokens.only(chosen), seed=seed, owners=own)
+
+        return part(~chosen, self.seed), part(chosen, None)
 
     def __len__(self) -> int:
         """Number of batches per epoch."""

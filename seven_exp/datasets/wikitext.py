@@ -20,7 +20,7 @@ from seven_exp.tasks import LanguageModelling
 
 URL = "https://wikitext.smerity.com/wikitext-2-v1.zip"
 
-_FILES = ("wiki.train.tokens", "wiki.valid.tokens")
+_FILES = ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens")
 
 
 def _tokenize(path: Path, tokenizer: Any, max_length: int) -> Tokens:
@@ -52,7 +52,7 @@ def wikitext2(
     max_length: int,
     cache_dir: str,
 ) -> Data:
-    """Independent blocks of ``max_length`` tokens; the valid split is evaluated."""
+    """Independent blocks of ``max_length`` tokens; all three splits are official."""
     paths = download.ensure(data_dir, _FILES, _fetch)
     words = load_tokenizer(tokenizer)
 
@@ -61,10 +61,12 @@ def wikitext2(
         tokens = cached(cache_dir, words, [path], {"block": max_length}, build)
         return TokenBatches(tokens, padding(words), batch_size, seed)
 
+    train, valid, test = paths
     return Data(
-        split(paths[0], seed),
-        split(paths[1], None),
+        split(train, seed),
+        split(test, None),
         len(words),
         task=LanguageModelling(),
         text=Text(len(words), max_length),
+        validation=split(valid, None),
     )

@@ -15,12 +15,18 @@ from seven_exp.training.optimizers import build_optimizer
 
 
 def data_of(section: Dataset, batch_size: int, seed: int) -> Data:
-    """Build the data; ``seed`` determines their order.
+    """Build the data; ``seed`` determines their order, not their splits.
 
     Raises:
         ValueError: The data can't be loaded.
     """
-    return build_data(section.name, batch_size=batch_size, seed=seed, **section.arguments)
+    return build_data(
+        section.name,
+        batch_size=batch_size,
+        seed=seed,
+        validation=section.validation,
+        **section.arguments,
+    )
 
 
 def model_of(section: Model, data: Data, *, gradient_checkpointing: bool = False) -> nn.Module:

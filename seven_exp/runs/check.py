@@ -5,7 +5,7 @@ from pathlib import Path
 
 from seven_exp import datasets, models
 from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_the_user
-from seven_exp.datasets import DATASETS, TRAIN_SIZES, text_head
+from seven_exp.datasets import DATASETS, TRAIN_SIZES, held_out, text_head
 from seven_exp.pruning import PRUNERS, build_method
 from seven_exp.pruning.allocation import SCOPES
 from seven_exp.pruning.patterns import parse_pattern
@@ -109,4 +109,5 @@ def _plan(config: RunConfig) -> None:
     SCHEDULES[config.schedule.name]
     images = TRAIN_SIZES.get(config.dataset.name)
     if images is not None or config.trainer.max_steps is not None:
+        images = images and images - held_out(images, config.dataset.validation)
         Plan.of(config, max(1, (images or 0) // config.trainer.batch_size))

@@ -29,7 +29,7 @@ def load_dense_start(config: RunConfig, data: Data, model: nn.Module, compute: C
     """
     if config.model.pretrain.epochs == 0:
         return
-    identity = _identity(config)
+    identity = start_identity(config)
 
     def build() -> dict[str, Tensor]:
         return _trained(config, data, compute)
@@ -38,7 +38,7 @@ def load_dense_start(config: RunConfig, data: Data, model: nn.Module, compute: C
     model.load_state_dict(cached_start(folder, digest(identity), build, identity))
 
 
-def _identity(config: RunConfig) -> dict[str, Any]:
+def start_identity(config: RunConfig) -> dict[str, Any]:
     """Everything that determines the result of dense training."""
     identity = {
         "version": 2,

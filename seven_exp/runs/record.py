@@ -45,6 +45,10 @@ def facts_of(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "config": config.model_dump(),
         "unread": unread(Method.of(config)),
         "test_examples": parts.data.test_examples,
+        "validation_examples": getattr(parts.data.validation, "examples", None),
+        # Records without this key measured the test split during training, and took best from it.
+        "splits": {"metrics": "test"}
+        | dict.fromkeys(("validation", "best", "levels"), parts.data.validation and "validation"),
     }
 
 

@@ -152,7 +152,8 @@ def architecture(
     # and data do not.
     config = RunConfig.model_construct(
         model=Model.model_construct(**values["model"]),
-        dataset=Dataset.model_construct(**dataset),
+        # Older records lack the key, and only the test split is used.
+        dataset=Dataset.model_construct(**{**dataset, "validation": 0.0}),
         trainer=Trainer.model_construct(**values["trainer"]),
         seed=values["seed"],
         plugins=plugins,

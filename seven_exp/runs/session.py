@@ -115,8 +115,10 @@ class Session:
         if done not in plan.prune_at:
             return
         if plan.when == "after":
-            level = evaluation.evaluate(state.model, parts.data.test, parts.compute)
-            state.outcome.levels.append({"step": done, "sparsity": state.pruner.sparsity, **level})
+            level: dict[str, Any] = {"step": done, "sparsity": state.pruner.sparsity}
+            if parts.data.validation is not None:
+                level |= evaluation.evaluate(state.model, parts.data.validation, parts.compute)
+            state.outcome.levels.append(level)
         with self._pruning(), faults_of_the_user():
             state.pruner.prune(
                 endless(parts.data.train),
@@ -157,24 +159,31 @@ class Session:
         advance(now.step, f"loss {now.loss:.3f}  sparsity {pruner.sparsity:.1%}")
 
     def _evaluate(self, step: int) -> dict[str, Value]:
-        """Metrics of all evaluated splits, and each layer's sparsity."""
+        """Metrics of the validation split, at the end also of test, and each layer's sparsity."""
         parts, state = self.parts, self.state
+        found: dict[str, Value] = {}
+        if parts.data.validation is not None:
+            metrics = evaluation.evaluate(parts.trained, parts.data.validation, parts.compute)
+            settled = step >= parts.plan.settled
+            best = state.outcome.add(step, metrics, parts.data.task, settled=settled)
+            if best and self.keep_best and state.world.main:
+                with _dispensable("the best model"):
+                    save_model(self.checkpoints.folder / "best.safetensors", state.model)
+            found |= {f"validation/{name}": value for name, value in metrics.items()}
+        if step == parts.plan.steps:
+            state.outcome.metrics = self._tested()
+            found |= {f"test/{name}": value for name, value in state.outcome.metrics.items()}
+        layers = state.pruner.layer_counts.items()
+        return found | {f"layer_sparsity/{name}": 1 - kept / size for name, (size, kept) in layers}
+
+    def _tested(self) -> dict[str, float]:
+        """Metrics of all test splits."""
+        parts = self.parts
         metrics = evaluation.evaluate(parts.trained, parts.data.test, parts.compute)
         for ending, split in parts.data.more.items():
             more = evaluation.evaluate(parts.trained, split, parts.compute)
             metrics |= {f"{name}_{ending}": value for name, value in more.items()}
-        settled = step >= parts.plan.settled
-        best = state.outcome.add(step, metrics, parts.data.task, settled=settled)
-        if best and self.keep_best and state.world.main:
-            with _dispensable("the best model"):
-                save_model(self.checkpoints.folder / "best.safetensors", state.model)
-        return {
-            **{f"test/{name}": value for name, value in metrics.items()},
-            **{
-                f"layer_sparsity/{name}": 1 - kept / size
-                for name, (size, kept) in state.pruner.layer_counts.items()
-            },
-        }
+        return metrics
 
     def _rested(self, done: int) -> None:
         """Save the state if the plan says so, and handle a signal to stop."""

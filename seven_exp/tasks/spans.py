@@ -26,7 +26,7 @@ class Spans(Task):
 
     Attributes:
         windows: For each window its question, and each token's position in the context as a range
-            of characters; for the evaluated split.
+            of characters; windows of all splits that are evaluated.
         contexts: One per question.
         answers: All right answers, one list per question.
         metric: The headline, "f1" or "exact_match".
@@ -58,19 +58,19 @@ class Spans(Task):
         return torch.stack([x.double() for x in (targets[:, 4], begin, finish, best)], 1)
 
     def metrics(self, evidence: Tensor, loss: float) -> dict[str, float]:
-        """F1 and exact match as fractions, means over all questions; and the loss."""
+        """F1 and exact match as fractions, means over the split's questions; and the loss."""
         best: dict[int, tuple[float, str]] = {}
         for window, begin, finish, score in evidence.tolist():
             question, places = self.windows[int(window)]
-            if score > best.get(question, (-torch.inf, ""))[0]:
+            if score > best.setdefault(question, (-torch.inf, ""))[0]:
                 text = self.contexts[question][places[int(begin)][0] : places[int(finish)][1]]
                 best[question] = score, text
         f1 = exact = 0.0
-        for question, truths in enumerate(self.answers):
-            given = best.get(question, (0.0, ""))[1]
+        for question, (_, given) in best.items():
+            truths = self.answers[question]
             f1 += max(answer_f1(given, truth) for truth in truths)
             exact += max(float(normal_form(given) == normal_form(truth)) for truth in truths)
-        n = len(self.answers)
+        n = len(best)
         return {"f1": f1 / n, "exact_match": exact / n, "loss": loss}
 
 

@@ -84,8 +84,8 @@ class WandbTracker:
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
         summary = "min,last" if run.lower_is_better else "max,last"
-        self._run.define_metric(f"test/{run.metric}", step_metric="step", summary=summary)
-        self._run.define_metric("test/loss", step_metric="step", summary="min,last")
+        self._run.define_metric(f"validation/{run.metric}", step_metric="step", summary=summary)
+        self._run.define_metric("validation/loss", step_metric="step", summary="min,last")
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """One row of history, numbered by its step, unless the server has it from before."""
@@ -114,6 +114,7 @@ class WandbTracker:
             "status": record["status"],
             "run_hash": record["run_hash"],
             **{f"final/{name}": value for name, value in record["metrics"].items()},
+            **{f"final/validation/{name}": value for name, value in record["validation"].items()},
             **{f"best/{name}": value for name, value in record["best"].items()},
             "final/sparsity": record["sparsity"],
             "final/kept_weights": record["params_nonzero"],

@@ -18,10 +18,22 @@ from seven_exp.training.world import World
 
 @dataclass
 class Outcome:
-    """A run's results so far; ``metric`` is the task's headline."""
+    """A run's results so far.
+
+    Attributes:
+        metric: The task's headline.
+        metrics: Of the test split, at the end.
+        validation: Of the validation split, the latest.
+        best: Of the validation split, the best ones with final masks, and their step.
+        levels: Step, sparsity and metrics of the validation split at the end of each level.
+        steps: Number of steps.
+        seconds: Duration of training.
+        seconds_pruning: Part of it that the pruner took.
+    """
 
     metric: str
     metrics: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     levels: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
@@ -29,8 +41,8 @@ class Outcome:
     seconds_pruning: float = 0.0
 
     def add(self, step: int, metrics: dict[str, float], task: Task, *, settled: bool) -> bool:
-        """Add an evaluation; return whether it is the best one with final masks so far."""
-        self.metrics = metrics
+        """Add metrics of the validation split; return whether they are the best settled ones."""
+        self.validation = metrics
         if not settled:
             return False
         if self.best and not task.better(metrics[self.metric], self.best[self.metric]):

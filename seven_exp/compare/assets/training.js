@@ -1,8 +1,8 @@
 /* Training curves: one per run, and the mean of runs that were logged at the same steps. */
 (root, data, page) => {
   const {html, number, scale, state, rows, runs, tasks, methods} = page;
-  const tested = `test/${page.metric}`;
-  const quantities = Object.keys(data.curves).sort((a, b) => (b === tested) - (a === tested) || a.localeCompare(b));
+  const first = ["validation", "test"].map(split => `${split}/${page.metric}`).find(name => name in data.curves);
+  const quantities = Object.keys(data.curves).sort((a, b) => (b === first) - (a === first) || a.localeCompare(b));
   if (!quantities.length) {
     root.append(html("p", {class: "note"}, "The records have no metrics.jsonl."));
     return;
@@ -44,7 +44,7 @@
         }
       }
       page.chart(boxes[t], {title: `${task}, sparsity ${number.percent(+state.curvesAt)}`, xTitle: "optimizer steps", yTitle: state.curve, marks: false,
-        x: scale.linear(xs), y: scale.linear(ys, undefined, page.ends(state.curve.replace("test/", ""))), series});
+        x: scale.linear(xs), y: scale.linear(ys, undefined, page.ends(state.curve.replace(/^(validation|test)\//, ""))), series});
     });
   });
 }
