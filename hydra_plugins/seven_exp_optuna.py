@@ -9,6 +9,7 @@ import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,6 +66,7 @@ class OptunaSweeper(Sweeper):
             )
         self.direction, self.trials, self.jobs, self.seed = direction, trials, jobs, seed
         self.folder, self.study, self.params = Path(folder), study, params or {}
+        self._launches = 0
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -82,26 +84,49 @@ class OptunaSweeper(Sweeper):
             ConfigError: There is nothing to search, another process runs the study, or no trial is
                 valid.
         """
-        try:
-            import optuna
-        except ImportError as error:
-            raise ConfigError(
-                "hydra/sweeper=optuna needs Optuna: uv sync --extra optuna"
-            ) from error
-        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        overrides = OverridesParser.create().parse_overrides(given)
-        # As in Hydra's own sweeper, the command line replaces a preset's line.
-        last = {override.get_key_element(): override for override in overrides}
+        last = self.overrides(arguments)
         space = {key: distribution(o) for key, o in last.items() if o.is_sweep_override()}
-        fixed = [f"{k}={o.get_value_element_as_str()}" for k, o in last.items() if k not in space]
+        fixed = [assignment(o) for key, o in last.items() if key not in space]
         if not space:
             raise ConfigError(
                 "hydra.sweeper.params: nothing to search; "
                 "give a range such as 'pruner.alpha_1=interval(0.5,0.95)'"
             )
-        run = self._run(fixed)
+        self._conclude(self.optimized(space, [fixed]))
+
+    def overrides(self, arguments: Sequence[str]) -> dict[str, Override]:
+        """Key -> value, where the command line replaces a preset's line, as in Hydra's sweeper.
+
+        Raises:
+            ConfigError: Optuna is not installed.
+        """
+        if find_spec("optuna") is None:
+            raise ConfigError("hydra/sweeper=optuna needs Optuna: uv sync --extra optuna")
+        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        parsed = OverridesParser.create().parse_overrides(given)
+        return {override.get_key_element(): override for override in parsed}
+
+    def optimized(
+        self,
+        space: Mapping[str, "optuna.distributions.BaseDistribution"],
+        points: Sequence[list[str]],
+        first: Mapping[str, Any] | None = None,
+    ) -> "optuna.Study":
+        """The study of a search space, continued up to its trials.
+
+        Args:
+            space: What is searched.
+            points: The fixed values of each of a trial's runs; the trial's value is their mean.
+            first: Values of the first trial.
+
+        Raises:
+            ConfigError: Another process runs the study, or no trial is valid.
+        """
+        import optuna
+
+        runs = [self.run(point) for point in points]
         with faults_of_the_user():
-            name = self.study or _hash_of(run, space)
+            name = self.study or _hash_of(runs, space)
         self.folder.mkdir(parents=True, exist_ok=True)
         with held(FileLock(self.folder / f"{name}.lock"), wait=0) as mine:
             if not mine:
@@ -110,13 +135,16 @@ class OptunaSweeper(Sweeper):
             study = optuna.create_study(
                 study_name=name,
                 storage=_journal(self.folder / f"{name}.journal"),
-                direction=self.direction or _direction(run),
+                direction=self.direction or _direction(runs[0]),
                 load_if_exists=True,
             )
-            self._optimize(study, space, fixed)
+            if first and not study.trials:
+                study.enqueue_trial(dict(first))
+            self._optimize(study, space, points)
+        return study
 
     def _optimize(
-        self, study: "optuna.Study", space: Mapping[str, Any], fixed: Sequence[str]
+        self, study: "optuna.Study", space: Mapping[str, Any], points: Sequence[list[str]]
     ) -> None:
         from optuna.samplers import TPESampler
         from optuna.trial import TrialState
@@ -132,7 +160,7 @@ class OptunaSweeper(Sweeper):
         started, faults = 0, []
         while done < self.trials:
             batch = [study.ask(dict(space)) for _ in range(min(self.jobs, self.trials - done))]
-            for trial, outcome in zip(batch, self._launched(batch, fixed, started), strict=True):
+            for trial, outcome in zip(batch, self._launched(batch, points), strict=True):
                 if isinstance(outcome, ConfigError):
                     # Not counted as finished: the fault may be fixed before the next start.
                     study.tell(trial, state=TrialState.FAIL)
@@ -146,26 +174,29 @@ class OptunaSweeper(Sweeper):
             done += len(batch)
         if faults and len(faults) == started:
             raise faults[-1]
-        self._conclude(study)
 
     def _launched(
-        self, batch: Sequence["optuna.Trial"], fixed: Sequence[str], started: int
+        self, batch: Sequence["optuna.Trial"], points: Sequence[list[str]]
     ) -> list[float | ConfigError]:
         """The outcome of each trial: its value, NaN if it diverged, or why it is not valid."""
         outcomes: dict[int, float | ConfigError] = {}
-        jobs: dict[int, list[str]] = {}
+        jobs: dict[int, list[list[str]]] = {}
         for i, trial in enumerate(batch):
-            job = [*fixed, *assignments(trial.params)]
+            own = [[*point, *assignments(trial.params)] for point in points]
             try:
-                self.validate_batch_is_legal([job])
+                self.validate_batch_is_legal(own)
             except (HydraException, OmegaConfBaseException) as error:
                 outcomes[i] = ConfigError(explain(error))
             else:
-                jobs[i] = job
+                jobs[i] = own
         if jobs:
             assert self.launcher is not None
-            returns = self.launcher.launch(list(jobs.values()), initial_job_idx=started)
-            outcomes |= {i: _value_of(job) for i, job in zip(jobs, returns, strict=True)}
+            every = [job for own in jobs.values() for job in own]
+            returns = iter(self.launcher.launch(every, initial_job_idx=self._launches))
+            self._launches += len(every)
+            outcomes |= {
+                i: _mean([_value_of(next(returns)) for _ in own]) for i, own in jobs.items()
+            }
         return [outcomes[i] for i in range(len(batch))]
 
     def _conclude(self, study: "optuna.Study") -> None:
@@ -183,8 +214,12 @@ class OptunaSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "optimization_results.yaml").write_text(yaml.safe_dump(result))
 
-    def _run(self, fixed: list[str]) -> RunConfig:
-        """The run without the searched values; registers what its plugins define."""
+    def run(self, fixed: list[str]) -> RunConfig:
+        """The run without the searched values; registers what its plugins define.
+
+        Raises:
+            ConfigError: It is not valid, or has no validation split.
+        """
         assert self.hydra_context is not None
         assert self.config is not None
         job = self.hydra_context.config_loader.load_sweep_config(self.config, fixed)
@@ -193,8 +228,18 @@ class OptunaSweeper(Sweeper):
         )
         assert isinstance(plain, dict)
         run = parse({str(key): value for key, value in plain.items()})
+        if run.dataset.validation == 0:
+            raise ConfigError(
+                "dataset.validation is 0.0: trials are compared on the validation split; choose a "
+                "fraction of the training data, such as 0.1"
+            )
         load_plugins(run.plugins)
         return run
+
+
+def assignment(override: Override) -> str:
+    """A fixed value in the syntax of the command line."""
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
 
 
 def assignments(params: Mapping[str, Any]) -> list[str]:
@@ -234,11 +279,18 @@ def _direction(run: RunConfig) -> Literal["maximize", "minimize"]:
     return "minimize" if lower_is_better(run.dataset.name) else "maximize"
 
 
-def _hash_of(run: RunConfig, space: Mapping[str, Any]) -> str:
+def _hash_of(runs: Sequence[RunConfig], space: Mapping[str, Any]) -> str:
     from seven_exp.runs.identity import digest, run_hash
 
     searched = {key: repr(values) for key, values in space.items()}
-    return digest({"run": run_hash(run), "searched": searched})
+    return digest({"runs": [run_hash(run) for run in runs], "searched": searched})
+
+
+def _mean(values: Sequence[float | ConfigError]) -> float | ConfigError:
+    """The mean of a trial's runs; the first fault, if one of them is not valid."""
+    faults = [value for value in values if isinstance(value, ConfigError)]
+    numbers = [value for value in values if not isinstance(value, ConfigError)]
+    return faults[0] if faults else sum(numbers) / len(numbers)
 
 
 def _journal(path: Path) -> "optuna.storages.BaseStorage":
@@ -265,5 +317,8 @@ def _value_of(job: JobReturn) -> float | ConfigError:
             return math.nan
         raise
     if value is None:
-        raise InterruptedRun("another process is executing a trial's run")
+        raise InterruptedRun(
+            "a trial has no result: another process is executing its run, or its data set has no "
+            "validation split"
+        )
     return float(value)

@@ -42,7 +42,7 @@ ARROWS = {
         *("datasets", "export", "runs", "shrink", "tasks", "training"),
     },
     "cli": {
-        *("config", "console", "registry"),
+        *("config", "console", "files", "registry"),
         *("compare", "datasets", "export", "measure", "runs", "tracking", "training"),
     },
     "__main__": {"cli"},

@@ -16,7 +16,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 from preloaded import python
-from test_conf import composed
+from test_conf import CONF, composed
 from torch import nn
 
 from seven_exp.pruning import PRUNERS
@@ -66,7 +66,7 @@ for page, words in FIRST.items():
     if name == "train" and ELSEWHERE.isdisjoint(given) and given not in TRAINING.values():
         TRAINING[page] = given
 EVERY = [arguments(words) for page in ALL.values() for words in page]
-TRAINED = sorted({tuple(a) for name, a in EVERY if name == "train" and "own" not in a})
+TRAINED = sorted({tuple(a) for name, a in EVERY if name in ("train", "tune") and "own" not in a})
 # Where it goes on W&B is read once somebody is logged in: tests/test_dashboard.py.
 TOOLED = sorted({(n, *a) for n, a in EVERY if n in TOOLS and "--wandb" not in a})
 
@@ -147,6 +147,11 @@ def one_job(words: tuple[str, ...]) -> list[str]:
             key = word.removeprefix("hydra.launcher.").partition("=")[0]
             assert re.search(rf"^ *{key}:", settings, re.MULTILINE), word
         words = tuple(word for word in words if not re.match("hydra[./]launcher", word))
+    tuning = [word.partition("=")[0] for word in words if word.startswith("tune.")]
+    settings = "".join((CONF / f"hydra/sweeper/{n}.yaml").read_text() for n in ("optuna", "tune"))
+    for key in tuning:
+        assert re.search(rf"^{key.removeprefix('tune.')}:", settings, re.MULTILINE), key
+    words = tuple(word for word in words if not word.startswith("tune."))
     if "--config-dir" in words:
         at = words.index("--config-dir")
         found.append(f"hydra.searchpath=[file://{ROOT / words[at + 1]}]")

@@ -206,6 +206,7 @@ def test_what_is_searched(written, expected):
         ([ALPHA], {"direction": "up"}, "choose maximize, minimize or null"),
         ([ALPHA, "pruner.name=seven_dym"], {}, "did you mean 'seven_dyn'"),
         ([ALPHA, "plugins=[nowhere.py]"], {}, "can't import 'nowhere.py'"),
+        ([ALPHA, "dataset.validation=0"], {}, "dataset.validation is 0.0: trials are compared"),
     ],
 )
 def test_mistakes(tmp_path, arguments, settings, words):
@@ -225,9 +226,9 @@ def test_two_parameters_of_a_pruner_on_real_runs(tmp_path):
     assert [r["status"] for r in records] == ["finished"] * 3
     (path,) = tmp_path.rglob("optimization_results.yaml")
     best = yaml.safe_load(path.read_text())
-    assert best["best_value"] == max(r["metrics"]["accuracy"] for r in records)
+    assert best["best_value"] == max(r["validation"]["accuracy"] for r in records)
     tried = {
-        (p["alpha_1"], p["alpha_2"]): r["metrics"]["accuracy"]
+        (p["alpha_1"], p["alpha_2"]): r["validation"]["accuracy"]
         for r in records
         for p in [r["config"]["pruner"]]
     }

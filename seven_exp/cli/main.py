@@ -15,6 +15,7 @@ HELP = """usage: seven-exp COMMAND ...
   compare  tables, statistics and charts from the records of runs
   export   export a finished run's model for other programs
   measure  measure size, memory and speed of a pruned and the dense model
+  tune     tune each method's hyper-parameters with equal effort
 
 seven-exp COMMAND --help explains a command, for example:
 
@@ -33,7 +34,7 @@ def main() -> int:
     ``seven-exp train`` accepts the arguments of ``train.py``, including ``--config-dir`` for the
     user's own configs.
     """
-    commands = ("train", *TOOLS)
+    commands = ("train", "tune", *TOOLS)
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(HELP)
@@ -43,6 +44,14 @@ def main() -> int:
         return 2
     if name in TOOLS:
         return int(import_module(f"seven_exp.cli.{name}").main(arguments))
+    if name == "tune":
+        from seven_exp.cli.tune import HELP as TUNE_HELP
+        from seven_exp.cli.tune import for_train
+
+        if {"-h", "--help"} & set(arguments):
+            print(TUNE_HELP)
+            return 0
+        arguments = for_train(arguments)
     sys.argv = [sys.argv[0], *arguments]
     try:
         # Imported here: the import takes long enough to be interrupted.

@@ -51,7 +51,7 @@ def _check(config: DictConfig) -> None:
             continue
         keys = [str(key) for key in values if key != "hydra"]
         try:
-            checked(OmegaConf.masked_copy(values, keys))
+            checked(OmegaConf.masked_copy(values, keys), values.hydra.overrides.task)
         except ConfigError as error:
             faults |= dict.fromkeys(error.args)
         else:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seven_exp.cli.faults import explain, rank, stop, stop_if_explained, stop_if_not_begun
 from seven_exp.cli.overrides import for_hydra, prefer_own_presets
 from seven_exp.cli.sweep_compare import compare_begun, left_elsewhere
+from seven_exp.cli.tuned import with_tuned
 from seven_exp.config import ConfigError, RunConfig, parse
 from seven_exp.runs.ledger import Ledger, record_of
 
@@ -77,14 +79,19 @@ def _keep_silent() -> None:
     logging.disable()
 
 
-def checked(values: DictConfig) -> RunConfig:
+def checked(values: DictConfig, given: Sequence[str] = ()) -> RunConfig:
     """The config as typed values.
+
+    Args:
+        values: As Hydra composed it.
+        given: The command line; its values precede those of the file ``tuned``.
 
     Raises:
         ConfigError: It is not valid.
     """
     try:
-        plain = OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
+        tuned = with_tuned(values, given)
+        plain = OmegaConf.to_container(tuned, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     assert isinstance(plain, dict)
@@ -100,15 +107,15 @@ def run(values: DictConfig) -> float | None:
     """Run one Hydra job: check the config, then execute the run unless it is finished.
 
     Returns:
-        The final value of the task's headline metric, for Hydra's sweepers; None if another process
-        is executing the run.
+        The task's headline metric on the validation split at the end, for Hydra's sweepers; None
+        without such a split, or if another process is executing the run.
 
     Raises:
         ConfigError: The config is not valid.
         InterruptedRun: A signal stopped it; or, outside a multirun, another process is executing
             it.
     """
-    config = checked(values)
+    config = checked(values, HydraConfig.get().overrides.task)
 
     from seven_exp.console import show_record, write_what_can_be_encoded
     from seven_exp.runs.identity import run_hash
@@ -159,7 +166,7 @@ def run(values: DictConfig) -> float | None:
         ledger.share(identity, home, job)
     if home != found or not multirun:
         show_record(record, home)
-    value: float = record["metrics"][record["metric"]]
+    value: float | None = record["validation"].get(record["metric"])
     return value
 
 

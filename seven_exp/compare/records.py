@@ -20,6 +20,7 @@ _VALIDATION = "dataset.validation"
 
 _ELSEWHERE = (
     *("seed", "sparsity", "output_root", "cache_dir", "device", "threads", "plugins", "tracker"),
+    "tuned",
     *("run", "analysis"),
     *(
         "model.name",

@@ -149,6 +149,7 @@ class RunConfig(_Section):
     output_root: str
     cache_dir: str
     plugins: list[str]
+    tuned: str | None
     run: Run
     model: Model
     dataset: Dataset

@@ -29,6 +29,7 @@ class PrunerSpec:
         rounds: Default number of mask updates of a "before" or "after" pruner.
         prunes: False for the dense reference.
         scope: Name of the default allocation.
+        space: Keyword -> the values that tuning searches, in the syntax of Hydra's sweeps.
     """
 
     make: Callable[..., Made]
@@ -37,6 +38,7 @@ class PrunerSpec:
     rounds: int
     prunes: bool
     scope: str
+    space: Mapping[str, str]
 
     @property
     def criterion(self) -> str:
@@ -59,6 +61,7 @@ def register(
     rounds: int = 1,
     prunes: bool = True,
     scope: str = "global",
+    space: Mapping[str, str] | None = None,
 ) -> Callable[[M], M]:
     """Decorator that registers a method under ``name``. One method may have several names.
 
@@ -72,6 +75,8 @@ def register(
         rounds: Default number of mask updates outside training.
         prunes: Whether it removes any weights.
         scope: Name of the default allocation.
+        space: Hyper-parameter -> the values that ``seven-exp tune`` searches, such as
+            "interval(0.5,0.95)", "tag(log,interval(1e-4,1e-2))" or "1,2,4".
 
     Raises:
         ValueError: The name is taken, or ``when`` is invalid.
@@ -79,7 +84,7 @@ def register(
     check_when(when)
 
     def add(make: M) -> M:
-        PRUNERS.add(name, PrunerSpec(make, when, schedule, rounds, prunes, scope))
+        PRUNERS.add(name, PrunerSpec(make, when, schedule, rounds, prunes, scope, space or {}))
         return make
 
     return add

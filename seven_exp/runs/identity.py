@@ -50,7 +50,7 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
         exclude={
             **dict.fromkeys(
                 (
-                    *("output_root", "cache_dir", "device", "threads", "plugins"),
+                    *("output_root", "cache_dir", "device", "threads", "plugins", "tuned"),
                     *("tracker", "analysis", "run"),
                 ),
                 True,

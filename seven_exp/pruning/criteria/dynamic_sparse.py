@@ -11,8 +11,10 @@ from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import FromZero
 from seven_exp.pruning.rules import DropAndGrow, drawn
 
+_SPACE = {"drop": "interval(0.05,0.5)"}
 
-@register("rigl", when="during", schedule="constant", scope="erk")
+
+@register("rigl", when="during", schedule="constant", scope="erk", space=_SPACE)
 def rigl(*, drop: float = 0.3, seed: int = 0) -> Ranking:
     """Grows where the dense gradient is largest (Evci et al., arXiv 1911.11134).
 
@@ -23,7 +25,7 @@ def rigl(*, drop: float = 0.3, seed: int = 0) -> Ranking:
     return Ranking(Gradient(), DropAndGrow(drop, seed), FromZero)
 
 
-@register("set", when="during", schedule="constant", scope="erk")
+@register("set", when="during", schedule="constant", scope="erk", space=_SPACE)
 def set_(*, drop: float = 0.3, seed: int = 0) -> Ranking:
     """Grows at random (Mocanu et al., arXiv 1707.04780).
 

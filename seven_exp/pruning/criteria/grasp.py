@@ -19,7 +19,12 @@ from seven_exp.pruning.outputs import tempered
 from seven_exp.pruning.registry import register
 
 
-@register("grasp", when="before", schedule="one_shot")
+@register(
+    "grasp",
+    when="before",
+    schedule="one_shot",
+    space={"temperature": "tag(log,interval(1.0,1000.0))"},
+)
 class Grasp(ModelScore):
     """w * (H g), signed; it prunes the lowest, whose removal raises the gradient's norm.
 

@@ -11,8 +11,10 @@ from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import Remembered
 from seven_exp.pruning.rules import Threshold
 
+_RATES = "tag(log,interval(1e-3,1e-1))"
 
-@register("movement", when="during", schedule="cubic", scope="per_layer")
+
+@register("movement", when="during", schedule="cubic", scope="per_layer", space={"lr": _RATES})
 def movement(*, lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.999)) -> Ranking:
     """Keeps the highest S. A pruned weight keeps its stored value and may return with it.
 
@@ -26,7 +28,12 @@ def movement(*, lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.999)) -> 
     return Ranking(Movement(lr, betas), regrowth=Remembered)
 
 
-@register("soft_movement", when="during", schedule="cubic")
+@register(
+    "soft_movement",
+    when="during",
+    schedule="cubic",
+    space={"lr": _RATES, "penalty": "tag(log,interval(10.0,1000.0))"},
+)
 def soft_movement(
     *,
     lr: float = 1e-2,

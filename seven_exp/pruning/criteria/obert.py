@@ -16,9 +16,11 @@ _ROUNDING = 16 * torch.finfo(torch.float32).eps
 """Fraction of the trace to add if gradients are nearly equal: their mean outer product in float32
 can then have eigenvalues as low as a third of this below zero."""
 
+_SPACE = {"dampening": "tag(log,interval(1e-9,1e-1))"}
 
-@register("obert_pre", when="before", schedule="exponential", rounds=10)
-@register("obert", when="during", schedule="cubic")
+
+@register("obert_pre", when="before", schedule="exponential", rounds=10, space=_SPACE)
+@register("obert", when="during", schedule="cubic", space=_SPACE)
 class Obert(CompensatingScore):
     """w^2 / (2 [F^-1]_qq); the kept weights of each block are moved to minimise the loss.
 

@@ -11,7 +11,16 @@ from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import Moved
 
 
-@register("platon", when="during", schedule="cubic")
+@register(
+    "platon",
+    when="during",
+    schedule="cubic",
+    space={
+        "beta_1": "interval(0.5,0.99)",
+        "beta_2": "interval(0.5,0.99)",
+        "window": "int(tag(log,interval(1,50)))",
+    },
+)
 def platon(*, beta_1: float = 0.85, beta_2: float = 0.95, window: int = 10) -> Ranking:
     """Keeps the highest Ibar * U, see `Platon`; weights return with the optimizer's latest update.
 

@@ -16,9 +16,11 @@ from seven_exp.registry import nearest
 
 _MOMENTS = ("float32", "bfloat16")
 
+_SPACE = {"alpha_1": "interval(0.5,0.95)", "alpha_2": "interval(0.5,0.99)"}
 
-@register("seven_pre", when="before", schedule="cubic", rounds=100)
-@register("seven_dyn", when="during", schedule="cubic")
+
+@register("seven_pre", when="before", schedule="cubic", rounds=100, space=_SPACE)
+@register("seven_dyn", when="during", schedule="cubic", space=_SPACE)
 class Seven(OnePassScore):
     """Sum over the steps of |w g| times the gradient's signal-to-noise factor.
 

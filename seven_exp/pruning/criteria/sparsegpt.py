@@ -26,7 +26,13 @@ are chosen exactly.
 """
 
 
-@register("sparsegpt", when="after", schedule="one_shot", scope="per_layer")
+@register(
+    "sparsegpt",
+    when="after",
+    schedule="one_shot",
+    scope="per_layer",
+    space={"dampening": "tag(log,interval(1e-4,1.0))"},
+)
 class SparseGpt(Solver):
     """w^2 / U_jj^2; each pruned weight's error is propagated to later columns of its row.
 
