@@ -141,7 +141,7 @@ def test_a_method_that_fails_leaves_the_others_alone(tmp_path, caplog):
 
 
 def test_a_method_that_is_not_valid_leaves_the_others_alone(tmp_path):
-    text = ["model=gpt2", "dataset=wikitext2", f"dataset.data_dir={ROOT}/tests/data/wikitext-2"]
+    text = ["model=minilm", "dataset=glue/sst2", f"dataset.data_dir={ROOT}/tests/data/glue"]
     with pytest.raises(ConfigError, match=r"synflow.*unlike text"):
         tune(tmp_path, lambda v: 1.0, "pruner=synflow,magnitude", *text)
     found = yaml.safe_load((tmp_path / "tuned.yaml").read_text())

@@ -96,7 +96,8 @@ class Data:
             return self
         more = {ending: Shared(split, rank, ranks) for ending, split in self.more.items()}
         train, test = (Shared(split, rank, ranks) for split in (self.train, self.test))
-        validation = self.validation and Shared(self.validation, rank, ranks)
+        own = self.validation
+        validation = None if own is None else Shared(own, rank, ranks)
         return replace(self, train=train, test=test, more=more, validation=validation)
 
 

@@ -84,7 +84,7 @@ def image_folder(
     augment: bool,
     cache_dir: str,
 ) -> Data:
-    """``train/CLASS/*``, ``test/CLASS/*`` and ``val/CLASS/*`` as RGB, decoded once."""
+    """``train/CLASS/*``, ``test/CLASS/*`` and ``val/CLASS/*`` (or train and val), decoded once."""
     from torchvision.transforms import v2
 
     decode = v2.Compose([v2.ToImage(), v2.Resize((image_size, image_size), antialias=True)])
@@ -172,7 +172,7 @@ class Streamed:
         """The other images for training; and these for evaluation: in order, not augmented."""
         kept = torch.ones(len(self.source), dtype=torch.bool)
         kept[held_out] = False
-        part, plain = torch.utils.data.Subset, self.plain or self.source
+        part, plain = torch.utils.data.Subset, self.source if self.plain is None else self.plain
         train = replace(self, source=part(self.source, kept.nonzero()[:, 0].tolist()), plain=None)
         return train, replace(self, source=part(plain, held_out.tolist()), plain=None, seed=None)
 

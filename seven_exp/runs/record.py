@@ -19,6 +19,7 @@ def facts_of(config: RunConfig, parts: Parts) -> dict[str, Any]:
     """The part of a record that is known before the run starts."""
     identity, device = run_identity(config), parts.compute.device
     model, pruner = parts.state.model, parts.state.pruner
+    chosen_on = None if parts.data.validation is None else "validation"
     return {
         "schema": SCHEMA,
         "run_hash": digest(identity),
@@ -47,8 +48,7 @@ def facts_of(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "test_examples": parts.data.test_examples,
         "validation_examples": getattr(parts.data.validation, "examples", None),
         # Records without this key measured the test split during training, and took best from it.
-        "splits": {"metrics": "test"}
-        | dict.fromkeys(("validation", "best", "levels"), parts.data.validation and "validation"),
+        "splits": {"metrics": "test", **dict.fromkeys(("validation", "best", "levels"), chosen_on)},
     }
 
 
