@@ -1,11 +1,14 @@
 """``seven-exp compare FOLDER...``: print a table; write comparison.csv, .png, .html."""
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from seven_exp.cli.arguments import Parser
 from seven_exp.compare.comparison import DEFAULT_BASELINE, DEFAULT_PORT, compare, serve
+from seven_exp.compare.contrasts import split
+from seven_exp.compare.inference import Inference
 from seven_exp.compare.statistics import paired_difference, unpaired_difference
 
 
@@ -28,6 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="compare means by Welch's t test, for runs on different seeds",
     )
     parser.add_argument(
+        "--contrast",
+        action="append",
+        default=[],
+        metavar="METHOD:METHOD",
+        help="a planned comparison, repeatable (those that the runs' configs state)",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="POINTS",
+        help="also test whether the two are equivalent within this difference",
+    )
+    parser.add_argument(
+        "--family",
+        choices=("sparsity", "table"),
+        default="sparsity",
+        help="whose p values Holm's correction covers together (sparsity)",
+    )
+    parser.add_argument(
         "--published", action="store_true", help="also print the published figures of SEVEN"
     )
     parser.add_argument("--output", type=Path, help="folder of the files (the first FOLDER)")
@@ -42,8 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.port is not None and not options.serve:
             raise ValueError("--port works only with --serve")
+        if options.margin is not None and not 0 < options.margin < math.inf:
+            raise ValueError(f"--margin is {options.margin}: choose a number above 0")
+        inference = Inference(
+            options.unpaired, options.family, split(options.contrast), options.margin
+        )
         if options.serve:
-            serve(options.folders, options.metric, options.baseline, options.port, options.unpaired)
+            serve(options.folders, options.metric, options.baseline, options.port, inference)
             return 0
         compare(
             options.folders,
@@ -52,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output,
             published=options.published,
             wandb=options.wandb,
-            differ=options.unpaired,
+            inference=inference,
         )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,16 +2,17 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.file_cache import FileCache
+from seven_exp.compare.inference import PAIRED, Inference, as_stated
 from seven_exp.compare.page import write_html
 from seven_exp.compare.plot import write_png
 from seven_exp.compare.published import print_published
 from seven_exp.compare.records import FINISHED, Record, measured_early, read_runs
 from seven_exp.compare.sections import comparison_page, relative_to
-from seven_exp.compare.statistics import Differ, paired_difference
 from seven_exp.compare.summary import Row, headline, summarize
 from seven_exp.compare.table import print_table, write_csv
 
@@ -27,7 +28,7 @@ def compare(
     *,
     published: bool = False,
     wandb: str | None = None,
-    differ: Differ = paired_difference,
+    inference: Inference = PAIRED,
 ) -> None:
     """Write the files, print the table, and report on stderr what was left out.
 
@@ -42,7 +43,7 @@ def compare(
         entity, project = parse_place(wandb)
         require_login()
     cache = FileCache()
-    found = read(folders, metric, baseline, cache, differ)
+    found = read(folders, metric, baseline, cache, inference)
     rows, metric, baseline = found.rows, found.metric, found.baseline
     output = output or folders[0]
     try:
@@ -50,17 +51,20 @@ def compare(
         write_png(output / "comparison.png", rows, metric)
         page = found.page(relative_to(output), cache)
         write_html(output / "comparison.html", page)
+        more = found.conclusions.write(output)
     except OSError as error:
         raise ValueError(f"--output is '{output}': can't write there: {error.strerror}") from error
     # The files come first, because a pipe to `head` closes while the table is printed.
     print_table(rows, metric, baseline)
+    found.conclusions.print()
     if published:
         print_published(rows, metric)
     if left_out := [*found.left_out, *cache.broken_files()]:
         print(f"left out: {', '.join(left_out)}", file=sys.stderr)
     if early := measured_early(found.records):
         print(f"note: {early}", file=sys.stderr)
-    print(f"written: {output / 'comparison'}.csv, .png, .html")
+    files = [f"{output / 'comparison'}.csv, .png, .html", *more]
+    print(f"written: {', '.join(files)}")
     if wandb is not None:
         addresses = publish(build_dashboard(rows, metric, baseline, entity, project))
         print(f"on W&B: {', '.join(addresses)}")
@@ -71,7 +75,7 @@ def serve(
     metric: str | None = None,
     baseline: str | None = None,
     port: int | None = None,
-    differ: Differ = paired_difference,
+    inference: Inference = PAIRED,
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -84,10 +88,10 @@ def serve(
     cache = FileCache()
 
     def render() -> str:
-        return read(folders, metric, baseline, cache, differ).page(server.link, cache)
+        return read(folders, metric, baseline, cache, inference).page(server.link, cache)
 
     port = DEFAULT_PORT if port is None else port
-    read(folders, metric, baseline, cache, differ)
+    read(folders, metric, baseline, cache, inference)
     try:
         server = Server(folders, render, port)
     except (OSError, OverflowError) as error:
@@ -110,12 +114,17 @@ class Comparison:
     metric: str
     baseline: str | None
     left_out: list[str]
-    differ: Differ
+    inference: Inference
+
+    @property
+    def conclusions(self) -> Conclusions:
+        """The planned contrasts, and mean ranks over several tasks."""
+        return Conclusions.of(self.rows, self.metric, self.inference)
 
     def page(self, link: Callable[[Path], str], cache: FileCache | None = None) -> str:
         """The page; ``link`` makes the addresses of its links."""
         return comparison_page(
-            *(self.records, self.metric, self.baseline, self.left_out, link, cache, self.differ)
+            *(self.records, self.metric, self.baseline, self.left_out, link, cache, self.inference)
         )
 
 
@@ -124,7 +133,7 @@ def read(
     metric: str | None,
     baseline: str | None,
     cache: FileCache | None = None,
-    differ: Differ = paired_difference,
+    inference: Inference = PAIRED,
 ) -> Comparison:
     """Read the records and choose the options that weren't given.
 
@@ -142,5 +151,7 @@ def read(
     if baseline is None:
         took_part = any(r.pruner == DEFAULT_BASELINE and metric in r.metrics for r in records)
         baseline = DEFAULT_BASELINE if took_part else None
-    rows, notes = summarize(records, metric, baseline, differ=differ)
-    return Comparison(records, rows, metric, baseline, [*left_out, *notes], differ)
+    inference, unclear = as_stated(records, inference)
+    rows, notes = summarize(records, metric, baseline, inference=inference)
+    found = Comparison(records, rows, metric, baseline, [*left_out, *notes, *unclear], inference)
+    return replace(found, left_out=[*found.left_out, *found.conclusions.notes])

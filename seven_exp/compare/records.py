@@ -21,7 +21,7 @@ _VALIDATION = "dataset.validation"
 _ELSEWHERE = (
     *("seed", "sparsity", "output_root", "cache_dir", "device", "threads", "plugins", "tracker"),
     "tuned",
-    *("run", "analysis"),
+    *("run", "analysis", "compare"),
     *(
         "model.name",
         "dataset.name",
@@ -212,6 +212,11 @@ def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
     ]
 
 
+def is_of_pruning(key: str) -> bool:
+    """Whether a dotted config key, or a record's key, belongs to the pruning method."""
+    return key in _AXES or key.startswith(("pruner.", "schedule."))
+
+
 def whole_config(record: Record) -> dict[str, str]:
     """Dotted key -> value of everything known about a run, including versions and device."""
     values = record.values
@@ -389,10 +394,7 @@ def _places(records: Sequence[Record]) -> dict[str | None, dict[str, str]]:
 
 def _differing(records: Sequence[Record], *, of_pruning: bool) -> list[str]:
     keys = {
-        key
-        for record in records
-        for key in record.settings
-        if (key in _AXES or key.startswith(("pruner.", "schedule."))) == of_pruning
+        key for record in records for key in record.settings if is_of_pruning(key) == of_pruning
     }
     return sorted(
         key

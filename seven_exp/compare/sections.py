@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import read_history, thinned
+from seven_exp.compare.inference import PAIRED, Inference
 from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.page import Section, asset, render, rounded
 from seven_exp.compare.plot import styles
 from seven_exp.compare.records import Record, differing_settings, measured_early, whole_config
-from seven_exp.compare.statistics import SIGNIFICANT, Differ, paired_difference
+from seven_exp.compare.statistics import SIGNIFICANT, paired_difference
 from seven_exp.compare.summary import Row, method_name, summarize, with_differences
 from seven_exp.compare.table import captions, seeds
 from seven_exp.compare.why import explanations
@@ -35,7 +37,7 @@ def comparison_page(
     notes: Sequence[str],
     link: Callable[[Path], str],
     cache: FileCache | None = None,
-    differ: Differ = paired_difference,
+    inference: Inference = PAIRED,
 ) -> str:
     """The page as HTML.
 
@@ -46,7 +48,7 @@ def comparison_page(
         notes: What was left out.
         link: Converts a run's file to an address that the page's reader can open.
         cache: Keeps files that haven't changed, and lists broken ones afterwards.
-        differ: How differences are computed.
+        inference: How differences are tested, and what was planned.
 
     Raises:
         ValueError: No record has the metric.
@@ -66,11 +68,13 @@ def comparison_page(
         "significant": SIGNIFICANT,
         "metric": metric,
         "baseline": baseline,
-        "paired": differ is paired_difference,
+        "paired": inference.differ is paired_difference,
+        "family": inference.family,
         **_shared(records, methods, tables, link),
-        "differences": _all_differences(tables, offered, differ),
+        "differences": _all_differences(tables, offered, inference),
     }
     parts = sections(records, methods, offered, more, cache)
+    parts[2:2] = Conclusions.of(tables[metric], metric, inference).sections()
     left_out = [*notes, *cache.broken_files()]
     lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(left_out)}."] if left_out else [])]
     if early := measured_early(records):
@@ -227,13 +231,13 @@ def _shared(
 
 
 def _all_differences(
-    tables: Mapping[str, Sequence[Row]], baselines: Sequence[str], differ: Differ
+    tables: Mapping[str, Sequence[Row]], baselines: Sequence[str], inference: Inference
 ) -> dict[str, Any]:
     """Metric -> baseline -> its differences."""
     index = _index(_rows(tables))
     return {
         name: {
-            other: _differences(with_differences(table, other, differ)[0], index)
+            other: _differences(with_differences(table, other, inference)[0], index)
             for other in baselines
             if any(other in (row.method, row.pruner) for row in table)
         }

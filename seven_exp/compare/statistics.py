@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scipy.special import stdtr, stdtrit
@@ -41,11 +41,17 @@ class Difference:
         p: Of the two-sided test; None for one value or zero spread: a test needs a spread, and on a
             small test split a few seeds may have none by chance.
         test: "paired" (Student's t over the common seeds) or "unpaired" (Welch's).
+        error: Standard error of the mean, as wide as the interval; None without a test.
+        freedom: Degrees of freedom of ``error``.
+        spread: Standard deviation of the differences of single seeds; None without pairs or spread.
     """
 
     estimate: Estimate
     p: float | None
     test: Literal["paired", "unpaired"] = "paired"
+    error: float | None = None
+    freedom: float = 0.0
+    spread: float | None = None
 
 
 Differ = Callable[[Mapping[int, float], Mapping[int, float], float], Difference | None]
@@ -92,7 +98,8 @@ def paired_difference(
     if found.n == 1:
         return Difference(found, None)
     error = _standard_error(differences, found.mean)
-    return _tested(found, error, found.n - 1, _residue(ours, baseline), "paired")
+    tested = _tested(found, error, found.n - 1, _residue(ours, baseline), "paired")
+    return tested if tested.error is None else replace(tested, spread=error * math.sqrt(found.n))
 
 
 def unpaired_difference(
@@ -121,6 +128,24 @@ def unpaired_difference(
     return _tested(found, error, freedom, residue, "unpaired")
 
 
+def equivalence(difference: Difference, margin: float) -> float | None:
+    """Two one-sided t tests against ``-margin`` and ``margin`` (Schuirmann 1987).
+
+    The test whose bound is nearer to the mean has the larger p, which counts.
+
+    Args:
+        difference: Between two methods.
+        margin: The largest difference without importance, above 0.
+
+    Returns:
+        The p value; None if the difference has no test.
+    """
+    if difference.error is None:
+        return None
+    distance = margin - abs(difference.estimate.mean)
+    return float(stdtr(difference.freedom, -distance / difference.error))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction: adjusted p values, in the order given (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
@@ -143,7 +168,8 @@ def _tested(
         return Difference(found, 1.0 if abs(found.mean) <= residue else None, test)
     assert found.half is not None
     widened = max(error, found.half / _quantile(freedom))
-    return Difference(found, 2 * float(stdtr(freedom, -abs(found.mean) / widened)), test)
+    p = 2 * float(stdtr(freedom, -abs(found.mean) / widened))
+    return Difference(found, p, test, widened, freedom)
 
 
 def _residue(*arms: Mapping[int, float]) -> float:

@@ -4,16 +4,15 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from seven_exp.compare.inference import PAIRED, Inference
 from seven_exp.compare.metrics import resolution, smaller_is_better
 from seven_exp.compare.records import FINISHED, LENGTH, Record, differing_settings, whole_config
 from seven_exp.compare.statistics import (
     SIGNIFICANT,
-    Differ,
     Difference,
     Estimate,
     estimate,
     holm,
-    paired_difference,
 )
 from seven_exp.registry import nearest
 
@@ -42,7 +41,7 @@ class Row:
         records: The runs, in the order of ``by_seed``.
         reference: The method to compare with; None for the baseline itself, or if there is none.
         difference: To the reference; None with a reference means that no seed is common.
-        p: The difference's p value, corrected over the whole table.
+        p: The difference's p value, corrected over the sparsity or the whole table.
         best: Whether no method of the same task and sparsity has a better mean, ignoring those that
             are `barred`.
         zeros: Mean fraction of all parameters that are zero; None if unknown.
@@ -99,7 +98,7 @@ def summarize(
     metric: str,
     baseline: str | None,
     settings: Sequence[Mapping[str, str]] | None = None,
-    differ: Differ = paired_difference,
+    inference: Inference = PAIRED,
 ) -> tuple[list[Row], list[str]]:
     """Rows by task, sparsity and then result, best first; and a description of what was left out.
 
@@ -108,7 +107,7 @@ def summarize(
         metric: A final metric that the records have.
         baseline: A pruner, or one of its methods if it has several; None for no differences.
         settings: Those of `differing_settings`, if already computed.
-        differ: How differences are computed.
+        inference: How differences are tested.
 
     Raises:
         ValueError: No record has the metric, or none belongs to the baseline.
@@ -124,7 +123,7 @@ def summarize(
     sign = 1 if smaller_is_better(metric) else -1
     rows = _with_best(rows, sign)
     if baseline is not None:
-        rows, torn = with_differences(rows, baseline, differ)
+        rows, torn = with_differences(rows, baseline, inference)
         if torn:
             notes.append(
                 f"differences: {len(torn)} ('{baseline}' has several settings: "
@@ -279,7 +278,9 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def with_differences(
-    rows: Sequence[Row], baseline: str, differ: Differ = paired_difference
+    rows: Sequence[Row],
+    baseline: str,
+    inference: Inference = PAIRED,
 ) -> tuple[list[Row], list[Row]]:
     """Rows with their differences; and one of several references for rows without a unique one."""
     names = {row.method for row in rows} | {row.pruner for row in rows}
@@ -297,23 +298,27 @@ def with_differences(
         candidates = references[row.task, row.sparsity if pruned else 0.0]
         reference = None
         if baseline not in (row.method, row.pruner) and candidates:
-            reference = _reference(row, candidates)
+            reference = reference_of(row, candidates)
             if reference is None:
                 torn.append(candidates[0])
             else:
                 floor = max(row.step or 0.0, reference.step or 0.0)
-                difference = differ(row.by_seed, reference.by_seed, floor)
+                difference = inference.differ(row.by_seed, reference.by_seed, floor)
                 row = replace(row, difference=difference, reference=reference.method)
         compared.append(row)
         whole.append(not row.barred and reference is not None and not reference.lost)
-    tested = [i for i, r in enumerate(compared) if r.difference and r.difference.p is not None]
-    raw = [d.p for i in tested if (d := compared[i].difference) and d.p is not None]
-    for i, p in zip(tested, holm(raw), strict=True):
-        compared[i] = replace(compared[i], p=p, starred=whole[i] and p < SIGNIFICANT)
+    families: dict[object, dict[int, float]] = defaultdict(dict)
+    for i, row in enumerate(compared):
+        if row.difference is not None and row.difference.p is not None:
+            family = row.place if inference.family == "sparsity" else None
+            families[family][i] = row.difference.p
+    for raw in families.values():
+        for i, p in zip(raw, holm(list(raw.values())), strict=True):
+            compared[i] = replace(compared[i], p=p, starred=whole[i] and p < SIGNIFICANT)
     return compared, torn
 
 
-def _reference(row: Row, candidates: Sequence[Row]) -> Row | None:
+def reference_of(row: Row, candidates: Sequence[Row]) -> Row | None:
     """The only candidate, or the one with the row's settings; None if there is none."""
     if len(candidates) == 1:
         return candidates[0]

@@ -33,7 +33,7 @@ def cells(row: Row, metric: str, baseline: str | None) -> list[str]:
     return [
         percent(row.sparsity),
         row.method,
-        _with_interval(row.result, metric, signed=False),
+        with_interval(row.result, metric, signed=False),
         seeds(row),
         *compared,
         f"{row.kept:,.0f}",
@@ -127,7 +127,7 @@ def _pairs(difference: Difference) -> int | None:
 def _difference(row: Row, metric: str) -> str:
     if row.difference is None:
         return "seeds differ" if row.reference else ""
-    words = _with_interval(row.difference.estimate, metric, signed=True)
+    words = with_interval(row.difference.estimate, metric, signed=True)
     pairs = _pairs(row.difference)
     return words if pairs in (None, row.result.n) else f"{words} (n={pairs})"
 
@@ -138,7 +138,8 @@ def _p(row: Row) -> str:
     return ("<0.001" if row.p < 0.001 else f"{row.p:.3f}") + ("*" if row.starred else "")
 
 
-def _with_interval(value: Estimate, metric: str, *, signed: bool) -> str:
+def with_interval(value: Estimate, metric: str, *, signed: bool) -> str:
+    """A mean, with half the width of its interval: "+1.20 ± 0.35"."""
     scale, digits = (100, 2) if in_percent(metric) else (1, 4)
     mean = f"{scale * value.mean:{'+' if signed else ''}.{digits}f}"
     half = "n/a" if value.half is None else f"{scale * value.half:.{digits}f}"

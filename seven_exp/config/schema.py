@@ -129,6 +129,16 @@ class Tracker(_Section):
     tags: list[str] | None
 
 
+Contrast = Annotated[str, Field(pattern=r"^[^:]+:.*[^:]$")]
+
+
+class Compare(_Section):
+    """What the comparison of the runs shall test, stated before they start."""
+
+    contrasts: list[Contrast]
+    margin: Annotated[float, Field(gt=0)] | None
+
+
 class Run(_Section):
     """Whether and how a run is executed; these keys do not change its result."""
 
@@ -158,4 +168,5 @@ class RunConfig(_Section):
     optimizer: Optimizer
     trainer: Trainer
     analysis: Analysis
+    compare: Compare
     tracker: Tracker

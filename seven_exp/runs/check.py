@@ -1,5 +1,6 @@
 """Checks of a config that need no data or model: names, arguments, windows, folders."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from seven_exp.pruning import PRUNERS, build_method
 from seven_exp.pruning.allocation import SCOPES
 from seven_exp.pruning.patterns import parse_pattern
 from seven_exp.pruning.schedules import SCHEDULES
+from seven_exp.registry import nearest
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.plugins import load_plugins
 from seven_exp.training.optimizers import OPTIMIZERS
@@ -24,7 +26,17 @@ def check(config: RunConfig) -> None:
     load_plugins(config.plugins)
     # A dictionary removes repeated messages about one unknown name.
     faults: dict[str, None] = {}
-    for part in (_pruner, _scope, _pattern, _dataset, _model, _optimizer, _teacher, _plan):
+    for part in (
+        _pruner,
+        _scope,
+        _pattern,
+        _dataset,
+        _model,
+        _optimizer,
+        _teacher,
+        _plan,
+        _contrasts,
+    ):
         faults |= dict.fromkeys(_faults(part, config))
     if faults:
         raise ConfigError(*faults)
@@ -103,6 +115,20 @@ def _teacher(config: RunConfig) -> None:
         raise ConfigError(
             "trainer.distill_hidden does not work on a compiled model: choose trainer.compile=false"
         )
+
+
+def _contrasts(config: RunConfig) -> None:
+    """Find misspelt pruners; only a comparison knows the settings that distinguish methods."""
+    for contrast in config.compare.contrasts:
+        # A setting in a method's name may hold a colon: "magnitude pruner.pattern=2:4".
+        splits = [(contrast[: m.start()], contrast[m.end() :]) for m in re.finditer(":", contrast)]
+        named = [[method.split()[0] for method in pair if method.strip()] for pair in splits]
+        if not any(len(pair) == 2 and all(name in PRUNERS for name in pair) for pair in named):
+            unknown = next(name for name in named[0] if name not in PRUNERS)
+            raise ConfigError(
+                f"compare.contrasts holds '{contrast}': unknown pruner '{unknown}': "
+                f"{nearest(unknown, PRUNERS)}"
+            )
 
 
 def _plan(config: RunConfig) -> None:

@@ -33,9 +33,9 @@ def run_hash(config: RunConfig) -> str:
 def run_identity(config: RunConfig) -> dict[str, Any]:
     """Everything that determines a run's result.
 
-    That is the config without paths, logging, analysis, device and ``run``, and without the keys
-    that the run never reads (see `unread`); the content of the user's files that it names; and
-    `RESULTS`. The dense reference also omits everything that only pruning reads.
+    That is the config without paths, logging, analysis, comparison, device and ``run``, and without
+    the keys that the run never reads (see `unread`); the content of the user's files that it names;
+    and `RESULTS`. The dense reference also omits everything that only pruning reads.
 
     Args:
         config: A checked config.
@@ -51,7 +51,7 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
             **dict.fromkeys(
                 (
                     *("output_root", "cache_dir", "device", "threads", "plugins", "tuned"),
-                    *("tracker", "analysis", "run"),
+                    *("tracker", "analysis", "compare", "run"),
                 ),
                 True,
             ),

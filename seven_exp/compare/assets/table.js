@@ -15,7 +15,7 @@
       "where fewer than the row's)" : " A difference is that of the means, not paired by seed") + ", with its own interval; " +
       "if the baseline has several settings, the one with the row's settings counts. " +
       `* marks p < ${page.significant} in ${page.paired ? "a paired t test" : "Welch's t test"} after Holm's correction ` +
-      `over all ${tested} tests of this table.` +
+      (page.family === "table" ? `over all ${tested} tests of this table.` : `over the tests of each sparsity, ${tested} in all.`) +
       (data.more ? ` ${data.more} more methods are not offered as baselines here: name one with --baseline.` : ""));
     body.replaceChildren(...tasks.flatMap((task, t) => {
       const own = rows.task.flatMap((n, i) => n === t && mean[i] !== null ? [i] : [])

@@ -1,0 +1,285 @@
+"""Planned contrasts: named pairs of methods, with tests of difference and of equivalence."""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from seven_exp.compare.inference import Inference
+from seven_exp.compare.metrics import in_percent, smaller_is_better
+from seven_exp.compare.power import MOST_SEEDS, resolved, seeds_to_resolve
+from seven_exp.compare.records import is_of_pruning
+from seven_exp.compare.statistics import SIGNIFICANT, Difference, equivalence, holm
+from seven_exp.compare.summary import Row, lost_words, reference_of, spans
+from seven_exp.registry import nearest
+
+POINTS = 0.5
+"""The difference to resolve if there is no margin, for metrics in percent."""
+
+Verdict = Literal[
+    "better", "worse", "equivalent", "slightly better", "slightly worse", "undecided", "untested"
+]
+"""What was shown at 5%, after the correction; "slightly" means by less than the margin."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One planned comparison at one sparsity of one task.
+
+    Attributes:
+        ours: The first method's row.
+        theirs: The second method's; None if it has none here.
+        difference: Ours minus theirs; None if they have no seed in common.
+        family: Number of planned comparisons that the correction covers.
+        p: Of the difference, corrected; None without a test.
+        p_equivalence: Of equivalence within the margin, corrected; None without a margin or a test.
+        resolves: The smallest true difference that these seeds find with 80% probability.
+        seeds: How many seeds would find `to_resolve` as often; None if unknown, or too many.
+        to_resolve: The margin, or for a metric in percent without one half a point.
+        margin: The largest difference without importance, in the metric's unit; None: none.
+        verdict: What was shown.
+        reason: Why there is no test; "" if there is one.
+        cautions: What else differs between the two, or is missing.
+    """
+
+    ours: Row
+    theirs: Row | None
+    difference: Difference | None = None
+    family: int = 1
+    p: float | None = None
+    p_equivalence: float | None = None
+    resolves: float | None = None
+    seeds: int | None = None
+    to_resolve: float | None = None
+    margin: float | None = None
+    verdict: Verdict = "untested"
+    reason: str = ""
+    cautions: tuple[str, ...] = ()
+
+
+def planned(
+    rows: Sequence[Row], metric: str, inference: Inference
+) -> tuple[list[Planned], list[str]]:
+    """The planned contrasts in the order of plan, task and sparsity; and what has no result.
+
+    A comparison that can't be tested counts in its family with a p value of 1.
+
+    Raises:
+        ValueError: A contrast names no method of the table.
+    """
+    names = {name for row in rows for name in (row.method, row.pruner)}
+    pairs: list[tuple[Row, Row | None]] = []
+    notes: list[str] = []
+    for text in inference.contrasts:
+        ours, theirs = parse(text, names)
+        found = list(_pairs(rows, ours, theirs))
+        if lonely := [row for row, other in found if other is None]:
+            where = ", ".join(f"{100 * s:.4g}%" for s in sorted({row.sparsity for row in lonely}))
+            notes.append(f"{text} at {where} (no row, or no single row, of {theirs} there)")
+        pairs += found
+    margin = None if inference.margin is None else inference.margin * _unit(metric)
+    contrasts = [replace(_tested(ours, theirs, inference), margin=margin) for ours, theirs in pairs]
+    families: dict[object, list[int]] = defaultdict(list)
+    for i, contrast in enumerate(contrasts):
+        families[contrast.ours.place if inference.family == "sparsity" else None].append(i)
+    for family in families.values():
+        own = [contrasts[i] for i in family]
+        equal = [_equivalence(c.difference, margin) for c in own]
+        ps = _corrected([c.difference and c.difference.p for c in own])
+        equals = _corrected(equal)
+        for i, p, p_equal in zip(family, ps, equals, strict=True):
+            found_ = replace(contrasts[i], family=len(own), p=p, p_equivalence=p_equal)
+            contrasts[i] = _judged(_with_power(found_, metric), metric)
+    return contrasts, notes
+
+
+def parse(text: str, names: Collection[str]) -> tuple[str, str]:
+    """The two methods of "METHOD:METHOD"; a method's name may hold colons too.
+
+    Raises:
+        ValueError: It has no colon, or a method is unknown.
+    """
+    sides = [(text[: m.start()].strip(), text[m.end() :].strip()) for m in re.finditer(":", text)]
+    if not sides:
+        raise ValueError(f"contrast '{text}': write METHOD:METHOD, such as seven_dyn:magnitude")
+    known = [pair for pair in sides if set(pair) <= set(names)]
+    if known:
+        return known[0]
+    unknown = next(name for name in sides[0] if name not in names)
+    raise ValueError(f"contrast '{text}': no results of '{unknown}': {nearest(unknown, names)}")
+
+
+def split(texts: Iterable[str]) -> tuple[str, ...]:
+    """The contrasts of command-line arguments, which may hold several with commas between."""
+    return tuple(
+        one.strip() for text in texts for one in re.split(r",(?![^\[]*\])", text) if one.strip()
+    )
+
+
+def _pairs(rows: Sequence[Row], ours: str, theirs: str) -> Iterator[tuple[Row, Row | None]]:
+    mine = [row for row in rows if ours in (row.method, row.pruner)]
+    others = [row for row in rows if theirs in (row.method, row.pruner)]
+    # A dense run applies to every sparsity.
+    pruned = any(row.sparsity > 0 for row in others)
+    for row in sorted(mine, key=lambda r: (r.task, r.sparsity, r.method)):
+        place = row.task, row.sparsity if pruned else 0.0
+        yield row, reference_of(row, [other for other in others if other.place == place])
+
+
+def _tested(ours: Row, theirs: Row | None, inference: Inference) -> Planned:
+    if theirs is None:
+        return Planned(ours, None, reason="the second method has no row here")
+    floor = max(ours.step or 0.0, theirs.step or 0.0)
+    difference = inference.differ(ours.by_seed, theirs.by_seed, floor)
+    return Planned(
+        ours, theirs, difference, reason=_reason(ours, theirs, difference),
+        cautions=tuple(_cautions(ours, theirs, difference)),
+    )  # fmt: skip
+
+
+def _reason(ours: Row, theirs: Row, difference: Difference | None) -> str:
+    """Why two rows allow no test; "" if they do."""
+    if difference is None:
+        seeds = f"{spans(ours.by_seed)} against {spans(theirs.by_seed)}"
+        return f"no common seed ({seeds}); --unpaired compares the means"
+    if difference.estimate.half is None:
+        return "one seed has no spread, so there is no test"
+    if difference.error is None:
+        same = "identical" if abs(difference.estimate.mean) < 1e-12 else "the same difference"
+        return f"{same} on all {difference.estimate.n} seeds: without a spread there is no test"
+    return ""
+
+
+def _cautions(ours: Row, theirs: Row, difference: Difference | None) -> Iterator[str]:
+    for row in (ours, theirs):
+        if row.lost:
+            yield f"{row.method}: {lost_words(row)}, so its mean covers only those that finished"
+    most = max(len(ours.by_seed), len(theirs.by_seed))
+    if difference is not None and difference.test == "paired" and difference.estimate.n < most:
+        yield f"only {difference.estimate.n} of {most} seeds are common"
+    for key in sorted(ours.settings.keys() & theirs.settings.keys()):
+        mine, other = ours.settings[key], theirs.settings[key]
+        if mine != other and not is_of_pruning(key):
+            yield f"{key} differs ({mine} against {other}): the budgets or settings are not equal"
+    if theirs.sparsity > 0 and abs(ours.kept - theirs.kept) > 0.01 * max(ours.kept, theirs.kept):
+        yield f"kept weights differ ({ours.kept:,.0f} against {theirs.kept:,.0f})"
+
+
+def _corrected(ps: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction, in which a missing p value counts as 1 and stays missing."""
+    adjusted = holm([1.0 if p is None else p for p in ps])
+    return [None if p is None else q for p, q in zip(ps, adjusted, strict=True)]
+
+
+def _equivalence(difference: Difference | None, margin: float | None) -> float | None:
+    return None if difference is None or margin is None else equivalence(difference, margin)
+
+
+def _with_power(contrast: Planned, metric: str) -> Planned:
+    """Add what the seeds resolve, at the level of the correction's first step."""
+    difference = contrast.difference
+    target = POINTS / 100 if in_percent(metric) else None
+    target = target if contrast.margin is None else contrast.margin
+    if difference is None or difference.spread is None:
+        return replace(contrast, to_resolve=target)
+    alpha = SIGNIFICANT / contrast.family
+    step = _step(contrast)
+    finds = max(step, resolved(difference.spread, difference.estimate.n, alpha))
+    # No number of seeds resolves less than one test example: the interval never gets narrower.
+    needed = (
+        seeds_to_resolve(target, difference.spread, alpha)
+        if target is not None and target > step
+        else None
+    )
+    return replace(contrast, to_resolve=target, resolves=finds, seeds=needed)
+
+
+def _step(contrast: Planned) -> float:
+    rows = (contrast.ours, contrast.theirs)
+    return max(row.step or 0.0 for row in rows if row is not None)
+
+
+def _judged(contrast: Planned, metric: str) -> Planned:
+    if contrast.p is None or contrast.difference is None or contrast.reason:
+        return contrast
+    incomplete = any(row.lost for row in (contrast.ours, contrast.theirs) if row is not None)
+    equal = contrast.p_equivalence is not None and contrast.p_equivalence < SIGNIFICANT
+    verdict: Verdict = "undecided"
+    if incomplete:
+        pass  # seeds that failed are not missing at random
+    elif contrast.p < SIGNIFICANT:
+        up = (contrast.difference.estimate.mean > 0) != smaller_is_better(metric)
+        if equal:
+            verdict = "slightly better" if up else "slightly worse"
+        else:
+            verdict = "better" if up else "worse"
+    elif equal:
+        verdict = "equivalent"
+    return replace(contrast, verdict=verdict)
+
+
+def sentence(contrast: Planned, metric: str) -> str:
+    """What the contrast shows, in words."""
+    words = _conclusion(contrast, metric)
+    return f"{words}. {' '.join(f'Caution: {one}.' for one in contrast.cautions)}".strip()
+
+
+def _conclusion(contrast: Planned, metric: str) -> str:
+    if contrast.reason:
+        return f"not tested: {contrast.reason}"
+    assert contrast.difference is not None
+    found, unit = contrast.difference.estimate, _unit(metric)
+    margin = contrast.margin
+    within = "" if margin is None else f"{margin / unit:g}{_points(metric)}"
+    if contrast.verdict == "equivalent":
+        return f"equivalent within {within} at 95%: {p_words(contrast.p_equivalence)}"
+    if contrast.verdict == "undecided":
+        if any(row.lost for row in (contrast.ours, contrast.theirs) if row is not None):
+            return "undecided: seeds without a result are not missing by chance"
+        words = f"no difference shown ({p_words(contrast.p)})"
+        if margin is None:
+            return f"{words}, which does not show that there is none"
+        return f"{words}, nor equivalence within {within} ({p_words(contrast.p_equivalence)})"
+    assert found.half is not None
+    mean, half = abs(found.mean) / unit, found.half / unit
+    size = f"by {mean:.3g}{_points(metric)} ({mean - half:.3g} to {mean + half:.3g})"
+    words = f"{contrast.verdict.removeprefix('slightly ')} {size} at 95%: {p_words(contrast.p)}"
+    if contrast.verdict.startswith("slightly"):
+        words += f"; but by less than {within} ({p_words(contrast.p_equivalence)})"
+    return words
+
+
+def power_sentence(contrast: Planned, metric: str) -> str:
+    """What these seeds could resolve, and how many would resolve more; "" if unknown."""
+    if contrast.resolves is None or contrast.difference is None:
+        return ""
+    unit, n = _unit(metric), contrast.difference.estimate.n
+    words = (
+        f"{n} seeds find a true difference of {contrast.resolves / unit:.2g}{_points(metric)} "
+        "in 4 of 5 cases"
+    )
+    if contrast.to_resolve is None:
+        return words
+    aim = f"{contrast.to_resolve / unit:g}{_points(metric)}"
+    if contrast.to_resolve <= (step := _step(contrast)):
+        example = f"{step / unit:.2g}{_points(metric)}"
+        return f"{words}; {aim} can't be resolved, one test example is {example}"
+    if contrast.seeds is None:
+        return f"{words}; {aim} takes more than {MOST_SEEDS:,}"
+    return f"{words}; {aim} {'takes' if contrast.seeds > n else 'took'} {contrast.seeds}"
+
+
+def p_words(p: float | None) -> str:
+    """As a paper prints it: "p = .003", "p < .001"."""
+    if p is None:
+        return "p unknown"
+    return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".", 1)
+
+
+def _unit(metric: str) -> float:
+    return 0.01 if in_percent(metric) else 1.0
+
+
+def _points(metric: str) -> str:
+    return " points" if in_percent(metric) else ""
