@@ -26,6 +26,7 @@ from seven_exp.compare.statistics import (
     paired_difference,
     unpaired_difference,
 )
+from seven_exp.compare.summary import summarize
 from seven_exp.config import ConfigError
 from seven_exp.runs.check import check
 from seven_exp.runs.identity import run_hash
@@ -196,8 +197,6 @@ def test_methods_with_a_result_on_every_task_are_ranked(several, capsys):
 
 
 def rows_of_all(folder, **settings):
-    from seven_exp.compare.summary import summarize
-
     records, _ = read_runs([folder])
     rows, _ = summarize(records, **{"metric": "accuracy", "baseline": None, **settings})
     return {(row.method, row.task, row.sparsity): row for row in rows}
@@ -489,11 +488,22 @@ def test_contrasts_can_be_stated_before_the_runs(tmp_path, capsys):
     # the plan does not tell methods apart
     records, _ = read_runs([tmp_path])
     assert not any("compare" in key for record in records for key in record.settings)
-    stated, _ = as_stated(records, Inference(margin=1.0))
+    stated, _ = as_stated(records, Inference(margin=1.0), "accuracy")
     assert (stated.contrasts, stated.margin) == (("seven_dyn:taylor_dyn",), 1.0)
     assert "the margin was chosen when comparing" in stated.stated
+    # points of an accuracy mean nothing for a loss
+    assert as_stated(records, Inference(), "accuracy")[0].margin == 0.3
+    assert as_stated(records, Inference(), "loss")[0].margin is None
+    # a sweep that is cut down to some methods is compared all the same
+    part = read_runs([tmp_path])[0][:6]
+    rows, _ = summarize(part, "accuracy", None)
+    assert Conclusions.of(rows, "accuracy", stated).notes == [
+        "planned contrast 'seven_dyn:taylor_dyn': no results of 'taylor_dyn': choose from seven_dyn"
+    ]
     arms(tmp_path, {"snip": NEAR})
-    assert "of 12 of 18 runs" in as_stated(read_runs([tmp_path])[0], Inference())[0].stated
+    assert (
+        "of 12 of 18 runs" in as_stated(read_runs([tmp_path])[0], Inference(), "accuracy")[0].stated
+    )
 
 
 def test_runs_with_different_plans_are_named(tmp_path, capsys):

@@ -292,11 +292,11 @@ def test_differences_follow_the_chosen_baseline(shown, sweep):
     shown.choose("baseline", "snip")
     # 1 + 2, 2 + 4 and 3 + 6 points: the mean is 6, and s is 3
     assert row()[4] == f"+6.00 ± {4.302653 * 3 / math.sqrt(3):.2f}"
-    # t = 6 / (3 / sqrt 3) = 2 sqrt 3 with 2 degrees of freedom: p = 1 - t / sqrt(2 + t^2); all six
-    # differences (two methods at three sparsities) have the same, and Holm multiplies by six.
+    # t = 6 / (3 / sqrt 3) = 2 sqrt 3 with 2 degrees of freedom: p = 1 - t / sqrt(2 + t^2); the two
+    # methods have the same at every sparsity, and Holm multiplies by two.
     t = 2 * math.sqrt(3)
-    assert row()[5] == f"{6 * (1 - t / math.sqrt(2 + t * t)):.3f}"
-    assert "all 6 tests" in shown.run("document.querySelector('#table .note').textContent")
+    assert row()[5] == f"{2 * (1 - t / math.sqrt(2 + t * t)):.3f}"
+    assert "each sparsity, 6 in all" in shown.run("document.querySelector('#table .note').textContent")
     shown.choose("baseline", "dense")
     rows = [r for r in table(shown, "#table") if r[1] == "magnitude"]
     assert all(r[4] for r in rows)

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from seven_exp.registry import nearest
 
-TOOLS = ("compare", "export", "measure")
+TOOLS = ("compare", "export", "measure", "reproduce")
 """Each is a module of this package whose ``main`` returns the exit code."""
 
 HELP = """usage: seven-exp COMMAND ...
 
-  train    train, prune and record a run, or with -m a sweep
-  compare  tables, statistics and charts from the records of runs
-  export   export a finished run's model for other programs
-  measure  measure size, memory and speed of a pruned and the dense model
-  tune     tune each method's hyper-parameters with equal effort
+  train      train, prune and record a run, or with -m a sweep
+  compare    tables, statistics and charts from the records of runs
+  export     export a finished run's model for other programs
+  measure    measure size, memory and speed of a pruned and the dense model
+  reproduce  a finished run's command, and whether it gives the same figures today
+  tune       tune each method's hyper-parameters with equal effort
 
 seven-exp COMMAND --help explains a command, for example:
 

@@ -151,7 +151,7 @@ def read(
     if baseline is None:
         took_part = any(r.pruner == DEFAULT_BASELINE and metric in r.metrics for r in records)
         baseline = DEFAULT_BASELINE if took_part else None
-    inference, unclear = as_stated(records, inference)
+    inference, unclear = as_stated(records, inference, metric)
     rows, notes = summarize(records, metric, baseline, inference=inference)
     found = Comparison(records, rows, metric, baseline, [*left_out, *notes, *unclear], inference)
     return replace(found, left_out=[*found.left_out, *found.conclusions.notes])

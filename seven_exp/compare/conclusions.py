@@ -28,6 +28,8 @@ from seven_exp.tracking import write_json
 
 HEADINGS = ("sparsity", "contrast", "difference", "seeds", "p (Holm)", "equivalence", "result")
 
+NAMED_LATE = "named when comparing: planned only if they were chosen before the results"
+
 
 @dataclass(frozen=True)
 class Conclusions:
@@ -69,7 +71,7 @@ class Conclusions:
         )
         sizes = sorted({contrast.family for contrast in self.contrasts})
         said = [
-            f"Contrasts {self.inference.stated}.",
+            f"Contrasts {self.inference.stated or NAMED_LATE}.",
             f"p after Holm's correction over {family} "
             f"({' or '.join(map(str, sizes))} here); intervals are of single contrasts.",
         ]
@@ -197,7 +199,7 @@ class Conclusions:
             "contrasts": self.facts(),
             "margin": self.inference.margin,
             "family": self.inference.family,
-            "stated": self.inference.stated,
+            "stated": self.inference.stated or NAMED_LATE,
             "notes": list(self.notes),
             "ranks": self.rank_facts(),
         }

@@ -66,19 +66,25 @@ def planned(
     A comparison that can't be tested counts in its family with a p value of 1.
 
     Raises:
-        ValueError: A contrast names no method of the table.
+        ValueError: A contrast that was named when comparing is of no method of the table.
     """
     names = {name for row in rows for name in (row.method, row.pruner)}
+    margin = None if inference.margin is None else inference.margin * _unit(metric)
     pairs: list[tuple[Row, Row | None]] = []
     notes: list[str] = []
     for text in inference.contrasts:
-        ours, theirs = parse(text, names)
+        try:
+            ours, theirs = parse(text, names)
+        except ValueError as error:
+            if not inference.stated:
+                raise
+            notes.append(f"planned {error}")  # a sweep may be cut down to some of its methods
+            continue
         found = list(_pairs(rows, ours, theirs))
         if lonely := [row for row, other in found if other is None]:
             where = ", ".join(f"{100 * s:.4g}%" for s in sorted({row.sparsity for row in lonely}))
             notes.append(f"{text} at {where} (no row, or no single row, of {theirs} there)")
         pairs += found
-    margin = None if inference.margin is None else inference.margin * _unit(metric)
     contrasts = [replace(_tested(ours, theirs, inference), margin=margin) for ours, theirs in pairs]
     families: dict[object, list[int]] = defaultdict(list)
     for i, contrast in enumerate(contrasts):

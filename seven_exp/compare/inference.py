@@ -22,26 +22,30 @@ class Inference:
         contrasts: The planned comparisons, "METHOD:METHOD".
         margin: The largest difference without importance, in points for a metric in percent and
             otherwise in the metric's unit; None: equivalence is not tested.
-        stated: Where contrasts and margin were stated, as part of a sentence.
+        stated: Where the runs' configs state contrasts and margin, as part of a sentence; "" if
+            they were named when comparing.
     """
 
     differ: Differ = paired_difference
     family: Family = "sparsity"
     contrasts: tuple[str, ...] = ()
     margin: float | None = None
-    stated: str = "named when comparing: planned only if they were chosen before the results"
+    stated: str = ""
 
 
 PAIRED = Inference()
 """Paired by seed, corrected at each sparsity, nothing planned."""
 
 
-def as_stated(records: Sequence[Record], inference: Inference) -> tuple[Inference, list[str]]:
+def as_stated(
+    records: Sequence[Record], inference: Inference, metric: str
+) -> tuple[Inference, list[str]]:
     """Complete contrasts and margin by those that the runs' configs state.
 
     Args:
         records: Any runs; their ``compare`` section was written before they started.
         inference: Its contrasts, if there are any, take precedence.
+        metric: The metric to compare; a stated margin holds for the runs' headline alone.
 
     Returns:
         The options, and notes on what could not be used.
@@ -61,6 +65,8 @@ def as_stated(records: Sequence[Record], inference: Inference) -> tuple[Inferenc
     ((contrasts, margin), n), *_ = plans.items()
     where = "of all runs" if n == len(records) else f"of {n} of {len(records)} runs"
     stated = f"stated in the config {where}, before they started"
+    if all(record.values.get("metric", "accuracy") != metric for record in records):
+        margin = None
     if inference.margin is not None and inference.margin != margin:
         stated += "; the margin was chosen when comparing"
         margin = inference.margin
