@@ -22,7 +22,7 @@ ARROWS = {
     "tasks": {"pruning"},
     "models": {"registry", "tasks"},
     "datasets": {"registry", "files", "tasks", "models"},
-    "tracking": {"config", "files"},
+    "tracking": {"config", "files", "registry"},
     "analysis": {"pruning", "tracking"},
     "training": {
         *("config", "files", "registry"),

@@ -24,7 +24,7 @@ from seven_exp.runs.check import check
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TOOLS = ("compare", "export", "measure", "reproduce")
+TOOLS = ("compare", "export", "measure", "reproduce", "sync", "upload")
 
 
 def blocks(page: Path, language: str = "") -> list[str]:

@@ -296,7 +296,9 @@ def test_differences_follow_the_chosen_baseline(shown, sweep):
     # methods have the same at every sparsity, and Holm multiplies by two.
     t = 2 * math.sqrt(3)
     assert row()[5] == f"{2 * (1 - t / math.sqrt(2 + t * t)):.3f}"
-    assert "each sparsity, 6 in all" in shown.run("document.querySelector('#table .note').textContent")
+    assert "each sparsity, 6 in all" in shown.run(
+        "document.querySelector('#table .note').textContent"
+    )
     shown.choose("baseline", "dense")
     rows = [r for r in table(shown, "#table") if r[1] == "magnitude"]
     assert all(r[4] for r in rows)

@@ -266,7 +266,7 @@ def test_disabled_never_imports_wandb(mode, variable, monkeypatch):
     code = (
         "import sys; from seven_exp.tracking import build_tracker; "
         "from seven_exp.config import Tracker; "
-        "c = Tracker(mode=sys.argv[1], project='p', entity=None, group=None, tags=[]); "
+        "c = Tracker(mode=sys.argv[1], project='p', entity=None, group=None, tags=[], also=[]); "
         "t = build_tracker(c); "
         "print([type(x).__name__ for x in t.trackers], 'wandb' in sys.modules)"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seven_exp.registry import nearest
 
-TOOLS = ("compare", "export", "measure", "reproduce")
+TOOLS = ("compare", "export", "measure", "reproduce", "sync", "upload")
 """Each is a module of this package whose ``main`` returns the exit code."""
 
 HELP = """usage: seven-exp COMMAND ...
@@ -17,6 +17,8 @@ HELP = """usage: seven-exp COMMAND ...
   measure    measure size, memory and speed of a pruned and the dense model
   reproduce  a finished run's command, and whether it gives the same figures today
   tune       tune each method's hyper-parameters with equal effort
+  sync       upload what W&B has logged offline
+  upload     log finished runs with a tracker that they ran without
 
 seven-exp COMMAND --help explains a command, for example:
 

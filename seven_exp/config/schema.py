@@ -127,6 +127,7 @@ class Tracker(_Section):
     entity: str | None
     group: str | None
     tags: list[str] | None
+    also: list[str]
 
 
 Contrast = Annotated[str, Field(pattern=r"^[^:]+:.*[^:]$")]

@@ -14,6 +14,7 @@ from seven_exp.pruning.schedules import SCHEDULES
 from seven_exp.registry import nearest
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.plugins import load_plugins
+from seven_exp.tracking import TRACKERS
 from seven_exp.training.optimizers import OPTIMIZERS
 
 
@@ -36,6 +37,7 @@ def check(config: RunConfig) -> None:
         _teacher,
         _plan,
         _contrasts,
+        _trackers,
     ):
         faults |= dict.fromkeys(_faults(part, config))
     if faults:
@@ -129,6 +131,11 @@ def _contrasts(config: RunConfig) -> None:
                 f"compare.contrasts holds '{contrast}': unknown pruner '{unknown}': "
                 f"{nearest(unknown, PRUNERS)}"
             )
+
+
+def _trackers(config: RunConfig) -> None:
+    for name in config.tracker.also:
+        TRACKERS[name](config.tracker)
 
 
 def _plan(config: RunConfig) -> None:

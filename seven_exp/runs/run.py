@@ -13,7 +13,7 @@ from seven_exp.runs.build import first_example
 from seven_exp.runs.parts import Parts, build
 from seven_exp.runs.record import facts_of, with_outcome
 from seven_exp.runs.session import Session
-from seven_exp.tracking import RunInfo, Tracker, Trackers, write_json, writing
+from seven_exp.tracking import RunInfo, Tracker, Trackers, titles, write_json, writing
 from seven_exp.training.checkpoints import Checkpoints
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.freed_memory import keep_freed_memory
@@ -95,9 +95,12 @@ def run_experiment(
 
 def _info(config: RunConfig, parts: Parts, folder: Path, id: str, resumed: int) -> RunInfo:
     pruner, task = parts.state.pruner, parts.data.task
+    name, group = titles(
+        pruner.name, pruner.target, config.seed, config.model.name, config.dataset.name
+    )
     return RunInfo(
-        name=f"{pruner.name}-{pruner.target:g}-seed{config.seed}",
-        group=f"{config.model.name}-{config.dataset.name}-{pruner.name}",
+        name=name,
+        group=group,
         tags=[pruner.name],
         config=config.model_dump(),
         folder=folder,

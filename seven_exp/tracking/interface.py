@@ -49,6 +49,11 @@ class RunInfo:
     resumed: int = 0
 
 
+def titles(pruner: str, sparsity: float, seed: int, model: str, dataset: str) -> tuple[str, str]:
+    """A run's name and group."""
+    return f"{pruner}-{sparsity:g}-seed{seed}", f"{model}-{dataset}-{pruner}"
+
+
 class Tracker(Protocol):
     """Logs a run's metrics."""
 

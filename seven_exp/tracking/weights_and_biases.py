@@ -57,6 +57,11 @@ class WandbTracker:
         self.group, self.tags = group, tags
         self._run: wandb.Run | None = None
 
+    @property
+    def offline(self) -> bool:
+        """Whether the run is only on disk."""
+        return self._run is None or self._run.offline
+
     def start(self, run: RunInfo) -> None:
         """Open the W&B run, or an offline one without an account or a server."""
         os.environ.setdefault("WANDB_SILENT", "true")
