@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from test_conf import composed
+from test_docs import ROOT, blocks
 
 from seven_exp.cli.sync import main as sync
 from seven_exp.cli.sync import offline_runs
@@ -76,6 +77,18 @@ def test_tensorboard_and_a_tracker_of_ones_own_at_once(tmp_path, lines):
     accuracy = json.loads((tmp_path / "results.json").read_text())["metrics"]["accuracy"]
     (final,) = board.Scalars("final/accuracy")
     assert (final.step, final.value) == (4, pytest.approx(accuracy))
+
+
+def test_the_tracker_that_is_shown_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(TRACKERS, "_entries", dict(TRACKERS._entries))
+    (block,) = blocks(ROOT / "docs" / "howto" / "tracking.md", "python")
+    exec(block, {})
+    config = composed(*SMALL, "tracker=none", "tracker.also=[printed]")
+    record = run_experiment(config, tmp_path, build_tracker(config.tracker))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "seven_dyn-0.7-seed0 mlp-digits-seven_dyn 0.7"
+    assert printed[-1] == str(record["metrics"])
+    assert len(printed) == 2 + len(curves(tmp_path))
 
 
 def test_trackers_do_not_change_a_runs_hash(lines):

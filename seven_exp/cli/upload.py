@@ -21,10 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--project", help="(W&B's setting, or seven_exp)")
     parser.add_argument("--entity", help="user or team on W&B (the account's default)")
     options = parser.parse_args(arguments)
-    config = Tracker(
-        **{"mode": "online", "project": options.project, "entity": options.entity},
-        **{"group": None, "tags": None, "also": []},
-    )
+    where = {"project": options.project, "entity": options.entity}
+    config = Tracker(mode="online", group=None, tags=None, also=[], **where)
     try:
         runs = list(_runs(options.folders))
         arrived = [_upload(folder, record, options.to, config) for folder, record in runs]

@@ -92,7 +92,7 @@ def planned(
     for family in families.values():
         own = [contrasts[i] for i in family]
         equal = [_equivalence(c.difference, margin) for c in own]
-        ps = _corrected([c.difference and c.difference.p for c in own])
+        ps = _corrected([None if c.difference is None else c.difference.p for c in own])
         equals = _corrected(equal)
         for i, p, p_equal in zip(family, ps, equals, strict=True):
             found_ = replace(contrasts[i], family=len(own), p=p, p_equivalence=p_equal)

@@ -73,8 +73,8 @@ def comparison_page(
         **_shared(records, methods, tables, link),
         "differences": _all_differences(tables, offered, inference),
     }
-    parts = sections(records, methods, offered, more, cache)
-    parts[2:2] = Conclusions.of(tables[metric], metric, inference).sections()
+    conclusions = Conclusions.of(tables[metric], metric, inference).sections()
+    parts = [*conclusions, *sections(records, methods, offered, more, cache)]
     left_out = [*notes, *cache.broken_files()]
     lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(left_out)}."] if left_out else [])]
     if early := measured_early(records):
