@@ -367,9 +367,9 @@ def test_a_method_without_a_row_at_a_sparsity_is_named(tmp_path):
     arms(tmp_path, {"seven_dyn": NEAR}, 0.5)
     found = conclusions(tmp_path, ("seven_dyn:magnitude",))
     assert [c.verdict for c in found.contrasts] == ["untested", "better"]
-    assert found.notes == [
-        "seven_dyn:magnitude at 50% (no row, or no single row, of magnitude there)"
-    ]
+    assert found.notes == ["seven_dyn:magnitude at 50% (no row, or no single row, of magnitude)"]
+    turned = conclusions(tmp_path, ("magnitude:seven_dyn",))
+    assert turned.notes == ["magnitude:seven_dyn at 50% (no row of magnitude)"]
 
 
 def test_a_dense_run_is_compared_with_every_sparsity(tmp_path):

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from seven_exp.compare.conclusions import Conclusions
@@ -116,7 +117,7 @@ class Comparison:
     left_out: list[str]
     inference: Inference
 
-    @property
+    @cached_property
     def conclusions(self) -> Conclusions:
         """The planned contrasts, and mean ranks over several tasks."""
         return Conclusions.of(self.rows, self.metric, self.inference)

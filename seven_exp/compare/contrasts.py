@@ -81,9 +81,12 @@ def planned(
             notes.append(f"planned {error}")  # a sweep may be cut down to some of its methods
             continue
         found = list(_pairs(rows, ours, theirs))
-        if lonely := [row for row, other in found if other is None]:
-            where = ", ".join(f"{100 * s:.4g}%" for s in sorted({row.sparsity for row in lonely}))
-            notes.append(f"{text} at {where} (no row, or no single row, of {theirs} there)")
+        if lonely := {row.sparsity for row, other in found if other is None}:
+            notes.append(f"{text} at {_percents(lonely)} (no row, or no single row, of {theirs})")
+        ours_at = {row.place for row, _ in found}
+        others = [row for row in rows if theirs in (row.method, row.pruner) and row.sparsity > 0]
+        if gone := {row.sparsity for row in others if row.place not in ours_at}:
+            notes.append(f"{text} at {_percents(gone)} (no row of {ours})")
         pairs += found
     contrasts = [replace(_tested(ours, theirs, inference), margin=margin) for ours, theirs in pairs]
     families: dict[object, list[int]] = defaultdict(list)
@@ -95,8 +98,8 @@ def planned(
         ps = _corrected([None if c.difference is None else c.difference.p for c in own])
         equals = _corrected(equal)
         for i, p, p_equal in zip(family, ps, equals, strict=True):
-            found_ = replace(contrasts[i], family=len(own), p=p, p_equivalence=p_equal)
-            contrasts[i] = _judged(_with_power(found_, metric), metric)
+            corrected = replace(contrasts[i], family=len(own), p=p, p_equivalence=p_equal)
+            contrasts[i] = _judged(_with_power(corrected, metric), metric)
     return contrasts, notes
 
 
@@ -118,9 +121,12 @@ def parse(text: str, names: Collection[str]) -> tuple[str, str]:
 
 def split(texts: Iterable[str]) -> tuple[str, ...]:
     """The contrasts of command-line arguments, which may hold several with commas between."""
-    return tuple(
-        one.strip() for text in texts for one in re.split(r",(?![^\[]*\])", text) if one.strip()
-    )
+    parts = (part.strip() for text in texts for part in re.split(r",(?![^\[]*\])", text))
+    return tuple(dict.fromkeys(filter(None, parts)))
+
+
+def _percents(sparsities: Collection[float]) -> str:
+    return ", ".join(f"{100 * sparsity:.4g}%" for sparsity in sorted(sparsities))
 
 
 def _pairs(rows: Sequence[Row], ours: str, theirs: str) -> Iterator[tuple[Row, Row | None]]:
