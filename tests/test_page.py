@@ -12,6 +12,7 @@ from browser import CHROMIUM, Browser
 
 from seven_exp.compare import page as pages
 from seven_exp.compare.comparison import compare
+from seven_exp.compare.inference import Inference
 from seven_exp.compare.page import Section, render
 
 pytestmark = [
@@ -304,6 +305,22 @@ def test_differences_follow_the_chosen_baseline(shown, sweep):
     assert all(r[4] for r in rows)
     shown.choose("baseline", "")
     assert len(row()) == 8
+
+
+def test_planned_contrasts_are_shown_first(browser, sweep, tmp_path):
+    plan = Inference(contrasts=("seven_dyn:magnitude",), margin=1)
+    compare([sweep[0]], output=tmp_path, inference=plan)
+    browser.open((tmp_path / "comparison.html").as_uri())
+    assert browser.run("document.querySelector('section').id") == "contrasts"
+    lines = table(browser, "#contrasts")
+    assert [line[1] for line in lines] == ["50%", "80%", "95%"]
+    # 1, 2 and 3 points at each sparsity, one contrast in each family
+    p = f"p = {1 - 2 * math.sqrt(3) / math.sqrt(14):.3f}".replace("0.", ".")
+    assert {tuple(line[2:6]) for line in lines} == {
+        ("seven_dyn - magnitude", "+2.00 ± 2.48", "3", p)
+    }
+    assert all(line[-1].startswith(f"no difference shown ({p}), nor") for line in lines)
+    assert browser.errors == []
 
 
 def test_cells_of_the_heat_map_are_the_records(shown, sweep):

@@ -15,6 +15,7 @@ from seven_exp.cli.reproduce import main
 from seven_exp.runs.identity import run_hash
 from seven_exp.runs.reproduction import changes, figures, verdict
 
+PARTIAL = {"model": {"name": "mlp"}, "dataset": {}, "trainer": {}, "plugins": [], "seed": 0}
 GONE = {
     **{"name": "image_folder", "data_dir": "gone", "image_size": 8, "augment": False},
     "cache_dir": "cache",
@@ -160,6 +161,7 @@ def test_code_that_a_record_names_is_not_run_unasked(finished, tmp_path, capsys)
         (lambda folder: shutil.rmtree(folder), "no folder 'run'"),
         (lambda folder: (folder / "results.json").unlink(), "has no results.json"),
         (lambda folder: rewrite(folder, status="failed"), "failed, not finished"),
+        (lambda folder: rewrite(folder, config=PARTIAL), "does not hold the whole config"),
         (
             lambda folder: rewrite(
                 folder,

@@ -66,6 +66,8 @@ def _reproduce(folder: Path, output: Path, *, run: bool, trusted: bool) -> bool:
         config = composed(overrides, conf)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"'{folder}': {explain(error)}") from error
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"'{folder}': the record does not hold the whole config") from error
     directory = Path(record.get("directory") or ".")
     if directory.is_dir() and directory.resolve() != Path.cwd().resolve():
         print(f"cd {shlex.quote(str(directory))}")
