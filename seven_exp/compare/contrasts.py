@@ -243,7 +243,7 @@ def _conclusion(contrast: Planned, metric: str) -> str:
     assert contrast.difference is not None
     found, unit = contrast.difference.estimate, _unit(metric)
     margin = contrast.margin
-    within = "" if margin is None else f"{margin / unit:g}{_points(metric)}"
+    within = "" if margin is None else _amount(f"{margin / unit:g}", metric)
     if contrast.verdict == "equivalent":
         return f"equivalent within {within} at 95%: {p_words(contrast.p_equivalence)}"
     if contrast.verdict == "undecided":
@@ -255,7 +255,7 @@ def _conclusion(contrast: Planned, metric: str) -> str:
         return f"{words}, nor equivalence within {within} ({p_words(contrast.p_equivalence)})"
     assert found.half is not None
     mean, half = abs(found.mean) / unit, found.half / unit
-    size = f"by {mean:.3g}{_points(metric)} ({mean - half:.3g} to {mean + half:.3g})"
+    size = f"by {_amount(f'{mean:.3g}', metric)} ({mean - half:.3g} to {mean + half:.3g})"
     words = f"{contrast.verdict.removeprefix('slightly ')} {size} at 95%: {p_words(contrast.p)}"
     if contrast.verdict.startswith("slightly"):
         words += f"; but by less than {within} ({p_words(contrast.p_equivalence)})"
@@ -268,14 +268,14 @@ def power_sentence(contrast: Planned, metric: str) -> str:
         return ""
     unit, n = _unit(metric), contrast.difference.estimate.n
     words = (
-        f"{n} seeds find a true difference of {contrast.resolves / unit:.2g}{_points(metric)} "
-        "in 4 of 5 cases"
+        f"{n} seeds find a true difference of "
+        f"{_amount(f'{contrast.resolves / unit:.2g}', metric)} in 4 of 5 cases"
     )
     if contrast.to_resolve is None:
         return words
-    aim = f"{contrast.to_resolve / unit:g}{_points(metric)}"
+    aim = _amount(f"{contrast.to_resolve / unit:g}", metric)
     if contrast.to_resolve <= (step := _step(contrast)):
-        example = f"{step / unit:.2g}{_points(metric)}"
+        example = _amount(f"{step / unit:.2g}", metric)
         return f"{words}; {aim} can't be resolved, one test example is {example}"
     if contrast.seeds is None:
         return f"{words}; {aim} takes more than {MOST_SEEDS:,}"
@@ -293,5 +293,8 @@ def _unit(metric: str) -> float:
     return 0.01 if in_percent(metric) else 1.0
 
 
-def _points(metric: str) -> str:
-    return " points" if in_percent(metric) else ""
+def _amount(number: str, metric: str) -> str:
+    """A number with its unit."""
+    if not in_percent(metric):
+        return number
+    return f"{number} point" if number == "1" else f"{number} points"
