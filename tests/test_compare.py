@@ -18,8 +18,9 @@ from PIL import Image
 from preloaded import python
 
 from seven_exp.cli.compare import main
-from seven_exp.compare.comparison import compare
+from seven_exp.compare.comparison import compare as compare_and_draw
 from seven_exp.compare.file_cache import FileCache
+from seven_exp.compare.files import FORMATS, Output
 from seven_exp.compare.history import read_history
 from seven_exp.compare.inference import Inference
 from seven_exp.compare.metrics import bounds, is_share, resolution
@@ -36,6 +37,11 @@ from seven_exp.runs import save_masks
 from seven_exp.runs.artifacts import SCHEMA
 
 ROOT = Path(__file__).parent.parent
+
+
+def compare(folders, metric=None, baseline=None, output=None):
+    """Without pictures, which take longer than all the rest."""
+    compare_and_draw(folders, metric, baseline, Output(output, formats=("csv", "html")))
 
 
 def write(root, pruner, sparsity, seed, accuracy, status="finished", **changes):
@@ -660,7 +666,7 @@ def test_accuracy_is_never_drawn_above_all(tmp_path):
     (panel,) = draw([row], "accuracy").axes
     assert panel.get_ylim()[1] <= 100
     drawn = {artist.get_gid(): artist for artist in panel.get_children() if artist.get_gid()}
-    (bar,) = (artist for name, artist in drawn.items() if "-bar" in name)
+    bar = drawn["magnitude-bars"]
     low = 100 * (row.result.mean - row.result.half)
     assert bar.get_segments()[0][:, 1] == pytest.approx([low, 100])
     # the loss, between 0 and 0.2, has no such end
@@ -821,7 +827,7 @@ def test_a_seed_counts_once(tmp_path):
 
 
 def test_files(sweep, capsys):
-    compare([sweep])
+    compare_and_draw([sweep])
     printed = capsys.readouterr().out
     assert "mlp on digits" in printed
     assert re.search(r"90%\s+seven_dyn\s+72\.00 ± 26\.17\s+3\s+\+2\.00 ± 2\.48", printed)
@@ -963,9 +969,13 @@ def test_files_are_read_again_when_they_have_changed(tmp_path):
 
 
 def test_the_same_records_make_the_same_files(sweep):
-    names = ("comparison.csv", "comparison.png", "comparison.html")
-    compare([sweep], output=sweep / "a")
-    compare([sweep], output=sweep / "b")
+    for name in ("a", "b"):
+        compare_and_draw([sweep], output=Output(sweep / name, formats=FORMATS))
+    names = sorted(path.name for path in (sweep / "a").iterdir())
+    assert names == sorted(
+        [*(f"comparison.{form}" for form in FORMATS),
+         *(f"comparison_differences.{form}" for form in ("pdf", "png", "svg"))]
+    )  # fmt: skip
     for name in names:
         assert (sweep / "a" / name).read_bytes() == (sweep / "b" / name).read_bytes()
 
@@ -981,26 +991,24 @@ def test_the_picture_holds_a_line_an_interval_and_the_seeds(sweep):
     rows = list(rows_of(sweep).values())
     (panel,) = draw(rows, "accuracy").axes
     drawn = {artist.get_gid(): artist for artist in panel.get_children() if artist.get_gid()}
-    style = styles(rows)["seven_dyn"]
-    place = next(i for i, r in enumerate(rows) if (r.method, r.sparsity) == ("seven_dyn", 0.9))
-    ends = drawn[f"method{style.index}-bar{place}"].get_segments()[0][:, 1]
+    _, most = drawn["seven_dyn-means"].get_xdata()  # at 50% and 90%
+    bars = drawn["seven_dyn-bars"].get_segments()
+    (ends,) = (bar[:, 1] for bar in bars if bar[0, 0] == most)
     # 72 ± 4.302653 s / sqrt 3 with values 61, 82 and 73, whose s is sqrt 111
     half = 4.302653 * math.sqrt(111) / math.sqrt(3)
     assert ends == pytest.approx([72 - half, 72 + half], rel=1e-6)
-    seeds = drawn[f"method{style.index}-seeds{place}"].get_ydata()
-    assert sorted(seeds) == pytest.approx([61, 73, 82])
-    dense = next(i for i, r in enumerate(rows) if r.method == "dense")
-    reference = drawn[f"method{styles(rows)['dense'].index}-row{dense}"]
-    assert list(reference.get_ydata()) == [97, 97]
+    seeds = zip(*drawn["seven_dyn-seeds"].get_data(), strict=True)
+    assert sorted(y for x, y in seeds if x == most) == pytest.approx([61, 73, 82])
+    assert list(drawn["dense-line"].get_ydata()) == [97, 97]
     # one value: no bar of zero length, which would look like certainty
-    assert f"method{styles(rows)['dense'].index}-bar{dense}" not in drawn
+    assert "dense-bars" not in drawn
 
 
 def test_names_with_markup_do_no_harm(tmp_path, capsys):
     # HTML's markup, rich's, and matplotlib's
     for name in ("<script>alert(1)</script>", "[/red] [bold]", r"$\frac{ and $ -->"):
         write(tmp_path, name, 0.9, 0, 0.4)
-    compare([tmp_path])
+    compare_and_draw([tmp_path])
     assert "<script>alert" not in (tmp_path / "comparison.html").read_text()
     assert "[/red] [bold]" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""``seven-exp compare FOLDER...``: print a table; write comparison.csv, .png, .html."""
+"""``seven-exp compare FOLDER...``: print a table; write comparison.csv, .png, .html, ..."""
 
 import math
 import sys
@@ -9,6 +9,8 @@ from seven_exp.cli.arguments import Parser
 from seven_exp.compare.comparison import DEFAULT_BASELINE, DEFAULT_PORT, compare, serve
 from seven_exp.compare.contrasts import split
 from seven_exp.compare.inference import Inference
+from seven_exp.compare.files import FORMATS, Output, parse_formats
+from seven_exp.compare.look import Look, parse_names, parse_width
 from seven_exp.compare.statistics import paired_difference, unpaired_difference
 
 
@@ -54,6 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, help="folder of the files (the first FOLDER)")
     parser.add_argument(
+        "--format",
+        default=",".join(Output.formats),
+        metavar="FORMAT,...",
+        help=f"files to write, of {', '.join(FORMATS)} (%(default)s)",
+    )
+    parser.add_argument(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="NAME=NICE",
+        help="print a method, setting, model, data set or metric as NICE in figures, tex and md",
+    )
+    parser.add_argument(
+        "--highlight",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="methods to draw in colour, such as 'seven_*'; the others become grey",
+    )
+    parser.add_argument("--width", help="width of the figures in a paper: 3.25in, 8.5cm, 246pt")
+    parser.add_argument(
         "--serve", action="store_true", help="serve the page to a browser, updated at each reload"
     )
     parser.add_argument("--port", type=int, help=f"for --serve ({DEFAULT_PORT}; 0: any free port)")
@@ -72,11 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.serve:
             serve(options.folders, options.metric, options.baseline, options.port, inference)
             return 0
+        width = None if options.width is None else parse_width(options.width)
+        look = Look(parse_names(options.rename), options.highlight, width)
         compare(
             options.folders,
             options.metric,
             options.baseline,
-            options.output,
+            Output(options.output, parse_formats(options.format), look),
             published=options.published,
             wandb=options.wandb,
             inference=inference,

@@ -1,4 +1,4 @@
-"""Compares the records below some folders: a table, and comparison.csv, .png and .html."""
+"""Compares the records below some folders: a table on the terminal, files, a page, W&B."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -8,14 +8,13 @@ from pathlib import Path
 
 from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.file_cache import FileCache
+from seven_exp.compare.files import Output
 from seven_exp.compare.inference import PAIRED, Inference, as_stated
-from seven_exp.compare.page import write_html
-from seven_exp.compare.plot import write_png
 from seven_exp.compare.published import print_published
 from seven_exp.compare.records import FINISHED, Record, measured_early, read_runs
 from seven_exp.compare.sections import comparison_page, relative_to
 from seven_exp.compare.summary import Row, headline, summarize
-from seven_exp.compare.table import print_table, write_csv
+from seven_exp.compare.table import print_table
 
 DEFAULT_BASELINE = "magnitude"
 DEFAULT_PORT = 8000
@@ -25,7 +24,7 @@ def compare(
     folders: Sequence[Path],
     metric: str | None = None,
     baseline: str | None = None,
-    output: Path | None = None,
+    output: Output | None = None,
     *,
     published: bool = False,
     wandb: str | None = None,
@@ -46,15 +45,15 @@ def compare(
     cache = FileCache()
     found = read(folders, metric, baseline, cache, inference)
     rows, metric, baseline = found.rows, found.metric, found.baseline
-    output = output or folders[0]
+    output = output or Output()
+    folder = output.folder or folders[0]
     try:
-        write_csv(output / "comparison.csv", rows, metric)
-        write_png(output / "comparison.png", rows, metric)
-        page = found.page(relative_to(output), cache)
-        write_html(output / "comparison.html", page)
-        more = found.conclusions.write(output)
+        written = output.write(
+            *(folder, rows, metric, baseline), lambda: found.page(relative_to(folder), cache)
+        )
+        more = found.conclusions.write(folder)
     except OSError as error:
-        raise ValueError(f"--output is '{output}': can't write there: {error.strerror}") from error
+        raise ValueError(f"--output is '{folder}': can't write there: {error.strerror}") from error
     # The files come first, because a pipe to `head` closes while the table is printed.
     print_table(rows, metric, baseline)
     found.conclusions.print()
@@ -64,8 +63,7 @@ def compare(
         print(f"left out: {', '.join(left_out)}", file=sys.stderr)
     if early := measured_early(found.records):
         print(f"note: {early}", file=sys.stderr)
-    files = [f"{output / 'comparison'}.csv, .png, .html", *more]
-    print(f"written: {', '.join(files)}")
+    print(f"written: {', '.join([written, *more])}")
     if wandb is not None:
         addresses = publish(build_dashboard(rows, metric, baseline, entity, project))
         print(f"on W&B: {', '.join(addresses)}")

@@ -1,14 +1,18 @@
-"""Accuracy over sparsity: one line per method, its interval, and every seed as a point."""
+"""The figures: accuracy over sparsity, and a heat map of the differences to the baseline."""
 
 import math
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seven_exp.compare.metrics import bounds, in_percent
+from seven_exp.compare.look import Look, ranking
+from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.summary import Row
+from seven_exp.compare.table import percent
 from seven_exp.files.atomic import replacing
 
 if TYPE_CHECKING:
@@ -21,13 +25,21 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 _DASHES = ("", "7 3", "2 2.5")
 _DENSE = "#666666"
+_OTHERS = "#C8C8C8"
+
+_SCREEN = 6.8
+"""Width of a panel in inches, if no width is given."""
 
 _SETTINGS: dict[Any, Any] = {
-    "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titleweight": "bold",
+    "axes.titlesize": "medium",
     "text.parse_math": False,  # a "$" in a name is a "$"
+}
+
+_FILES: dict[Any, Any] = {
+    "pdf.fonttype": 42,  # publishers refuse Type 3
+    "svg.hashsalt": "seven_exp",  # the same records make the same file
 }
 
 
@@ -36,7 +48,7 @@ class Style:
     """How a method is drawn.
 
     Attributes:
-        index: Its index among the methods; names its parts in an SVG.
+        index: Its index among the methods.
         colour: In hexadecimal.
         marker: A marker of matplotlib; "" for a reference line.
         dash: Lengths of dash and gap as in SVG; "" for a solid line.
@@ -60,93 +72,223 @@ def styles(rows: Iterable[Row]) -> dict[str, Style]:
     return found
 
 
-def draw(rows: Sequence[Row], metric: str) -> "Figure":
-    """One panel for each model and data set.
+def draw(
+    rows: Sequence[Row], metric: str, baseline: str | None = None, look: Look | None = None
+) -> "Figure":
+    """Means over sparsity: one panel for each model and data set.
+
+    Each coloured method has a line, intervals, every seed as a point, and its name at the right;
+    the others are grey lines, which may leave the panel.
 
     Args:
         rows: At least one.
         metric: Its name, for the axis.
+        baseline: Always coloured.
+        look: Names, highlighted methods and width.
 
     Returns:
-        A figure. Ids of the parts of method i begin with ``method{i}-``, and its point of
-        ``rows[j]`` has the id ``method{i}-row{j}``.
+        A figure. The artists of a method have the ids ``METHOD-means``, ``-bars`` and ``-seeds``,
+        or ``METHOD-line`` if it is dense or grey.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    look = styles(rows)
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    columns = min(2, len(tasks))
-    lines = math.ceil(len(tasks) / columns)
-    width = (5.2 if columns > 1 else 6.4) * columns + 1.8
-    height = max(4.2 * lines, 0.6 + 0.21 * len(look))
-    with rc_context(_SETTINGS):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        panels = figure.subplots(lines, columns, squeeze=False).flat
-        for panel, task in zip(panels, tasks, strict=False):
-            _panel(panel, [(i, r) for i, r in enumerate(rows) if r.task == task], look, metric)
-            panel.set_title(" on ".join(task), loc="left")
-        for empty in panels[len(tasks) :]:
-            empty.remove()
-        handles = [
-            Line2D([], [], color=s.colour, marker=s.marker, ls="-" if s.marker else ":", ms=6)
-            for s in look.values()
-        ]
-        figure.legend(handles, list(look), loc="outside right center", frameon=False)
+    look = look or Look()
+    chosen = look.coloured(rows, metric, baseline)
+    style = styles(row for row in rows if row.sparsity == 0 or row.method in chosen)
+    with _panels(rows, look, lambda own, width: 0.62 * width) as (figure, panels):
+        for panel, own in panels:
+            ends = _curves(panel, own, style, metric)
+            # In a paper a figure's caption names a single task.
+            if look.width is None or len(panels) > 1:
+                panel.set_title(look.task(own[0].task), loc="left", weight="bold")
+            panel.set_ylabel(_unit(look.name(metric), metric))
+            _name(panel, [(y, look.name(name), style[name], x) for name, x, y in ends])
     return figure
 
 
-def write_png(path: Path, rows: Sequence[Row], metric: str) -> None:
-    """Write the figure at 200 dots per inch."""
-    with replacing(path) as partial:
-        draw(rows, metric).savefig(partial, dpi=200)
+def draw_differences(
+    rows: Sequence[Row], metric: str, baseline: str, look: Look | None = None
+) -> "Figure":
+    """A heat map for each model and data set: methods by rank, sparsities, differences.
+
+    The baseline's own cells hold its means.
+
+    Args:
+        rows: At least one with a difference.
+        metric: Their metric.
+        baseline: What the differences are to.
+        look: Names, highlighted methods (their names are bold) and width.
+    """
+    look = look or Look()
+    rows = [row for row in rows if row.sparsity > 0]
+
+    def height(own: Sequence[Row], width: float) -> float:
+        return 0.19 * len({row.method for row in own}) + 0.5
+
+    with _panels(rows, look, height) as (figure, panels):
+        for panel, own in panels:
+            _heat(panel, own, metric, baseline, look)
+            title = f"{look.name(metric)} minus {look.name(baseline)}"
+            title += ", points" if in_percent(metric) else ""
+            if look.width is None or len(panels) > 1:
+                title = f"{look.task(own[0].task)}: {title}"
+            panel.set_title(title, loc="right", weight="bold")
+    return figure
 
 
-def _panel(
-    axes: "Axes", rows: Sequence[tuple[int, Row]], look: dict[str, Style], metric: str
-) -> None:
+def write_figure(path: Path, figure: "Figure") -> None:
+    """Write a figure in the format of the path's suffix, without the date."""
+    from matplotlib import rc_context
+
+    date = {".pdf": "CreationDate", ".svg": "Date"}.get(path.suffix)
+    with replacing(path) as partial, rc_context(_FILES):
+        figure.savefig(partial, dpi=200, metadata={date: None} if date else None)
+
+
+@contextmanager
+def _panels(
+    rows: Sequence[Row], look: Look, height: Callable[[Sequence[Row], float], float]
+) -> Iterator[tuple["Figure", list[tuple["Axes", list[Row]]]]]:
+    """A figure with a panel for each task, and the task's rows, in the font size of its width."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    tasks = [
+        [row for row in rows if row.task == task] for task in dict.fromkeys(r.task for r in rows)
+    ]
+    columns = 1 if look.width and look.width < 5 else min(2, len(tasks))
+    width = look.width or _SCREEN * columns
+    lines = [tasks[i : i + columns] for i in range(0, len(tasks), columns)]
+    heights = [max(height(own, width / columns) for own in line) for line in lines]
+    with rc_context({**_SETTINGS, "font.size": 8 if look.width else 10}):
+        figure = Figure(figsize=(width, sum(heights)), layout="constrained")
+        shape: dict[str, Any] = {"height_ratios": heights, "squeeze": False}
+        for empty in list(figure.subplots(len(lines), columns, **shape).flat)[len(tasks) :]:
+            empty.remove()
+        yield figure, list(zip(figure.axes, tasks, strict=True))
+
+
+def _curves(
+    axes: "Axes", rows: Sequence[Row], look: dict[str, Style], metric: str
+) -> list[tuple[str, float, float]]:
+    """Draw one panel; return the coloured methods with their last points."""
     scale = 100 if in_percent(metric) else 1
-    targets = sorted({row.sparsity for _, row in rows if row.sparsity > 0})
+    targets = sorted({row.sparsity for row in rows if row.sparsity > 0})
     gaps = [_place(b) - _place(a) for a, b in pairwise(targets)]
-    present = [method for method in look if any(row.method == method for _, row in rows)]
-    pruning = [method for method in present if look[method].marker]
+    of: dict[str, list[Row]] = {row.method: [] for row in rows}
+    for row in sorted(rows, key=lambda row: row.sparsity):
+        of[row.method].append(row)
+    pruning = [method for method in look if method in of and look[method].marker]
     # Side by side, so that intervals at one sparsity can be distinguished.
     step = min(0.02, 0.6 * min(gaps, default=1) / max(1, len(pruning)))
-    for method in present:
-        style = look[method]
-        own = sorted((r.sparsity, i, r) for i, r in rows if r.method == method)
-        if not style.marker:
-            for _, i, row in own:
-                axes.axhline(
-                    scale * row.result.mean,
-                    color=style.colour,
-                    linestyle=":",
-                    gid=f"method{style.index}-row{i}",
-                )
+    ends = []
+    for method in (method for method in look if method in of):
+        means, colour = [scale * row.result.mean for row in of[method]], look[method].colour
+        if method not in pruning:
+            axes.axhline(means[0], color=colour, ls=":", lw=1, gid=f"{method}-line")
+            ends.append((method, _place(max(targets, default=0.0)), means[0]))
             continue
         shift = step * (pruning.index(method) - (len(pruning) - 1) / 2)
-        places = [_place(sparsity) + shift for sparsity, _, _ in own]
-        means = [scale * row.result.mean for _, _, row in own]
-        gid = f"method{style.index}"
-        axes.plot(places, means, color=style.colour, lw=1.4, gid=f"{gid}-line{own[0][1]}")
-        for x, mean, (_, i, row) in zip(places, means, own, strict=True):
-            if (ends := row.result.ends(*bounds(metric))) is not None:
-                bar = axes.vlines(x, scale * ends[0], scale * ends[1], color=style.colour, lw=1.2)
-                bar.set_gid(f"{gid}-bar{i}")
-            seeds = [scale * value for value in row.by_seed.values()]
-            (points,) = axes.plot([x] * len(seeds), seeds, style.marker, color=style.colour)
-            points.set(alpha=0.3, markersize=3.5, markeredgewidth=0, gid=f"{gid}-seeds{i}")
-            (point,) = axes.plot(x, mean, style.marker, color=style.colour, zorder=3)
-            point.set(markersize=6.5, markeredgecolor="white", markeredgewidth=0.4, clip_on=False)
-            point.set_gid(f"{gid}-row{i}")
-    # matplotlib's default margin would show an accuracy above 100%.
+        places = [_place(row.sparsity) + shift for row in of[method]]
+        _method(axes, places, of[method], look[method], metric)
+        ends.append((method, places[-1], means[-1]))
+    # matplotlib's default margin would show an accuracy above 100%. Grey lines are drawn later, as
+    # methods far below would leave no room for the others.
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, scale * bounds(metric)[0]), min(high, scale * bounds(metric)[1]))
+    if ends:
+        axes.set_ylim(max(low, scale * bounds(metric)[0]), min(high, scale * bounds(metric)[1]))
+    for method in of.keys() - look.keys():
+        places = [_place(row.sparsity) for row in of[method]]
+        means = [scale * row.result.mean for row in of[method]]
+        axes.plot(places, means, color=_OTHERS, lw=0.8, zorder=1, gid=f"{method}-line")
     axes.set_xticks([_place(s) for s in targets], [f"{100 * s:.4g}" for s in targets])
-    axes.set_xlabel("sparsity, % (spaced by the logarithm of density)")
-    axes.set_ylabel(f"{metric}, %" if scale == 100 else metric)
+    axes.set_xlabel("sparsity, % (spaced by log density)")
     axes.grid(alpha=0.25, lw=0.6)
+    return ends
+
+
+def _method(
+    axes: "Axes", places: Sequence[float], rows: Sequence[Row], style: Style, metric: str
+) -> None:
+    scale = 100 if in_percent(metric) else 1
+    name = rows[0].method
+    kind: dict[str, Any] = {"color": style.colour, "marker": style.marker}
+    points: dict[str, Any] = {"ms": 4.5, "mec": "white", "mew": 0.4, "zorder": 3, "clip_on": False}
+    means = [scale * row.result.mean for row in rows]
+    axes.plot(places, means, lw=1.2, **kind, **points, gid=f"{name}-means")
+    ends = zip(places, (row.result.ends(*bounds(metric)) for row in rows), strict=True)
+    if bars := [(x, scale * end[0], scale * end[1]) for x, end in ends if end is not None]:
+        axes.vlines(*zip(*bars, strict=True), color=style.colour, lw=1, gid=f"{name}-bars")
+    seeds = [(x, scale * v) for x, r in zip(places, rows, strict=True) for v in r.by_seed.values()]
+    faint: dict[str, Any] = {"ls": "", "alpha": 0.3, "ms": 2.5, "mew": 0}
+    axes.plot(*zip(*seeds, strict=True), **kind, **faint, gid=f"{name}-seeds")
+
+
+def _name(axes: "Axes", ends: Sequence[tuple[float, str, Style, float]]) -> None:
+    """Names at the right of the panel, as near to the last points as their height allows."""
+    from scipy.optimize import isotonic_regression
+
+    low, high = axes.get_ylim()
+    ordered = sorted(ends, key=lambda end: end[:2])
+    texts = [textwrap.fill(name, 24) for _, name, _, _ in ordered]
+    # The height of a line of text as a part of the panel's.
+    line = axes.xaxis.label.get_fontsize() / 72 * axes.figure.dpi / axes.get_window_extent().height
+    sizes = [1.25 * line * (1 + text.count("\n")) for text in texts]
+    offsets = [sum(sizes[:i]) + sizes[i] / 2 for i in range(len(sizes))]
+    wanted = [(y - low) / ((high - low) or 1) for y, _, _, _ in ordered]
+    # The least squares solution for labels in order and apart.
+    spread = isotonic_regression([w - o for w, o in zip(wanted, offsets, strict=True)]).x
+    for (y, _, style, x), text, base, offset in zip(ordered, texts, spread, offsets, strict=True):
+        arrow = {"arrowstyle": "-", "lw": 0.5, "color": style.colour, "relpos": (0, 0.5)}
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(1.06, base + offset),
+            textcoords="axes fraction",
+            color=style.colour,
+            va="center",
+            arrowprops={**arrow, "shrinkA": 1, "shrinkB": 4},
+            annotation_clip=False,
+        )
+
+
+def _heat(axes: "Axes", rows: Sequence[Row], metric: str, baseline: str, look: Look) -> None:
+    scale, digits = (100, 1) if in_percent(metric) else (1, 3)
+    methods, targets = ranking(rows, metric), sorted({row.sparsity for row in rows})
+    known = sorted(abs(row.difference.estimate.mean) for row in rows if row.difference)
+    # A few very large differences would leave all others white.
+    most = (known[int(0.9 * (len(known) - 1))] if known else 0) or 1
+    depths = [[math.nan] * len(targets) for _ in methods]
+    for row in rows:
+        x, y = targets.index(row.sparsity), methods.index(row.method)
+        if row.difference is not None:
+            mean = row.difference.estimate.mean
+            depths[y][x] = max(-1, min(1, mean / most))
+            # The sum makes "+0.0" of a rounded "-0.0".
+            words = f"{round(scale * mean, digits) + 0.0:+.{digits}f}{'*' if row.starred else ''}"
+        elif baseline in (row.method, row.pruner):
+            words = f"{scale * row.result.mean:.{digits}f}"
+        else:
+            continue
+        ink = "white" if abs(depths[y][x]) > 0.65 else "black"
+        text = axes.text(x, y, words, ha="center", va="center", color=ink, size="small")
+        text.set_in_layout(False)
+    colours = "RdBu_r" if smaller_is_better(metric) else "RdBu"
+    edges = [[i - 0.5 for i in range(len(side) + 1)] for side in (targets, methods)]
+    mesh = axes.pcolormesh(*edges, depths, vmin=-1, vmax=1, cmap=colours, edgecolors="white")
+    mesh.set_gid("differences")
+    axes.set_facecolor("#E8E8E8")
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.set_xticks(range(len(targets)), list(map(percent, targets)))
+    axes.set_yticks(range(len(methods)), [textwrap.fill(look.name(m), 30) for m in methods])
+    bold = {row.method for row in rows if look.highlights(row)}
+    for label, method in zip(axes.get_yticklabels(), methods, strict=True):
+        label.set_fontweight("bold" if method in bold else "normal")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("sparsity")
+
+
+def _unit(name: str, metric: str) -> str:
+    return f"{name}, %" if in_percent(metric) else name
 
 
 def _place(sparsity: float) -> float:

@@ -1,0 +1,119 @@
+"""How figures and tables of a paper look: names as printed, highlighted methods, width."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from seven_exp.compare.metrics import smaller_is_better
+from seven_exp.compare.summary import Row
+from seven_exp.registry import nearest
+
+MOST_COLOURS = 7
+"""Number of methods that a reader can tell apart by colour; more are drawn in grey."""
+
+_UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}
+
+
+@dataclass(frozen=True)
+class Look:
+    """The user's choices for figures and tables.
+
+    Attributes:
+        names: Name of a method, pruner, setting, model, data set or metric -> name as printed.
+        highlight: Patterns such as ``seven_*``, of methods or pruners.
+        width: Width of the figures in inches; None for the screen's.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    highlight: Sequence[str] = ()
+    width: float | None = None
+
+    def name(self, name: str) -> str:
+        """A name as printed; that of a method with settings is replaced word by word."""
+        return self.names.get(name) or " ".join(map(self._word, name.split(" ")))
+
+    def _word(self, word: str) -> str:
+        key, equals, value = word.partition("=")
+        return self.names.get(word) or f"{self.names.get(key, key)}{equals}{value}"
+
+    def task(self, task: tuple[str, str]) -> str:
+        """The title of a model and data set."""
+        return " on ".join(map(self.name, task))
+
+    def coloured(self, rows: Sequence[Row], metric: str, baseline: str | None) -> set[str]:
+        """The methods to tell apart by colour: the highlighted ones, or as many as fit.
+
+        If they don't fit, those of the best ranks and the baseline are chosen.
+        """
+        pruning = [row for row in rows if row.sparsity > 0]
+        if self.highlight:
+            return {row.method for row in pruning if self.highlights(row)}
+        order = ranking(pruning, metric)
+        if len(order) <= MOST_COLOURS:
+            return set(order)
+        kept = [row.method for row in pruning if baseline in (row.method, row.pruner)][:1]
+        return {*kept, *order[: MOST_COLOURS - len(kept)]}
+
+    def highlights(self, row: Row) -> bool:
+        """Whether a pattern matches the row's method or pruner."""
+        return any(fnmatchcase(n, p) for p in self.highlight for n in (row.method, row.pruner))
+
+    def check(self, rows: Sequence[Row], metric: str) -> None:
+        """Check that the names exist.
+
+        Raises:
+            ValueError: A pattern or a name to replace matches nothing.
+        """
+        methods = {name for row in rows for name in (row.method, row.pruner)}
+        for pattern in self.highlight:
+            if not any(fnmatchcase(name, pattern) for name in methods):
+                raise ValueError(f"--highlight is '{pattern}': {nearest(pattern, methods)}")
+        known = methods | {metric} | {name for row in rows for name in row.task}
+        known |= {word for row in rows for k, v in row.settings.items() for word in (k, f"{k}={v}")}
+        for name in self.names:
+            if name not in known:
+                raise ValueError(f"--rename is '{name}=...': {nearest(name, known)}")
+
+
+def parse_width(text: str) -> float:
+    """A length such as "3.25in", "8.5cm" or "246pt" (TeX's points), in inches.
+
+    Raises:
+        ValueError: It is none, or not between 1 and 40 inches.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(in|cm|mm|pt)", text)
+    width = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 1 <= width <= 40:
+        raise ValueError(f"--width is '{text}': expected 1in to 40in, such as 3.25in, 8cm or 246pt")
+    return width
+
+
+def parse_names(pairs: Iterable[str]) -> dict[str, str]:
+    """``NAME=NICE`` -> its entry; NICE begins at the last "=", because a NAME may have settings.
+
+    Raises:
+        ValueError: A part is missing.
+    """
+    found = {}
+    for pair in pairs:
+        name, _, nice = pair.rpartition("=")
+        if not (name and nice):
+            raise ValueError(f"--rename is '{pair}': expected NAME=NICE, such as seven_dyn=SEVEN")
+        found[name] = nice
+    return found
+
+
+def ranking(rows: Iterable[Row], metric: str) -> list[str]:
+    """Methods, best first, by their mean rank over the tasks and sparsities that they have."""
+    sign = 1 if smaller_is_better(metric) else -1
+    rivals: dict[object, list[tuple[float, str]]] = defaultdict(list)
+    for row in rows:
+        rivals[row.place].append((sign * row.result.mean, row.method))
+    ranks: dict[str, list[float]] = defaultdict(list)
+    for costs in rivals.values():
+        for cost, method in costs:
+            # Ties share the mean of their ranks.
+            ranks[method].append(sum((c < cost) + 0.5 * (c == cost) for c, _ in costs))
+    return sorted(ranks, key=lambda method: (sum(ranks[method]) / len(ranks[method]), method))

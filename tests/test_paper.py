@@ -1,0 +1,246 @@
+"""Figures and tables for a paper: names, highlighting, captions, formats."""
+
+import itertools
+import math
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_compare import rows_of, run_main, write
+
+from seven_exp.compare.look import Look, parse_names, parse_width, ranking
+from seven_exp.compare.paper import caption, figure_captions, write_markdown, write_tex
+from seven_exp.compare.plot import draw, draw_differences, write_figure
+
+GAINS = {"magnitude": 0.0, "seven_dyn": 0.02, "seven_pre": -0.01}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Three methods at two sparsities on three seeds, and dense."""
+    config = {
+        "optimizer": {"name": "adamw", "lr": 0.0005},
+        "trainer": {"batch_size": 64, "max_steps": None},
+    }
+    for pruner, gain in GAINS.items():
+        for sparsity in (0.5, 0.9):
+            for seed, noise in enumerate((-0.001, 0.0, 0.002)):
+                accuracy = 0.9 - sparsity / 10 + gain * (1 + noise)
+                write(tmp_path, pruner, sparsity, seed, accuracy + noise, config=config, steps=220,
+                      params_prunable=131072, test_examples=1000)  # fmt: skip
+    write(tmp_path, "dense", 0.0, 0, 0.95, config=config, steps=220, params_prunable=131072,
+          test_examples=1000)  # fmt: skip
+    return tmp_path
+
+
+@pytest.fixture
+def rows(sweep):
+    return list(rows_of(sweep).values())
+
+
+def many(root, n=12):
+    for i in range(n):
+        for sparsity in (0.5, 0.9):
+            write(root, f"pruner_{i:02d}", sparsity, 0, 0.5 + i / 100)
+    return list(rows_of(root, baseline="pruner_00").values())
+
+
+def artists(panel):
+    return {artist.get_gid(): artist for artist in panel.get_children() if artist.get_gid()}
+
+
+def test_methods_are_ranked_by_their_mean_rank(tmp_path):
+    values = {"a": (0.9, 0.5, 0.5), "b": (0.8, 0.6, 0.6), "c": (0.7, 0.7, 0.4)}
+    for pruner, accuracies in values.items():
+        for sparsity, accuracy in zip((0.5, 0.7, 0.9), accuracies, strict=True):
+            write(tmp_path, pruner, sparsity, 0, accuracy)
+    rows = rows_of(tmp_path, baseline=None).values()
+    # ranks by hand: a 1, 3, 2; b 2, 2, 1; c 3, 1, 3
+    assert ranking(rows, "accuracy") == ["b", "a", "c"]
+    # the loss is 1 - accuracy
+    assert ranking(rows_of(tmp_path, metric="loss", baseline=None).values(), "loss") == [
+        *("b", "a", "c"),
+    ]
+
+
+def test_beyond_seven_methods_the_best_and_the_baseline_are_coloured(tmp_path):
+    rows = many(tmp_path)
+    (panel,) = draw(rows, "accuracy", "pruner_00").axes
+    drawn = artists(panel)
+    coloured = {name.removesuffix("-means") for name in drawn if name.endswith("-means")}
+    # the baseline is the worst
+    assert coloured == {"pruner_00", *(f"pruner_{i:02d}" for i in range(6, 12))}
+    assert len({drawn[f"{name}-means"].get_color() for name in coloured}) == 7
+    grey = {name.removesuffix("-line") for name in drawn if name.endswith("-line")}
+    assert grey == {f"pruner_{i:02d}" for i in range(1, 6)}
+    assert {text.get_text() for text in panel.texts} == coloured
+    assert (
+        "Grey: the means of 5 other methods"
+        in figure_captions(rows, "accuracy", "pruner_00", Look())["comparison"]
+    )
+
+
+def test_what_is_highlighted_has_colour_and_its_name(tmp_path):
+    rows = many(tmp_path)
+    look = Look({"pruner_03": "Third"}, highlight=["pruner_0[34]"])
+    (panel,) = draw(rows, "accuracy", "pruner_00", look).axes
+    assert {text.get_text() for text in panel.texts} == {"Third", "pruner_04"}
+    means = {name for name in artists(panel) if name.endswith("-means")}
+    assert means == {"pruner_03-means", "pruner_04-means"}
+    (heat,) = draw_differences(rows, "accuracy", "pruner_00", look).axes
+    labels = {label.get_text(): label.get_fontweight() for label in heat.get_yticklabels()}
+    assert (labels["Third"], labels["pruner_04"], labels["pruner_05"]) == ("bold", "bold", "normal")
+
+
+def test_names_at_the_right_do_not_overlap(tmp_path):
+    for i in range(7):
+        write(tmp_path, f"pruner_{i}", 0.9, 0, 0.5 + i / 1e6)
+    figure = draw(
+        list(rows_of(tmp_path, baseline=None).values()), "accuracy", look=Look(width=3.25)
+    )
+    figure.draw_without_rendering()
+    boxes = sorted((t.get_window_extent() for t in figure.axes[0].texts), key=lambda box: box.y0)
+    assert len(boxes) == 7
+    assert all(above.y0 >= below.y1 - 1 for below, above in itertools.pairwise(boxes))
+
+
+def test_cells_of_the_heat_map_are_the_differences(rows):
+    (panel,) = draw_differences(rows, "accuracy", "magnitude").axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == [
+        *("seven_dyn", "magnitude", "seven_pre"),
+    ]
+    cells = {tuple(map(int, text.get_position())): text.get_text() for text in panel.texts}
+    # GAINS in points, at 50% and 90%; the baseline's own means
+    assert {place: cell.rstrip("*") for place, cell in cells.items()} == {
+        (0, 0): "+2.0", (1, 0): "+2.0",
+        (0, 1): "85.0", (1, 1): "81.0",
+        (0, 2): "-1.0", (1, 2): "-1.0",
+    }  # fmt: skip
+    starred = {(r.method, r.sparsity): r.starred for r in rows}
+    assert cells[1, 0].endswith("*") == starred["seven_dyn", 0.9]
+    (mesh,) = panel.collections
+    depths = mesh.get_array()
+    assert depths[0, 0] > 0 > depths[2, 0]
+
+
+def test_smaller_losses_have_the_colour_of_better(sweep):
+    def colour(metric):
+        rows = list(rows_of(sweep, metric=metric).values())
+        (panel,) = draw_differences(rows, metric, "magnitude").axes
+        (mesh,) = panel.collections
+        mesh.update_scalarmappable()
+        return tuple(mesh.get_facecolors()[0])  # of the best method
+
+    assert colour("loss") == pytest.approx(colour("accuracy"))
+
+
+@pytest.mark.parametrize(("width", "pixels"), [("3.25in", 650), ("8.255cm", 650), ("72.27pt", 200)])
+def test_figures_are_as_wide_as_asked(rows, tmp_path, width, pixels):
+    figure = draw_differences(rows, "accuracy", "magnitude", Look(width=parse_width(width)))
+    write_figure(tmp_path / "figure.png", figure)
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.width == pixels
+
+
+def test_vector_figures_hold_text_and_no_pixels(rows, tmp_path):
+    for form in ("pdf", "svg"):
+        write_figure(tmp_path / f"figure.{form}", draw_differences(rows, "accuracy", "magnitude"))
+    assert b"/Type3" not in (tmp_path / "figure.pdf").read_bytes()
+    assert b"/Subtype /Image" not in (tmp_path / "figure.pdf").read_bytes()
+    assert "<image" not in (tmp_path / "figure.svg").read_text()
+
+
+def test_a_caption_says_data_budget_seeds_test_and_correction(rows):
+    words = caption(rows, "accuracy", "magnitude", Look({"mlp": "MLP", "magnitude": "Magnitude"}))
+    for part in (
+        "Accuracy in % of MLP on digits",
+        "mean over 1-3 seeds (0-2) ± half its 95% t interval",
+        "Each run: 220 steps of 64 examples with adamw at learning rate 0.0005.",
+        "131,072 prunable weights, 1,000 test examples.",
+        "Dense: 95.00.",
+        "Bold: the best mean of a sparsity",
+        "*: differs from Magnitude with p < 0.05 (paired t tests over seeds, "
+        "Holm's correction over 4 tests).",
+    ):
+        assert part in words
+
+
+def test_a_caption_says_only_what_all_runs_share(tmp_path):
+    for steps in (10, 20):
+        write(tmp_path, "magnitude", 0.9, 0, 0.5, steps=steps, run_hash=str(steps))
+    words = caption(list(rows_of(tmp_path).values()), "accuracy", None, Look())
+    assert "steps" not in words
+    assert "differs" not in words
+
+
+def cells_of(lines):
+    return {cells[0].strip(): [c.strip() for c in cells[1:]] for cells in lines}
+
+
+def test_tables_hold_means_intervals_bold_and_stars(rows, tmp_path):
+    look = Look({"seven_dyn": "SEVEN_dyn"})
+    write_tex(tmp_path / "t.tex", rows, "accuracy", "magnitude", look, figures=True)
+    write_markdown(tmp_path / "t.md", rows, "accuracy", "magnitude", look, picture=".png")
+    tex, markdown = (tmp_path / "t.tex").read_text(), (tmp_path / "t.md").read_text()
+    body = tex.partition("\\midrule\n")[2].partition("\\bottomrule")[0]
+    in_tex = cells_of(line.removesuffix("\\\\").split("&") for line in body.splitlines())
+    in_markdown = cells_of(
+        line.split("|")[1:-1] for line in markdown.splitlines() if line.startswith("| ")
+    )
+    assert list(in_tex) == ["SEVEN\\_dyn", "magnitude", "seven\\_pre"]
+    by_place = {(row.method, row.sparsity): row for row in rows}
+    # 4.302653 is the 97.5% quantile of Student's t with 2 degrees of freedom; the deviations of the
+    # seeds are -4/3, -1/3 and 5/3 thousandths
+    half = 100 * 4.302653 * 1e-3 * math.sqrt((16 + 1 + 25) / 9 / 2 / 3)
+    at_90 = by_place["magnitude", 0.9]
+    assert 100 * at_90.result.half == pytest.approx(half, rel=1e-5)
+    assert in_tex["magnitude"][1].startswith(f"81.03\\,{{\\scriptsize$\\pm${half:.2f}}}")
+    assert in_markdown["magnitude"][1].startswith(f"81.03 ± {half:.2f}")
+    star = "$^{*}$" if by_place["seven_dyn", 0.9].starred else ""
+    assert re.fullmatch(rf"\\textbf\{{83\.03\}}.*{re.escape(star)}", in_tex["SEVEN\\_dyn"][1])
+    assert in_markdown["SEVEN_dyn"][1].startswith("**83.03**")
+    assert "textbf" not in "".join(in_tex["magnitude"])
+    assert "\\includegraphics[width=\\linewidth]{comparison_differences}" in tex
+    assert "![comparison](comparison.png)" in markdown
+    # everything special to TeX is escaped
+    assert not re.search(r"(?<!\\)[%_&](?!.*\\\\$)", tex.partition("\\begin{table}")[2].replace(
+        "comparison_differences}", "").replace(" & ", ""))  # fmt: skip
+
+
+def test_the_command_writes_what_is_asked(sweep, capsys):
+    arguments = ["--format", "tex,md,png", "--width", "3.25in", "--highlight", "seven_*"]
+    output = sweep / "out"
+    assert run_main([str(sweep), *arguments, "--rename", "mlp=MLP", "--output", str(output)]) == 0
+    assert {path.name for path in output.iterdir()} == {
+        *("comparison.tex", "comparison.md", "comparison.png", "comparison_differences.png"),
+    }
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == f"written: {output / 'comparison'}.tex, .md, .png, _differences.png"
+    assert "MLP on digits" in (output / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "pgn"], "--format is 'pgn': did you mean 'png'?"),
+        (["--width", "3.25"], "--width is '3.25': expected 1in to 40in"),
+        (["--width", "0.1in"], "--width is '0.1in': expected 1in to 40in"),
+        (["--rename", "seven_dyn"], "--rename is 'seven_dyn': expected NAME=NICE"),
+        (["--rename", "seven_dn=SEVEN"], "--rename is 'seven_dn=...': did you mean 'seven_dyn'?"),
+        (["--highlight", "sevn_*"], "--highlight is 'sevn_*': "),
+    ],
+)
+def test_mistakes(sweep, capsys, arguments, words):
+    assert run_main([str(sweep), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+    assert not list(Path(sweep).glob("comparison*"))
+
+
+def test_names_of_methods_with_settings_are_replaced_word_by_word():
+    look = Look(parse_names(["optimizer.lr=lr", "snip=SNIP", "snip optimizer.lr=0.1=slow"]))
+    assert look.name("snip optimizer.lr=0.2") == "SNIP lr=0.2"
+    assert look.name("snip optimizer.lr=0.1") == "slow"
+    assert look.name("magnitude") == "magnitude"
