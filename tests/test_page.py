@@ -1,17 +1,22 @@
 """The interactive page in a browser: it shows what the records hold."""
 
+import csv
 import itertools
 import json
 import math
 import re
 import statistics
+import time
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 from browser import CHROMIUM, Browser
 
 from seven_exp.compare import page as pages
-from seven_exp.compare.comparison import compare
+from seven_exp.compare.comparison import compare as compare_and_draw
+from seven_exp.compare.files import Output
 from seven_exp.compare.inference import Inference
 from seven_exp.compare.page import Section, render
 
@@ -20,6 +25,12 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt-get install chromium)"),
     pytest.mark.xdist_group("browser"),
 ]
+
+
+def compare(folders, metric=None, baseline=None):
+    """The page alone."""
+    compare_and_draw(folders, metric, baseline, Output(formats=("html",)))
+
 
 LAYERS = ("block.0.qkv.weight", "block.0.mlp.weight", "block.1.qkv.weight")
 SIZE = 1000
@@ -177,6 +188,31 @@ def test_points_stand_where_the_records_say(shown, sweep, metric, axis):
         assert found == pytest.approx(wanted, abs=1.0)
 
 
+def test_a_setting_and_a_metric_can_be_the_axis(browser, tmp_path):
+    for lr, sparsity, seed in itertools.product((0.001, 0.01, 0.1), (0.5, 0.9), (0, 1)):
+        accuracy = 0.5 + lr + sparsity / 10 + seed / 100
+        config = {"seed": seed, "optimizer": {"lr": lr}, "pruner": {"name": "magnitude"}}
+        write(
+            tmp_path / str(lr), "magnitude", sparsity, seed, {"accuracy": accuracy}, config=config
+        )
+    compare([tmp_path])
+    browser.open((tmp_path / "comparison.html").as_uri())
+    assert len(drawn(browser)) == 3
+    browser.choose("x", "optimizer.lr")
+    found = drawn(browser)
+    assert set(found) == {"magnitude sparsity=50%", "magnitude sparsity=90%"}
+    x_ticks, y_ticks = ticks(browser, "middle"), ticks(browser, "end")
+    # two decades are logarithmic; the mean over seeds is half a point above the first
+    for (x, y), lr in zip(found["magnitude sparsity=90%"], (0.001, 0.01, 0.1), strict=True):
+        assert x == pytest.approx(along(x_ticks, math.log, lr), abs=1.0)
+        assert y == pytest.approx(along(y_ticks, float, 59.5 + 100 * lr), abs=1.0)
+    # nothing is better about a higher learning rate
+    assert browser.run("document.querySelectorAll('#curves .ring').length") == 0
+    browser.choose("x", "accuracy")
+    assert browser.errors == []
+    assert len(drawn(browser)) == 3
+
+
 def method(browser, name):
     return browser.run(f"page.methods.findIndex(m => m.name === {json.dumps(name)})")
 
@@ -309,7 +345,7 @@ def test_differences_follow_the_chosen_baseline(shown, sweep):
 
 def test_planned_contrasts_are_shown_first(browser, sweep, tmp_path):
     plan = Inference(contrasts=("seven_dyn:magnitude",), margin=1)
-    compare([sweep[0]], output=tmp_path, inference=plan)
+    compare_and_draw([sweep[0]], output=Output(tmp_path, ("html",)), inference=plan)
     browser.open((tmp_path / "comparison.html").as_uri())
     assert browser.run("document.querySelector('section').id") == "contrasts"
     lines = table(browser, "#contrasts")
@@ -510,6 +546,151 @@ def test_odd_records_are_shown_as_far_as_they_go(browser, tmp_path, kind):
     assert "can't be drawn" not in browser.run("document.body.innerText")
     assert "NaN" not in browser.run("document.querySelector('#curves').innerHTML")
     assert browser.run("document.documentElement.scrollWidth") == 400
+
+
+def answers(browser):
+    return browser.run(
+        "[...document.querySelectorAll('#answer .answer li')].map(li => li.textContent)"
+    )
+
+
+def test_the_first_words_say_who_wins_by_how_much_and_whether_it_is_certain(shown, sweep):
+    assert shown.run("document.querySelector('section').id") == "answer"
+    at_95 = [r["metrics"]["accuracy"] for r in groups(sweep[1])["seven_dyn", 0.95]]
+    mean, half = statistics.fmean(at_95), 4.302653 * statistics.stdev(at_95) / math.sqrt(3)
+    first = answers(shown)[0]
+    assert first.startswith(
+        f"95%: seven_dyn leads with {100 * mean:.2f} ± {100 * half:.2f} %, +2.00 ± 2.48 against "
+        "magnitude (p = "
+    )
+    # intervals reach down 3.5 points, up 1 from magnitude (2 behind) and 4 from snip (6 behind)
+    assert "Not certain: 2 of 2 rivals have intervals that overlap (magnitude, snip)." in first
+    assert len(answers(shown)) == len(SPARSITIES)
+    note = shown.run("document.querySelector('#answer .note').textContent")
+    assert note.startswith("30 runs on seeds 0-2. Each run: 20 steps.")
+    shown.choose("metric", "loss")
+    assert "seven_dyn leads with 0." in answers(shown)[0]
+
+
+def test_the_heat_map_ranks_methods_by_their_differences(shown):
+    def names():
+        return shown.run(
+            "[...document.querySelectorAll('#answer tbody th')].map(cell => cell.textContent)"
+        )
+
+    assert names() == ["seven_dyn", "magnitude", "snip"]
+    cells = table(shown, "#answer")
+    # 1, 2 and 3 points ahead, and twice that behind
+    assert [row[1:] for row in cells if row[0] == "seven_dyn"] == [["+2.0"] * 3]
+    assert [row[1:] for row in cells if row[0] == "snip"] == [["-4.0"] * 3]
+    colours = (
+        "[...document.querySelectorAll('#answer tbody tr')].map(r => r.cells[1].style.background)"
+    )
+    better, _, worse = shown.run(colours)
+    shown.choose("metric", "loss")
+    assert names() == ["seven_dyn", "magnitude", "snip"]
+    assert (better, worse) == tuple(shown.run(colours)[::2])
+
+
+def dimmed(browser):
+    return set(
+        browser.run(
+            "[...document.querySelectorAll('#curves [data-series].dim')].map(g => g.dataset.series)"
+        )
+    )
+
+
+def test_a_click_isolates_a_method_and_the_address_remembers(shown, browser):
+    shown.click("#answer tbody tr:nth-child(3) button")
+    assert dimmed(shown) == {"dense", "magnitude", "seven_dyn"}
+    address = shown.run("location.href")
+    shown.press("Escape")
+    assert dimmed(shown) == set()
+    shown.click("#curves [data-series=seven_dyn] .point")
+    assert dimmed(shown) == {"dense", "magnitude", "snip"}
+    shown.run("document.querySelector('#curves svg.chart').focus()")
+    shown.press("ArrowRight")
+    walked = shown.run("document.getElementById('tip').textContent").splitlines()[0]
+    shown.press("Enter")
+    assert dimmed(shown) == {"dense", "magnitude", "snip", "seven_dyn"} - {walked}
+    assert dimmed(browser.open(address)) == {"dense", "magnitude", "seven_dyn"}
+    browser.requests[:] = [urlsplit(address)._replace(fragment="").geturl()]
+
+
+def test_methods_are_found_by_their_names(shown):
+    shown.run(
+        "(() => { const s = document.querySelector('input[name=find]');"
+        "s.value = 'SEV'; s.dispatchEvent(new Event('input')); })()"
+    )
+    assert set(drawn(shown)) == {"seven_dyn"}
+    assert "1 of 4 methods" in shown.run("document.querySelector('#curves .key').textContent")
+
+
+def test_figure_and_data_are_saved(shown, sweep, tmp_path):
+    shown.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    for number, suffix in ((1, ".svg"), (2, ".csv")):
+        shown.click(f"#curves .save button:nth-child({number})")
+        for _ in range(200):
+            if found := list(tmp_path.glob(f"*{suffix}")):
+                break
+            time.sleep(0.05)
+        assert len(found) == 1
+    root = ElementTree.parse(next(tmp_path.glob("*.svg"))).getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    with next(tmp_path.glob("*.csv")).open(newline="") as file:
+        sheet = list(csv.DictReader(file))
+    values = {(line["series"], float(next(v for k, v in line.items() if k.startswith("sparsity")))):
+              float(line["accuracy, %"]) for line in sheet}  # fmt: skip
+    assert values == {
+        key: pytest.approx(100 * mean(group, lambda r: r["metrics"]["accuracy"]))
+        for key, group in groups(sweep[1]).items()
+    }
+
+
+def test_at_night_the_page_is_dark_and_legible(shown):
+    def contrast():
+        return shown.run(
+            "(() => { const light = c => c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)"
+            ".map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)"
+            ".reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);"
+            "const paper = light(getComputedStyle(document.body).backgroundColor);"
+            "const text = s => light(getComputedStyle(document.querySelector(s)).color);"
+            "const ratio = v => (Math.max(v, paper) + .05) / (Math.min(v, paper) + .05);"
+            "return [paper, ...['body', '.note', '#runs a'].map(s => ratio(text(s)))]; })()"
+        )
+
+    for scheme in ("light", "dark"):
+        shown.send(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
+        paper, *ratios = contrast()
+        assert (paper > 0.5) == (scheme == "light")
+        # WCAG 2.1, criterion 1.4.3
+        assert min(ratios) > 4.5
+    shown.send("Emulation.setEmulatedMedia", features=[])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(shown, scheme):
+    axe = pytest.importorskip("axe_core_python", reason="no axe-core-python here")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text()
+    shown.send(
+        "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+    )
+    shown.send("Runtime.evaluate", expression=script)
+    found = "r => r.violations.map(v => [v.id, ...v.nodes.map(n => n.html)])"
+    violations = shown.run(f"axe.run(document).then({found})")
+    shown.send("Emulation.setEmulatedMedia", features=[])
+    assert violations == []
+
+
+def test_the_page_has_the_windows_width(browser, sweep):
+    browser.open((sweep[0] / "comparison.html").as_uri(), width=1800)
+    assert (
+        browser.run("document.querySelector('#curves svg.chart').getBoundingClientRect().width")
+        > 1300
+    )
 
 
 def test_tasks_have_panels_of_their_own(browser, tmp_path):

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from test_compare import rows_of, run_main, write
 
+from seven_exp.compare.axes import axes
 from seven_exp.compare.look import Look, parse_names, parse_width, ranking
 from seven_exp.compare.paper import caption, figure_captions, write_markdown, write_tex
 from seven_exp.compare.plot import draw, draw_differences, write_figure
+from seven_exp.compare.records import read_records
 
 GAINS = {"magnitude": 0.0, "seven_dyn": 0.02, "seven_pre": -0.01}
 
@@ -174,6 +176,45 @@ def test_a_caption_says_only_what_all_runs_share(tmp_path):
     assert "differs" not in words
 
 
+def test_a_setting_can_be_the_axis(tmp_path):
+    for lr, sparsity, seed in itertools.product((0.001, 0.01, 0.1), (0.5, 0.9), (0, 1)):
+        accuracy = 0.5 + lr + sparsity / 10 + seed / 100
+        write(tmp_path, "magnitude", sparsity, seed, accuracy, config={"optimizer": {"lr": lr}})
+    rows = list(rows_of(tmp_path, baseline=None).values())
+    assert len({row.method for row in rows}) == 3
+    (panel,) = draw(rows, "accuracy", look=Look(x="optimizer.lr")).axes
+    drawn = artists(panel)
+    means = {name: artist for name, artist in drawn.items() if name.endswith("-means")}
+    assert set(means) == {"magnitude sparsity=50%-means", "magnitude sparsity=90%-means"}
+    x, y = means["magnitude sparsity=90%-means"].get_data()
+    assert list(x) == pytest.approx([0.001, 0.01, 0.1])
+    assert list(y) == pytest.approx([59.6, 60.5, 69.5])
+    # two decades
+    assert panel.get_xscale() == "log"
+    assert panel.get_xlabel() == "optimizer.lr"
+
+
+def test_a_metric_and_a_cost_can_be_axes(sweep):
+    rows = list(rows_of(sweep).values())
+    (panel,) = draw(rows, "loss", look=Look({"accuracy": "Accuracy (%)"}, x="accuracy")).axes
+    x, _ = artists(panel)["seven_pre-means"].get_data()
+    # 0.9 - sparsity / 10 - 0.01, and a third of a thousandth
+    assert list(x) == pytest.approx([80.03, 84.03], abs=0.01)
+    assert panel.get_xlabel() == "Accuracy (%)"
+    (panel,) = draw(rows, "accuracy", look=Look(x="kept")).axes
+    assert list(artists(panel)["seven_pre-means"].get_data()[0]) == [100, 100]
+
+
+def test_what_can_be_an_axis(tmp_path):
+    for seed, (lr, name) in enumerate(((0.1, "adamw"), (0.2, "sgd"))):
+        config = {"optimizer": {"lr": lr, "name": name}, "trainer": {"clip": None}}
+        write(tmp_path, "magnitude", 0.9, seed, 0.5, config=config)
+    records, _ = read_records([tmp_path])
+    assert list(axes(records)) == [
+        *("sparsity", "kept", "zeros", "flops", "seconds", "accuracy", "loss", "optimizer.lr"),
+    ]
+
+
 def cells_of(lines):
     return {cells[0].strip(): [c.strip() for c in cells[1:]] for cells in lines}
 
@@ -228,6 +269,7 @@ def test_the_command_writes_what_is_asked(sweep, capsys):
         (["--width", "0.1in"], "--width is '0.1in': expected 1in to 40in"),
         (["--rename", "seven_dyn"], "--rename is 'seven_dyn': expected NAME=NICE"),
         (["--rename", "seven_dn=SEVEN"], "--rename is 'seven_dn=...': did you mean 'seven_dyn'?"),
+        (["--x", "secnds"], "--x is 'secnds': did you mean 'seconds'?"),
         (["--highlight", "sevn_*"], "--highlight is 'sevn_*': "),
     ],
 )

@@ -75,6 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PATTERN",
         help="methods to draw in colour, such as 'seven_*'; the others become grey",
     )
+    parser.add_argument(
+        "--x",
+        default=Look.x,
+        metavar="NAME",
+        help="what the figures' curves run over: sparsity, kept, zeros, flops, seconds, a metric "
+        "or a numeric setting that differs (%(default)s)",
+    )
     parser.add_argument("--width", help="width of the figures in a paper: 3.25in, 8.5cm, 246pt")
     parser.add_argument(
         "--serve", action="store_true", help="serve the page to a browser, updated at each reload"
@@ -96,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             serve(options.folders, options.metric, options.baseline, options.port, inference)
             return 0
         width = None if options.width is None else parse_width(options.width)
-        look = Look(parse_names(options.rename), options.highlight, width)
+        look = Look(parse_names(options.rename), options.highlight, width, options.x)
         compare(
             options.folders,
             options.metric,

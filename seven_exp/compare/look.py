@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from seven_exp.compare.axes import axes
 from seven_exp.compare.metrics import smaller_is_better
 from seven_exp.compare.summary import Row
 from seven_exp.registry import nearest
@@ -24,11 +25,13 @@ class Look:
         names: Name of a method, pruner, setting, model, data set or metric -> name as printed.
         highlight: Patterns such as ``seven_*``, of methods or pruners.
         width: Width of the figures in inches; None for the screen's.
+        x: What the curves run over: one of `axes`.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     highlight: Sequence[str] = ()
     width: float | None = None
+    x: str = "sparsity"
 
     def name(self, name: str) -> str:
         """A name as printed; that of a method with settings is replaced word by word."""
@@ -64,7 +67,7 @@ class Look:
         """Check that the names exist.
 
         Raises:
-            ValueError: A pattern or a name to replace matches nothing.
+            ValueError: The axis, a pattern or a name to replace is unknown.
         """
         methods = {name for row in rows for name in (row.method, row.pruner)}
         for pattern in self.highlight:
@@ -72,6 +75,10 @@ class Look:
                 raise ValueError(f"--highlight is '{pattern}': {nearest(pattern, methods)}")
         known = methods | {metric} | {name for row in rows for name in row.task}
         known |= {word for row in rows for k, v in row.settings.items() for word in (k, f"{k}={v}")}
+        offered = axes(record for row in rows for record in row.records)
+        if self.x not in offered:
+            raise ValueError(f"--x is '{self.x}': {nearest(self.x, offered)}")
+        known |= offered.keys()
         for name in self.names:
             if name not in known:
                 raise ValueError(f"--rename is '{name}=...': {nearest(name, known)}")

@@ -74,11 +74,12 @@ def render(
             "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">",
             f"<title>{html.escape(title)}</title>",
             f"<style>\n{asset('page.css')}</style>",
-            f"<h1>{html.escape(title)}</h1>",
+            f"<main><h1>{html.escape(title)}</h1>",
             *(f'<p class="note">{html.escape(note)}</p>' for note in notes),
             '<noscript><p class="note">JavaScript draws this page, but it is switched off here. '
             "The numbers are in comparison.csv, the curves in comparison.png.</p></noscript>",
             *map(_shell, sections),
+            "</main>",
             f'<script type="application/json" id="data">{_json(data)}</script>',
             f"<script>\n{asset('page.js')}\n{drawing}\npage.start();\n</script>",
             "</html>",

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seven_exp.compare.axes import along
 from seven_exp.compare.look import Look, ranking
 from seven_exp.compare.metrics import in_percent
-from seven_exp.compare.records import whole_config
+from seven_exp.compare.records import Record, whole_config
 from seven_exp.compare.statistics import SIGNIFICANT, Estimate
 from seven_exp.compare.summary import Row, spans
 from seven_exp.compare.table import BARRED, captions, percent
@@ -88,7 +89,7 @@ def caption(rows: Sequence[Row], metric: str, baseline: str | None, look: Look) 
     said = [
         f"{_capital(look.name(metric))}{unit} of {look.task(rows[0].task)} by sparsity: mean over "
         f"{over} seeds ({spans(seeds)}) ± half its 95% t interval",
-        *_budget(rows),
+        *budget([record for row in rows for record in row.records]),
         *(f"{_capital(look.name(r.method))}: {_words(r.result, metric)}" for r in dense),
         *([f"Bold: the best mean of a sparsity{_overlaps(rows, metric)}"]),
         *_tests(rows, baseline, look),
@@ -105,11 +106,14 @@ def figure_captions(
 ) -> dict[str, str]:
     """File name without suffix -> caption, of the figures that there are."""
     tasks = ", ".join(look.task(task) for task, _ in _tasks(rows))
-    grey = {row.method for row in rows if row.sparsity > 0} - look.coloured(rows, metric, baseline)
-    common = [*_budget(rows)]
+    lines = along(rows, look.x)
+    grey = {row.method for row in lines if row.sparsity > 0} - look.coloured(
+        lines, metric, baseline
+    )
+    common = budget([record for row in rows for record in row.records])
     curves = [
-        f"{_capital(look.name(metric))} over sparsity of {tasks}: means over seeds with 95% t "
-        "intervals, and single seeds as faint points",
+        f"{_capital(look.name(metric))} over {look.name(look.x)} of {tasks}: means over seeds with "
+        "95% t intervals, and single seeds as faint points",
         *([f"Grey: the means of {len(grey)} other methods"] if grey else []),
         *common,
     ]
@@ -164,9 +168,8 @@ def _words(value: Estimate, metric: str) -> str:
     return f"{scale * value.mean:.{digits}f}{half}"
 
 
-def _budget(rows: Sequence[Row]) -> list[str]:
+def budget(records: Sequence[Record]) -> list[str]:
     """How long and with what the runs were trained, as far as all of them agree."""
-    records = [record for row in rows for record in row.records]
     facts = [{**whole_config(r), "steps": str(r.values.get("steps"))} for r in records]
 
     def common(key: str) -> str | None:

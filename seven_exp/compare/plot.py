@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seven_exp.compare.axes import along, place, wants_logarithm
+from seven_exp.compare.axes import axes as titles
 from seven_exp.compare.look import Look, ranking
 from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.summary import Row
@@ -75,7 +77,7 @@ def styles(rows: Iterable[Row]) -> dict[str, Style]:
 def draw(
     rows: Sequence[Row], metric: str, baseline: str | None = None, look: Look | None = None
 ) -> "Figure":
-    """Means over sparsity: one panel for each model and data set.
+    """Means over sparsity, or what else ``look.x`` names: one panel for each model and data set.
 
     Each coloured method has a line, intervals, every seed as a point, and its name at the right;
     the others are grey lines, which may leave the panel.
@@ -91,14 +93,16 @@ def draw(
         or ``METHOD-line`` if it is dense or grey.
     """
     look = look or Look()
+    rows = along(rows, look.x)
     chosen = look.coloured(rows, metric, baseline)
     style = styles(row for row in rows if row.sparsity == 0 or row.method in chosen)
     with _panels(rows, look, lambda own, width: 0.62 * width) as (figure, panels):
         for panel, own in panels:
-            ends = _curves(panel, own, style, metric)
+            ends = _curves(panel, own, style, metric, look.x)
             # In a paper a figure's caption names a single task.
             if look.width is None or len(panels) > 1:
                 panel.set_title(look.task(own[0].task), loc="left", weight="bold")
+            panel.set_xlabel(look.names.get(look.x, panel.get_xlabel()))
             panel.set_ylabel(_unit(look.name(metric), metric))
             _name(panel, [(y, look.name(name), style[name], x) for name, x, y in ends])
     return figure
@@ -167,27 +171,28 @@ def _panels(
 
 
 def _curves(
-    axes: "Axes", rows: Sequence[Row], look: dict[str, Style], metric: str
+    axes: "Axes", rows: Sequence[Row], look: dict[str, Style], metric: str, x: str
 ) -> list[tuple[str, float, float]]:
     """Draw one panel; return the coloured methods with their last points."""
     scale = 100 if in_percent(metric) else 1
-    targets = sorted({row.sparsity for row in rows if row.sparsity > 0})
-    gaps = [_place(b) - _place(a) for a, b in pairwise(targets)]
-    of: dict[str, list[Row]] = {row.method: [] for row in rows}
-    for row in sorted(rows, key=lambda row: row.sparsity):
+    at = {id(row): value for row in rows if (value := _place(row, x)) is not None}
+    of: dict[str, list[Row]] = {row.method: [] for row in rows if id(row) in at}
+    for row in sorted((row for row in rows if id(row) in at), key=lambda row: at[id(row)]):
         of[row.method].append(row)
     pruning = [method for method in look if method in of and look[method].marker]
+    targets = {row.sparsity: at[id(row)] for method in pruning for row in of[method]}
+    gaps = [b - a for a, b in pairwise(sorted(targets.values()))]
     # Side by side, so that intervals at one sparsity can be distinguished.
-    step = min(0.02, 0.6 * min(gaps, default=1) / max(1, len(pruning)))
+    step = min(0.02, 0.6 * min(gaps, default=1) / max(1, len(pruning))) if x == "sparsity" else 0
     ends = []
     for method in (method for method in look if method in of):
         means, colour = [scale * row.result.mean for row in of[method]], look[method].colour
         if method not in pruning:
             axes.axhline(means[0], color=colour, ls=":", lw=1, gid=f"{method}-line")
-            ends.append((method, _place(max(targets, default=0.0)), means[0]))
+            ends.append((method, max(targets.values(), default=0.0), means[0]))
             continue
         shift = step * (pruning.index(method) - (len(pruning) - 1) / 2)
-        places = [_place(row.sparsity) + shift for row in of[method]]
+        places = [at[id(row)] + shift for row in of[method]]
         _method(axes, places, of[method], look[method], metric)
         ends.append((method, places[-1], means[-1]))
     # matplotlib's default margin would show an accuracy above 100%. Grey lines are drawn later, as
@@ -196,11 +201,14 @@ def _curves(
     if ends:
         axes.set_ylim(max(low, scale * bounds(metric)[0]), min(high, scale * bounds(metric)[1]))
     for method in of.keys() - look.keys():
-        places = [_place(row.sparsity) for row in of[method]]
-        means = [scale * row.result.mean for row in of[method]]
+        places, means = [at[id(r)] for r in of[method]], [scale * r.result.mean for r in of[method]]
         axes.plot(places, means, color=_OTHERS, lw=0.8, zorder=1, gid=f"{method}-line")
-    axes.set_xticks([_place(s) for s in targets], [f"{100 * s:.4g}" for s in targets])
-    axes.set_xlabel("sparsity, % (spaced by log density)")
+    if x == "sparsity":
+        ticks = sorted(targets)
+        axes.set_xticks([targets[s] for s in ticks], [f"{100 * s:.4g}" for s in ticks])
+    elif wants_logarithm(at.values(), x):
+        axes.set_xscale("log")
+    axes.set_xlabel(titles(record for row in rows for record in row.records)[x])
     axes.grid(alpha=0.25, lw=0.6)
     return ends
 
@@ -230,7 +238,12 @@ def _name(axes: "Axes", ends: Sequence[tuple[float, str, Style, float]]) -> None
     ordered = sorted(ends, key=lambda end: end[:2])
     texts = [textwrap.fill(name, 24) for _, name, _, _ in ordered]
     # The height of a line of text as a part of the panel's.
-    line = axes.xaxis.label.get_fontsize() / 72 * axes.figure.dpi / axes.get_window_extent().height
+    line = (
+        float(axes.xaxis.label.get_fontsize())
+        / 72
+        * axes.figure.dpi
+        / axes.get_window_extent().height
+    )
     sizes = [1.25 * line * (1 + text.count("\n")) for text in texts]
     offsets = [sum(sizes[:i]) + sizes[i] / 2 for i in range(len(sizes))]
     wanted = [(y - low) / ((high - low) or 1) for y, _, _, _ in ordered]
@@ -291,6 +304,9 @@ def _unit(name: str, metric: str) -> str:
     return f"{name}, %" if in_percent(metric) else name
 
 
-def _place(sparsity: float) -> float:
-    """Position of a sparsity on the axis, which spreads high sparsities, where methods differ."""
-    return -math.log(1 - sparsity)
+def _place(row: Row, x: str) -> float | None:
+    """Position on the axis; that of sparsities spreads the high ones, where methods differ."""
+    if x == "sparsity":
+        return -math.log(1 - row.sparsity)
+    value = place(row, x)
+    return value if value is None or not in_percent(x) else 100 * value

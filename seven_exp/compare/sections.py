@@ -3,20 +3,30 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from seven_exp.compare.axes import (
+    along,
+    axes,
+    is_setting,
+    number,
+    place,
+)
 from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import read_history, thinned
 from seven_exp.compare.inference import PAIRED, Inference
+from seven_exp.compare.look import ranking
 from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.page import Section, asset, render, rounded
+from seven_exp.compare.paper import budget
 from seven_exp.compare.plot import styles
 from seven_exp.compare.records import Record, differing_settings, measured_early, whole_config
 from seven_exp.compare.statistics import SIGNIFICANT, paired_difference
-from seven_exp.compare.summary import Row, method_name, summarize, with_differences
+from seven_exp.compare.summary import Row, method_name, spans, summarize, with_differences
 from seven_exp.compare.table import captions, seeds
 from seven_exp.compare.why import explanations
 
@@ -99,6 +109,7 @@ def sections(
         cache: Reads files of a run's folder.
     """
     return [
+        Section("answer", "Who wins", {"budgets": _budgets(records)}, asset("answer.js")),
         Section("curves", "Curves", {}, asset("curves.js"), CURVES_NOTE),
         Section(
             *("table", "Means and differences"),
@@ -223,6 +234,11 @@ def _shared(
         },
         "estimates": {name: _estimates(table, index) for name, table in tables.items()},
         "marks": {name: _marks(table, index) for name, table in tables.items()},
+        "axes": _axes(records, rows),
+        "ranks": {
+            name: [[method[m] for m in ranking(_pruned(table, task), name)] for task in tasks]
+            for name, table in tables.items()
+        },
         "captions": {
             name: [captions([row for row in table if row.task == task], name) for task in tasks]
             for name, table in tables.items()
@@ -305,6 +321,45 @@ def _differences(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, 
 def _fill(columns: Mapping[str, list[Any]], at: int, **values: Any) -> None:
     for key, value in values.items():
         columns[key][at] = value
+
+
+def _axes(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
+    """Name -> title, values of rows and runs, and for settings each row's line along the axis."""
+    found = {}
+    for name, title in axes(records).items():
+        lines = [row.method for row in along(rows, name)]
+        found[name] = {
+            "title": title,
+            "rows": [_scaled(place(row, name), name) for row in rows],
+            "runs": [_scaled(number(record, name), name) for record in records],
+            "lines": lines if is_setting(name, records) else None,
+        }
+    return found
+
+
+def _scaled(value: float | None, axis: str) -> float | None:
+    return rounded(100 * value if value is not None and in_percent(axis) else value)
+
+
+def _pruned(table: Sequence[Row], task: tuple[str, str]) -> list[Row]:
+    return [row for row in table if row.task == task and row.sparsity > 0]
+
+
+def _budgets(records: Sequence[Record]) -> list[str]:
+    """For each task what was spent, and when."""
+    found = []
+    for task in sorted({record.task for record in records}):
+        own = [record for record in records if record.task == task]
+        days = sorted({date.fromtimestamp(record.written).isoformat() for record in own})
+        hours = sum(record.seconds for record in own) / 3600
+        said = [
+            f"{len(own)} runs on seeds {spans({record.seed for record in own})}",
+            *budget(own),
+            f"{hours:.2g} hours of training in all",
+            f"Ended {' to '.join(dict.fromkeys((days[0], days[-1])))}",
+        ]
+        found.append(". ".join(said) + ".")
+    return found
 
 
 def _layers(records: Sequence[Record]) -> dict[str, Any]:

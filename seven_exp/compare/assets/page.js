@@ -1,10 +1,12 @@
 /* The drawing functions of all sections. A section is a function (root, data, page), called once; `page` has
 
-   tasks, methods, metrics, runs, rows, estimates, differences, marks, captions    data from the
-                               records (sections.py)
+   tasks, methods, metrics, runs, rows, estimates, differences, marks, captions, ranks, axes
+                               data from the records (sections.py)
    state, set({key: value})    the selection, kept in the address; set calls all followers
    follow(draw)                calls draw now, and again whenever the state changes
    shown(method)               whether the method with this index is visible
+   isolate(name)               dims all other methods, or ends that
+   words(row, metric)          the tip of a row: its means, cost and difference
    choice(root, label, key, options), tick(root, label, key)     controls bound to the state
    html(name, attributes, ...children), svg(...)                 elements
    difference(metric, baseline, row)    {mean, half, n, p, holm, starred, reference}, or null
@@ -16,6 +18,8 @@
 const page = (() => {
   const everything = JSON.parse(document.getElementById("data").textContent);
   const shared = everything.shared;
+  // Black on white is white on black.
+  for (const style of shared.methods) if (style.colour === "#000000") style.colour = "currentColor";
 
   const element = space => (name, attributes = {}, ...children) => {
     const made = document.createElementNS(space, name);
@@ -40,6 +44,8 @@ const page = (() => {
     percent: value => `${Number((100 * value).toPrecision(4))}%`,
     p: (value, starred) => value === null ? "" :
       (value < .001 ? "<0.001" : value.toFixed(3)) + (starred ? "*" : ""),
+    signed: (value, digits) => (value < 0 && Number(value.toFixed(digits)) ? "" : "+") +
+      (Number(value.toFixed(digits)) || 0).toFixed(digits),
     // The format of the table on the terminal.
     of(metric, value, signed = false) {
       if (value === null || value === undefined) return "n/a";
@@ -64,7 +70,7 @@ const page = (() => {
 
   // ---- state
   const defaults = {metric: shared.metric, x: "sparsity", baseline: shared.baseline ?? "", seeds: true,
-    front: true, hide: [], chosen: []};
+    front: true, hide: [], chosen: [], only: "", find: ""};
   const state = {...defaults}, followers = [];
   const set = patch => {
     Object.assign(state, patch);
@@ -82,10 +88,16 @@ const page = (() => {
     }
     if (!shared.metrics[state.metric]) state.metric = shared.metric;
     if (!shared.differences[state.metric]?.[state.baseline]) state.baseline = shared.baseline ?? "";
+    if (!shared.methods.some(m => m.name === state.only)) state.only = "";
     for (const key of ["hide", "chosen"]) if (!Array.isArray(state[key])) state[key] = [];
   };
   const follow = draw => { followers.push(draw); draw(); };
-  const shown = method => !state.hide.includes(shared.methods[method].name);
+  const shown = method => {
+    const {name} = shared.methods[method];
+    return !state.hide.includes(name) && found(name);
+  };
+  const found = name => String(state.find).toLowerCase().split(/\s+/).every(word => name.toLowerCase().includes(word));
+  const isolate = name => set({only: name === state.only ? "" : name});
 
   const choice = (root, label, key, options) => {
     const select = html("select", {name: key, onchange: () => set({[key]: select.value})});
@@ -117,7 +129,29 @@ const page = (() => {
     target.addEventListener("pointermove", e => say(words, e.clientX, e.clientY));
     target.addEventListener("pointerleave", hush);
   };
-  addEventListener("keydown", event => { if (event.key === "Escape") hush(); });
+  addEventListener("keydown", event => {
+    if (event.key !== "Escape") return;
+    hush();
+    if (state.only) set({only: ""});
+  });
+
+  const words = (i, metric = state.metric) => {
+    const {rows} = shared, {mean, half} = shared.estimates[metric], lines = [
+      shared.methods[rows.method[i]].name,
+      `${metric}: ${number.interval(metric, mean[i], half[i])}${shared.metrics[metric].percent ? " %" : ""}`,
+      `seeds: ${shared.marks[metric].seeds[i]}`,
+      `sparsity: ${number.percent(rows.sparsity[i])}`,
+      `kept: ${number.count(rows.kept[i])}`,
+      rows.zeros[i] === null ? "" : `zeros of all parameters: ${number.percent(rows.zeros[i])}`,
+      rows.flops[i] === null ? "" : `FLOPs: ${number.count(rows.flops[i])}`,
+      `seconds: ${number.exact(rows.seconds[i])}`,
+    ];
+    const found = difference(metric, state.baseline, i);
+    if (found) lines.push(`minus ${shared.methods[rows.method[found.reference]].name}: ` +
+      number.interval(metric, found.mean, found.half, true) +
+      (found.holm === null ? "" : `, p (Holm) ${number.p(found.holm, found.starred)}`));
+    return lines.filter(Boolean).join("\n");
+  };
 
   // ---- scales: value -> position, and the ticks
   const span = (values, [least, most] = [-Infinity, Infinity]) => {
@@ -178,14 +212,14 @@ const page = (() => {
      ringed, data}; its words are its tip. `faint`: points without words. `level`: a horizontal rule there.
      `front`: places that a stair joins. Arrow keys walk along a series and from one to the next.             */
   const chart = (root, {title, xTitle, yTitle, x, y, series, front = [], marks = true}) => {
-    const width = Math.max(300, Math.min(900, root.clientWidth || 640)), height = Math.max(250, Math.min(440, .62 * width));
+    const width = Math.max(300, Math.min(1400, root.clientWidth || 640)), height = Math.max(250, Math.min(560, .62 * width));
     const labels = y.ticks.map(y.spell);
     const left = 34 + 6.5 * Math.max(2, ...labels.map(l => l.length)), right = width - 14, top = 10, bottom = height - 46;
     const room = 12 + Math.max(0, ...series.flatMap(s => s.points.map(p => Math.abs(p.shift ?? 0))));
     const across = v => left + room + (x.place(v) - x.low) / (x.high - x.low) * (right - left - 2 * room);
     const up = v => bottom - 8 - (y.place(v) - y.low) / (y.high - y.low) * (bottom - top - 16);
     const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, class: "chart", tabindex: 0, role: "img",
-      "aria-label": `${title}: ${yTitle} over ${xTitle}. Arrow keys go from point to point.`});
+      "aria-label": `${title}: ${yTitle} over ${xTitle}. Arrow keys go from point to point, Enter isolates a method.`});
     labels.forEach((label, i) => picture.append(
       svg("line", {class: "grid", x1: left, x2: right, y1: up(y.ticks[i]), y2: up(y.ticks[i])}),
       svg("text", {x: left - 6, y: up(y.ticks[i]) + 4, "text-anchor": "end"}, label)));
@@ -209,7 +243,7 @@ const page = (() => {
     }
     const layer = svg("g"), targets = [];
     for (const {style, label, points, faint = [], line = true, level = null, ...more} of series) {
-      const group = svg("g", {"data-series": label, ...more.data}), at = p => [across(p.x) + (p.shift ?? 0), up(p.y)];
+      const group = svg("g", {"data-series": label, "data-name": style.name, ...more.data}), at = p => [across(p.x) + (p.shift ?? 0), up(p.y)];
       if (level !== null) group.append(svg("line", {x1: left, x2: right, y1: up(level), y2: up(level),
         stroke: style.colour, "stroke-dasharray": "2 4"}));
       for (const p of faint) {
@@ -223,17 +257,18 @@ const page = (() => {
         const [px, py] = at(p);
         if (p.low !== undefined && p.low !== null) group.append(svg("line", {x1: px, x2: px, y1: up(p.low), y2: up(p.high),
           stroke: style.colour, "stroke-width": 1.3, class: "interval"}));
-        if (marks) group.append(mark(style, 4.2, {transform: `translate(${px} ${py})`, stroke: "#fff", "stroke-width": .6,
+        if (marks) group.append(mark(style, 4.2, {transform: `translate(${px} ${py})`, "stroke-width": .6,
           class: "point", ...p.data}));
-        if (p.ringed) group.append(svg("circle", {cx: px, cy: py, r: 8.5, fill: "none", stroke: "#333", class: "ring"}));
+        if (p.ringed) group.append(svg("circle", {cx: px, cy: py, r: 8.5, fill: "none", class: "ring"}));
         if (p.words) targets.push({px, py, group, series: label, words: p.words});
       }
       layer.append(group);
     }
-    const spot = svg("circle", {r: 7, fill: "none", stroke: "#000", "stroke-width": 2, visibility: "hidden"});
+    const spot = svg("circle", {r: 7, fill: "none", stroke: "currentColor", "stroke-width": 2, visibility: "hidden"});
     picture.append(layer, spot);
     const pick = target => {
-      for (const group of layer.children) group.classList.toggle("dim", !!target && group !== target.group);
+      for (const group of layer.children) group.classList.toggle("dim",
+        target ? group !== target.group : !!state.only && group.dataset.name !== state.only);
       spot.setAttribute("visibility", target ? "visible" : "hidden");
       if (!target) return hush();
       spot.setAttribute("cx", target.px); spot.setAttribute("cy", target.py);
@@ -241,20 +276,23 @@ const page = (() => {
       say(target.words(), box.left + target.px * zoom, box.top + target.py * zoom);
     };
     let current = -1;
-    picture.addEventListener("pointermove", event => {
+    const under = event => {
       const box = picture.getBoundingClientRect(), zoom = width / box.width;
       const px = (event.clientX - box.left) * zoom, py = (event.clientY - box.top) * zoom;
-      let nearest = null, least = 24 ** 2;
+      let nearest = -1, least = 24 ** 2;
       targets.forEach((t, i) => {
         const distance = (t.px - px) ** 2 + (t.py - py) ** 2;
-        if (distance < least) [nearest, least, current] = [t, distance, i];
+        if (distance < least) [nearest, least] = [i, distance];
       });
-      pick(nearest);
-    });
+      return nearest;
+    };
+    picture.addEventListener("pointermove", event => pick(targets[current = under(event)]));
     picture.addEventListener("pointerleave", () => pick(null));
+    picture.addEventListener("click", event => isolate(targets[under(event)]?.group.dataset.name ?? ""));
     picture.addEventListener("blur", () => pick(null));
     picture.addEventListener("keydown", event => {
       const step = {ArrowRight: 1, ArrowLeft: -1}[event.key], jump = {ArrowDown: 1, ArrowUp: -1}[event.key];
+      if (event.key === "Enter" && current >= 0) return isolate(targets[current].group.dataset.name);
       if (!targets.length || !(step || jump)) return;
       event.preventDefault();
       const wrap = i => (i + targets.length) % targets.length;
@@ -267,26 +305,61 @@ const page = (() => {
       }
       pick(targets[current]);
     });
-    root.replaceChildren(html("figcaption", {}, title), picture);
+    pick(null);
+    const file = `${title}: ${yTitle} over ${xTitle}`.replace(/[^\w.]+/g, "_");
+    const lines = () => [["series", xTitle, yTitle, "low", "high"], ...series.flatMap(s =>
+      s.points.map(p => [s.label, p.x, p.y, p.low ?? "", p.low === undefined || p.low === null ? "" : p.high]))];
+    root.replaceChildren(html("figcaption", {}, title), picture, html("p", {class: "save"},
+      html("button", {type: "button", onclick: () => save(`${file}.svg`, drawing(picture), "image/svg+xml")}, "save figure"),
+      html("button", {type: "button", onclick: () => save(`${file}.csv`, lines().map(line => line.map(quote).join()).join("\r\n"),
+        "text/csv")}, "save data")));
     return picture;
   };
 
-  // ---- the key: a box for each method
+  // ---- files
+  const quote = value => /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value;
+  const save = (name, text, type) => {
+    const link = html("a", {href: URL.createObjectURL(new Blob([text], {type})), download: name});
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  };
+  // The picture with the page's light colours, which outside it has no style.
+  const drawing = picture => {
+    const copy = picture.cloneNode(true);
+    copy.prepend(svg("style", {}, "svg { color: #000; background: #fff; font: 12px sans-serif } .axis { stroke: #444 } " +
+      ".grid { stroke: #e6e6e6 } .front { stroke: #555; fill: none } .point { stroke: #fff } .ring { stroke: #333 } .dim { opacity: .1 }"));
+    copy.setAttribute("width", picture.viewBox.baseVal.width);
+    return new XMLSerializer().serializeToString(copy);
+  };
+
+  // ---- the key: a box for each method, and a search among them
   const key = root => {
+    const find = html("input", {type: "search", name: "find", placeholder: "words of a name", size: 18,
+      oninput: () => set({find: find.value})});
+    const count = html("span", {role: "status"});
+    const all = html("button", {type: "button", class: "all", onclick: () =>
+      set({hide: state.hide.length ? [] : shared.methods.map(m => m.name)})});
+    root.append(html("label", {}, "only methods with ", find), count, all);
     const boxes = shared.methods.map(({name, colour, marker, dash, dense}, i) => {
-      const swatch = svg("svg", {width: 34, height: 14, viewBox: "-17 -7 34 14", "aria-hidden": true},
+      const swatch = svg("svg", {width: 34, height: 14, viewBox: "-17 -7 34 14", "aria-hidden": "true"},
         svg("path", {d: "M-16,0H16", stroke: colour, "stroke-width": 1.6, "stroke-dasharray": dense ? "2 4" : dash || null}),
         mark({colour, marker}, 4.2, {}));
       const box = html("input", {type: "checkbox", "data-method": i, onchange: () => set({
         hide: box.checked ? state.hide.filter(n => n !== name) : [...state.hide, name]})});
-      root.append(html("label", {}, box, swatch, ` ${name}`));
-      return box;
+      const alone = html("button", {type: "button", class: "method", title: "show this method alone", onclick: () => isolate(name)}, "alone");
+      root.append(html("span", {class: "entry"}, html("label", {}, box, swatch, ` ${name}`), alone));
+      return [box, alone];
     });
-    const all = html("button", {type: "button", onclick: () =>
-      set({hide: state.hide.length ? [] : shared.methods.map(m => m.name)})});
-    root.append(all);
     follow(() => {
-      boxes.forEach((box, i) => { box.checked = shown(i); });
+      if (find.value !== state.find) find.value = state.find;
+      boxes.forEach(([box, alone], i) => {
+        const {name} = shared.methods[i];
+        box.checked = !state.hide.includes(name);
+        alone.setAttribute("aria-pressed", String(state.only === name));
+        box.closest(".entry").hidden = !found(name);
+      });
+      const visible = shared.methods.filter((_, i) => shown(i)).length;
+      count.textContent = `${visible} of ${boxes.length} methods` + (state.only ? `, ${state.only} isolated` : "");
       all.textContent = state.hide.length ? "show all" : "hide all";
     });
   };
@@ -310,5 +383,5 @@ const page = (() => {
     });
     addEventListener("hashchange", () => { restore(); for (const draw of followers) draw(); });
   };
-  return {...shared, state, set, follow, shown, choice, tick, ends, difference, html, svg, chart, key, tip, scale, number, sections, start};
+  return {...shared, state, set, follow, shown, isolate, words, choice, tick, ends, difference, html, svg, chart, key, tip, scale, number, sections, start};
 })();
