@@ -105,6 +105,9 @@ def test_names_at_the_right_do_not_overlap(tmp_path):
     boxes = sorted((t.get_window_extent() for t in figure.axes[0].texts), key=lambda box: box.y0)
     assert len(boxes) == 7
     assert all(above.y0 >= below.y1 - 1 for below, above in itertools.pairwise(boxes))
+    panel = figure.axes[0].get_window_extent()
+    assert panel.y0 - 2 < boxes[0].y0
+    assert boxes[-1].y1 < panel.y1 + 2
 
 
 def test_cells_of_the_heat_map_are_the_differences(rows):
@@ -191,6 +194,8 @@ def test_a_setting_can_be_the_axis(tmp_path):
     assert list(y) == pytest.approx([59.6, 60.5, 69.5])
     # two decades
     assert panel.get_xscale() == "log"
+    panel.figure.draw_without_rendering()
+    assert {"0.001", "0.01", "0.1"} <= {label.get_text() for label in panel.get_xticklabels()}
     assert panel.get_xlabel() == "optimizer.lr"
 
 

@@ -130,11 +130,12 @@ def draw_differences(
     with _panels(rows, look, height) as (figure, panels):
         for panel, own in panels:
             _heat(panel, own, metric, baseline, look)
-            title = f"{look.name(metric)} minus {look.name(baseline)}"
-            title += ", points" if in_percent(metric) else ""
             if look.width is None or len(panels) > 1:
-                title = f"{look.task(own[0].task)}: {title}"
-            panel.set_title(title, loc="right", weight="bold")
+                panel.set_title(look.task(own[0].task))
+        title = f"{look.name(metric)} minus {look.name(baseline)}"
+        title += ", points" if in_percent(metric) else ""
+        title = textwrap.fill(title, int(14 * figure.get_figwidth()))
+        figure.suptitle(title, size="medium", weight="bold")
     return figure
 
 
@@ -174,6 +175,8 @@ def _curves(
     axes: "Axes", rows: Sequence[Row], look: dict[str, Style], metric: str, x: str
 ) -> list[tuple[str, float, float]]:
     """Draw one panel; return the coloured methods with their last points."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     scale = 100 if in_percent(metric) else 1
     at = {id(row): value for row in rows if (value := _place(row, x)) is not None}
     of: dict[str, list[Row]] = {row.method: [] for row in rows if id(row) in at}
@@ -208,6 +211,9 @@ def _curves(
         axes.set_xticks([targets[s] for s in ticks], [f"{100 * s:.4g}" for s in ticks])
     elif wants_logarithm(at.values(), x):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(titles(record for row in rows for record in row.records)[x])
     axes.grid(alpha=0.25, lw=0.6)
     return ends
@@ -249,6 +255,8 @@ def _name(axes: "Axes", ends: Sequence[tuple[float, str, Style, float]]) -> None
     wanted = [(y - low) / ((high - low) or 1) for y, _, _, _ in ordered]
     # The least squares solution for labels in order and apart.
     spread = isotonic_regression([w - o for w, o in zip(wanted, offsets, strict=True)]).x
+    # Clipped, it is the solution inside the panel: above it stands the title.
+    spread = spread.clip(0, max(0, 1 - sum(sizes)))
     for (y, _, style, x), text, base, offset in zip(ordered, texts, spread, offsets, strict=True):
         arrow = {"arrowstyle": "-", "lw": 0.5, "color": style.colour, "relpos": (0, 0.5)}
         axes.annotate(
@@ -302,6 +310,14 @@ def _heat(axes: "Axes", rows: Sequence[Row], metric: str, baseline: str, look: L
 
 def _unit(name: str, metric: str) -> str:
     return f"{name}, %" if in_percent(metric) else name
+
+
+def _short(value: float) -> str:
+    """A tick's label: 0.001, 3000, 30k, 1M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if letter == 'k' else size):g}{letter}"
+    return f"{value:g}"
 
 
 def _place(row: Row, x: str) -> float | None:

@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +25,7 @@ from seven_exp.compare.page import Section, asset, render, rounded
 from seven_exp.compare.paper import budget
 from seven_exp.compare.plot import styles
 from seven_exp.compare.records import Record, differing_settings, measured_early, whole_config
-from seven_exp.compare.statistics import SIGNIFICANT, paired_difference
+from seven_exp.compare.statistics import SIGNIFICANT, Difference, paired_difference
 from seven_exp.compare.summary import Row, method_name, spans, summarize, with_differences
 from seven_exp.compare.table import captions, seeds
 from seven_exp.compare.why import explanations
@@ -232,8 +232,8 @@ def _shared(
             "seconds": [rounded(row.seconds) for row in rows],
             "runs": [[run[id(record)] for record in row.records] for row in rows],
         },
-        "estimates": {name: _estimates(table, index) for name, table in tables.items()},
-        "marks": {name: _marks(table, index) for name, table in tables.items()},
+        "estimates": {name: _columns(table, index, _ESTIMATES) for name, table in tables.items()},
+        "marks": {name: _columns(table, index, _MARKS) for name, table in tables.items()},
         "axes": _axes(records, rows),
         "ranks": {
             name: [[method[m] for m in ranking(_pruned(table, task), name)] for task in tasks]
@@ -261,66 +261,55 @@ def _all_differences(
     }
 
 
-def _marks(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, list[Any]]:
-    """Each row's number of seeds as text, and whether it is excluded from being best."""
-    columns: dict[str, list[Any]] = {key: [None] * len(index) for key in ("seeds", "barred")}
+def _columns(
+    table: Iterable[Row], index: Mapping[Place, int], fields: Mapping[str, Callable[[Row], Any]]
+) -> dict[str, list[Any]]:
+    """Field -> its value in each of the page's rows; None where the table has no row."""
+    columns: dict[str, list[Any]] = {key: [None] * len(index) for key in fields}
     for row in table:
-        place = index[row.task, row.method, row.sparsity]
-        _fill(columns, place, seeds=seeds(row), barred=bool(row.barred))
+        for key, get in fields.items():
+            columns[key][index[row.task, row.method, row.sparsity]] = get(row)
     return columns
 
 
-def _estimates(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {
-        key: [None] * len(index) for key in ("mean", "half", "n", "best")
-    }
-    for row in table:
-        found = row.result
-        _fill(
-            columns,
-            index[row.task, row.method, row.sparsity],
-            mean=rounded(found.mean),
-            half=rounded(found.half),
-            n=found.n,
-            best=row.best,
-        )
-    return columns
+_MARKS: Mapping[str, Callable[[Row], Any]] = {
+    "seeds": seeds,
+    "barred": lambda row: bool(row.barred),
+}
+
+_ESTIMATES: Mapping[str, Callable[[Row], Any]] = {
+    "mean": lambda row: rounded(row.result.mean),
+    "half": lambda row: rounded(row.result.half),
+    "n": lambda row: row.result.n,
+    "best": lambda row: row.best,
+}
 
 
 def _differences(table: Sequence[Row], index: Mapping[Place, int]) -> dict[str, list[Any]]:
-    keys = ("mean", "half", "n", "p", "holm", "starred", "reference", "apart")
-    columns: dict[str, list[Any]] = {key: [None] * len(index) for key in keys}
     sparsities = defaultdict(list)
     for row in table:
         sparsities[row.task, row.method].append(row.sparsity)
-    for row in table:
-        if row.reference is None:
-            continue
-        place = index[row.task, row.method, row.sparsity]
-        if row.difference is None:
-            _fill(columns, place, apart=True)
-            continue
-        found = row.difference.estimate
-        of = sparsities[row.task, row.reference]
+
+    def reference(row: Row) -> int:
+        of = sparsities[row.task, row.reference or ""]
         # A dense baseline has one row for all sparsities.
         at = row.sparsity if row.sparsity in of else of[0]
-        _fill(
-            columns,
-            place,
-            mean=rounded(found.mean),
-            half=rounded(found.half),
-            n=found.n,
-            p=rounded(row.difference.p, 4),
-            holm=rounded(row.p, 4),
-            starred=row.starred,
-            reference=index[row.task, row.reference, at],
-        )
-    return columns
+        return index[row.task, row.reference or "", at]
 
+    def of(get: Callable[[Difference], Any]) -> Callable[[Row], Any]:
+        return lambda row: None if row.difference is None else get(row.difference)
 
-def _fill(columns: Mapping[str, list[Any]], at: int, **values: Any) -> None:
-    for key, value in values.items():
-        columns[key][at] = value
+    fields = {
+        "mean": of(lambda found: rounded(found.estimate.mean)),
+        "half": of(lambda found: rounded(found.estimate.half)),
+        "n": of(lambda found: found.estimate.n),
+        "p": of(lambda found: rounded(found.p, 4)),
+        "holm": lambda row: rounded(row.p, 4),
+        "starred": lambda row: row.starred if row.difference else None,
+        "reference": lambda row: reference(row) if row.difference else None,
+        "apart": lambda row: True if row.reference and row.difference is None else None,
+    }
+    return _columns((row for row in table if row.reference is not None), index, fields)
 
 
 def _axes(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
@@ -350,7 +339,7 @@ def _budgets(records: Sequence[Record]) -> list[str]:
     found = []
     for task in sorted({record.task for record in records}):
         own = [record for record in records if record.task == task]
-        days = sorted({date.fromtimestamp(record.written).isoformat() for record in own})
+        days = sorted({f"{datetime.fromtimestamp(r.written, UTC):%Y-%m-%d}" for r in own})
         hours = sum(record.seconds for record in own) / 3600
         said = [
             f"{len(own)} runs on seeds {spans({record.seed for record in own})}",

@@ -70,5 +70,5 @@
           "the baseline's row holds its means. A star survives Holm's correction. Click a method to isolate it."),
           heat(own, order)] : [])];
     }));
-  });
+  }, ["metric", "baseline", "only", "hide", "find"]);
 }

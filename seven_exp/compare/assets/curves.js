@@ -69,5 +69,5 @@
           ? scale.linear(starts, undefined, page.ends(axis, 100)) : scale.fitting(starts),
         y: lower ? scale.fitting(values) : scale.linear(values, undefined, [least, most]), series, front});
     });
-  });
+  }, ["metric", "baseline", "x", "seeds", "front", "only", "hide", "find"]);
 }

@@ -65,5 +65,5 @@
       html("thead", {}, html("tr", {}, html("th", {scope: "col"}, "layer"), ...columns.map(c => html("th", {scope: "col"}, c.head)))),
       html("tbody", {}, ...names.map((name, k) => html("tr", {}, html("th", {scope: "row", title: name}, shorter[k]),
         ...columns.map(c => cell(c.values[k], name, c)))))));
-  });
+  }, ["layersOf", "layersAt", "layersMethod", "hide", "find"]);
 }

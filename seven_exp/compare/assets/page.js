@@ -3,7 +3,7 @@
    tasks, methods, metrics, runs, rows, estimates, differences, marks, captions, ranks, axes
                                data from the records (sections.py)
    state, set({key: value})    the selection, kept in the address; set calls all followers
-   follow(draw)                calls draw now, and again whenever the state changes
+   follow(draw, keys)          calls draw now, and again whenever the state changes (only these of its keys)
    shown(method)               whether the method with this index is visible
    isolate(name)               dims all other methods, or ends that
    words(row, metric)          the tip of a row: its means, cost and difference
@@ -73,13 +73,14 @@ const page = (() => {
     front: true, hide: [], chosen: [], only: "", find: ""};
   const state = {...defaults}, followers = [];
   const set = patch => {
+    const touched = Object.keys(patch).filter(key => JSON.stringify(patch[key]) !== JSON.stringify(state[key]));
     Object.assign(state, patch);
     const changed = Object.entries(state)
       .filter(([key, value]) => JSON.stringify(value) !== JSON.stringify(defaults[key]));
     const words = new URLSearchParams(changed.map(([key, value]) => [key, JSON.stringify(value)]));
     try { history.replaceState(null, "", words.size ? `#${words}` : location.pathname + location.search); }
     catch { /* an embedded page may have no address */ }
-    for (const draw of followers) draw();
+    for (const [draw, keys] of followers) if (!keys || touched.some(key => keys.includes(key))) draw();
   };
   const restore = () => {
     Object.assign(state, defaults);
@@ -91,7 +92,7 @@ const page = (() => {
     if (!shared.methods.some(m => m.name === state.only)) state.only = "";
     for (const key of ["hide", "chosen"]) if (!Array.isArray(state[key])) state[key] = [];
   };
-  const follow = draw => { followers.push(draw); draw(); };
+  const follow = (draw, keys) => { followers.push([draw, keys]); draw(); };
   const shown = method => {
     const {name} = shared.methods[method];
     return !state.hide.includes(name) && found(name);
@@ -379,9 +380,9 @@ const page = (() => {
     addEventListener("resize", () => {
       if (document.body.clientWidth === width) return;
       width = document.body.clientWidth;
-      for (const draw of followers) draw();
+      for (const [draw] of followers) draw();
     });
-    addEventListener("hashchange", () => { restore(); for (const draw of followers) draw(); });
+    addEventListener("hashchange", () => { restore(); for (const [draw] of followers) draw(); });
   };
   return {...shared, state, set, follow, shown, isolate, words, choice, tick, ends, difference, html, svg, chart, key, tip, scale, number, sections, start};
 })();

@@ -40,5 +40,5 @@
           html("tbody", {}, ...lines))),
         ...page.captions[metric][t].map(words => html("p", {class: "note"}, words))];
     }));
-  });
+  }, ["metric", "baseline"]);
 }

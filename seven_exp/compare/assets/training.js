@@ -46,5 +46,5 @@
       page.chart(boxes[t], {title: `${task}, sparsity ${number.percent(+state.curvesAt)}`, xTitle: "optimizer steps", yTitle: state.curve, marks: false,
         x: scale.linear(xs), y: scale.linear(ys, undefined, page.ends(state.curve.replace(/^(validation|test)\//, ""))), series});
     });
-  });
+  }, ["curve", "curvesAt", "seeds", "only", "hide", "find"]);
 }
