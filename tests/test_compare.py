@@ -39,6 +39,9 @@ from seven_exp.runs.artifacts import SCHEMA
 ROOT = Path(__file__).parent.parent
 
 
+WITHOUT_PICTURES = ("--format", "csv,html")
+
+
 def compare(folders, metric=None, baseline=None, output=None):
     """Without pictures, which take longer than all the rest."""
     compare_and_draw(folders, metric, baseline, Output(output, formats=("csv", "html")))
@@ -602,7 +605,7 @@ def test_methods_on_different_seeds_are_said_so_and_compared_unpaired_if_asked(t
     shared = embedded(tmp_path / "comparison.html")["shared"]
     assert sum(map(bool, shared["differences"]["accuracy"]["magnitude"]["apart"])) == 1
 
-    assert main([str(tmp_path), "--unpaired"]) == 0
+    assert main([str(tmp_path), "--unpaired", *WITHOUT_PICTURES]) == 0
     printed = capsys.readouterr()
     assert re.search(r"\+20\.00 ± \d\.\d\d\s+<0\.001\*", printed.out)
     assert "not paired by seed (Welch's t test)" in printed.out
@@ -755,7 +758,7 @@ def test_a_broken_side_file_costs_itself_alone(tmp_path, capsys, name, content):
         path.mkdir()
     else:
         path.write_bytes(whole[:-3] if content == "truncated" else content)
-    assert main([str(tmp_path)]) == 0
+    assert main([str(tmp_path), *WITHOUT_PICTURES]) == 0
     said = capsys.readouterr().err
     assert said.startswith(f"left out: {path} (")
     assert said.count("\n") == 1
@@ -779,7 +782,7 @@ def test_no_broken_record_harms_the_others(tmp_path, capsys, text):
         folder.mkdir()
         rest = json.dumps({k: v for k, v in values.items() if k != key} | {"run_hash": key})
         (folder / "results.json").write_text(f'{rest[:-1]}, "{key}": {text}}}')
-    assert main([str(tmp_path), "--metric", "accuracy"]) == 0
+    assert main([str(tmp_path), "--metric", "accuracy", *WITHOUT_PICTURES]) == 0
     assert "Traceback" not in capsys.readouterr().err
     assert whole in {record.folder for record in read_records([tmp_path])[0]}
 
@@ -811,7 +814,7 @@ def test_notes_are_one_line_and_no_error(tmp_path, capsys):
     write(tmp_path, "magnitude", 0.9, 0, 0.4)
     write(tmp_path, "magnitude", 0.9, 1, 0.4, status="failed")
     write(tmp_path, "magnitude", 0.9, 2, float("nan"))
-    assert main([str(tmp_path)]) == 0
+    assert main([str(tmp_path), *WITHOUT_PICTURES]) == 0
     assert capsys.readouterr().err == "left out: 1 failed, 1 without accuracy\n"
     assert rows_of(tmp_path)["magnitude", 0.9].by_seed == {0: 0.4}
 

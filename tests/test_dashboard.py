@@ -298,7 +298,7 @@ import sys
 from seven_exp.compare import dashboard
 from seven_exp.cli.compare import main
 dashboard._send_tables = lambda board: None
-sys.exit(main([sys.argv[1], "--wandb", sys.argv[2]]))
+sys.exit(main([sys.argv[1], "--wandb", sys.argv[2], "--format", "html"]))
 """
 
 
@@ -323,7 +323,7 @@ def test_a_real_client_that_is_refused_costs_one_line(sweep):
 def test_the_command_prints_where_it_went(sweep, monkeypatch, capsys):
     Server(monkeypatch)
     monkeypatch.setattr("seven_exp.tracking.weights_and_biases.logged_in", lambda: True)
-    assert main([str(sweep), "--wandb", "team/project"]) == 0
+    assert main([str(sweep), "--wandb", "team/project", "--format", "html"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("on W&B: https://wandb.example/team/project/reports/")
     assert (sweep / "comparison.html").exists()
@@ -335,7 +335,7 @@ def test_a_server_that_is_away_costs_one_line(sweep, monkeypatch, capsys):
 
     monkeypatch.setattr(wandb, "init", away)
     monkeypatch.setattr("seven_exp.tracking.weights_and_biases.logged_in", lambda: True)
-    assert main([str(sweep), "--wandb", "team/project"]) == 1
+    assert main([str(sweep), "--wandb", "team/project", "--format", "html"]) == 1
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1] == "error: W&B: no route to host"
     # the files on this machine are still written

@@ -206,6 +206,15 @@ def test_a_setting_and_a_metric_can_be_the_axis(browser, tmp_path):
     for (x, y), lr in zip(found["magnitude sparsity=90%"], (0.001, 0.01, 0.1), strict=True):
         assert x == pytest.approx(along(x_ticks, math.log, lr), abs=1.0)
         assert y == pytest.approx(along(y_ticks, float, 59.5 + 100 * lr), abs=1.0)
+    browser.choose("colour", "sparsity")
+    fills = browser.run(
+        "[...document.querySelectorAll('#curves .point')].map(p =>"
+        "[page.rows.sparsity[p.dataset.row], p.getAttribute('fill')])"
+    )
+    assert {tuple(fill) for fill in fills} == {(0.5, "rgb(230,159,0)"), (0.9, "rgb(0,114,178)")}
+    assert "from orange (0.5) to blue (0.9)" in browser.run(
+        "document.querySelector('#curves').textContent"
+    )
     # nothing is better about a higher learning rate
     assert browser.run("document.querySelectorAll('#curves .ring').length") == 0
     browser.choose("x", "accuracy")
@@ -542,6 +551,7 @@ def test_odd_records_are_shown_as_far_as_they_go(browser, tmp_path, kind):
     for metric, axis in itertools.product(browser.run("Object.keys(page.metrics)"), AXES):
         browser.choose("metric", metric)
         browser.choose("x", axis)
+        browser.choose("colour", axis)
     assert browser.errors == []
     assert "can't be drawn" not in browser.run("document.body.innerText")
     assert "NaN" not in browser.run("document.querySelector('#curves').innerHTML")

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Browser
-from test_compare import write
+from test_compare import compare, write
 from test_conf import composed
 
 from seven_exp.compare import overlap as overlaps
 from seven_exp.compare import why
-from seven_exp.compare.comparison import compare
 from seven_exp.compare.evidence import pooled, read_evidence
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.overlap import mask_overlap, read_shapes

@@ -5,10 +5,13 @@
   // Whether more of it is better; null for a setting, which has no better side.
   const more = axis => axes[axis].lines ? null : page.metrics[axis] ? !page.metrics[axis].lower : !costs.includes(axis);
   const controls = root.appendChild(html("div", {class: "controls"}));
-  page.choice(controls, "over", "x", Object.entries(axes).map(([name, {title}]) => [name, title.replace(/ \(.*|, %.*/, "")]));
+  const offered = Object.entries(axes).map(([name, {title}]) => [name, title.replace(/ \(.*|, %.*/, "")]);
+  page.choice(controls, "over", "x", offered);
+  page.choice(controls, "coloured by", "colour", [["", "method"], ...offered]);
   page.tick(controls, "seeds as points", "seeds");
   page.tick(controls, "Pareto front", "front");
   page.key(root.appendChild(html("div", {class: "key"})));
+  const legend = root.appendChild(html("p", {class: "note", role: "status"}));
   const panels = root.appendChild(html("div", {class: "panels"}));
   const boxes = tasks.map(() => panels.appendChild(html("figure")));
 
@@ -25,6 +28,12 @@
     const {metric, x: axis} = state, {mean, half} = page.estimates[metric];
     const {percent, lower} = page.metrics[metric], factor = percent ? 100 : 1;
     const [least, most] = page.ends(metric, factor), {barred} = page.marks[metric];
+    // Orange to blue, which colour-blind readers distinguish on white and on black.
+    const tints = axes[state.colour]?.rows ?? [], known = tints.filter(v => v !== null), spread = scale.fitting(known);
+    const tint = v => `rgb(${[[230, 0], [159, 114], [0, 178]].map(([low, high]) =>
+      Math.round(low + (high - low) * (spread.place(v) - spread.low) / (spread.high - spread.low)))})`;
+    legend.textContent = !known.length ? "" : `Colour: ${axes[state.colour].title}, from orange (` +
+      `${spread.spell(Math.min(...known))}) to blue (${spread.spell(Math.max(...known))}).`;
     tasks.forEach((task, t) => {
       const {rows: at, lines} = axes[axis], own = rows.task.flatMap((n, i) =>
         n === t && mean[i] !== null && at[i] !== null && page.shown(rows.method[i]) ? [i] : []);
@@ -48,7 +57,7 @@
         const shift = style.dense ? 0 : step * (pruning.indexOf(name) - (pruning.length - 1) / 2);
         const points = mine.map(i => ({
           x: at[i], y: factor * mean[i], shift, words: () => page.words(i), data: {"data-row": i},
-          barred: barred[i], low: half[i] === null ? null : Math.max(least, factor * (mean[i] - half[i])),
+          colour: (tints[i] ?? null) === null ? null : tint(tints[i]), barred: barred[i], low: half[i] === null ? null : Math.max(least, factor * (mean[i] - half[i])),
           high: Math.min(most, factor * (mean[i] + half[i]))}));
         const faint = !state.seeds ? [] : mine.filter(i => rows.runs[i].length > 1).flatMap(i => rows.runs[i].flatMap(r => {
           const px = axis === "sparsity" ? at[i] : axes[axis].runs[r], py = runs.metrics[metric][r];
@@ -69,5 +78,5 @@
           ? scale.linear(starts, undefined, page.ends(axis, 100)) : scale.fitting(starts),
         y: lower ? scale.fitting(values) : scale.linear(values, undefined, [least, most]), series, front});
     });
-  }, ["metric", "baseline", "x", "seeds", "front", "only", "hide", "find"]);
+  }, ["metric", "baseline", "x", "seeds", "front", "colour", "only", "hide", "find"]);
 }

@@ -210,7 +210,7 @@ const page = (() => {
   const mark = (style, r, attributes) => svg("path", {d: MARKS[style.marker](r), fill: style.colour, ...attributes});
 
   /* A chart. `series`: {style, label, points, faint, line, level}. A point: {x, y, low, high, shift, words,
-     ringed, data}; its words are its tip. `faint`: points without words. `level`: a horizontal rule there.
+     ringed, colour, data}; its words are its tip. `faint`: points without words. `level`: a horizontal rule there.
      `front`: places that a stair joins. Arrow keys walk along a series and from one to the next.             */
   const chart = (root, {title, xTitle, yTitle, x, y, series, front = [], marks = true}) => {
     const width = Math.max(300, Math.min(1400, root.clientWidth || 640)), height = Math.max(250, Math.min(560, .62 * width));
@@ -258,7 +258,7 @@ const page = (() => {
         const [px, py] = at(p);
         if (p.low !== undefined && p.low !== null) group.append(svg("line", {x1: px, x2: px, y1: up(p.low), y2: up(p.high),
           stroke: style.colour, "stroke-width": 1.3, class: "interval"}));
-        if (marks) group.append(mark(style, 4.2, {transform: `translate(${px} ${py})`, "stroke-width": .6,
+        if (marks) group.append(mark(p.colour ? {...style, colour: p.colour} : style, 4.2, {transform: `translate(${px} ${py})`, "stroke-width": .6,
           class: "point", ...p.data}));
         if (p.ringed) group.append(svg("circle", {cx: px, cy: py, r: 8.5, fill: "none", class: "ring"}));
         if (p.words) targets.push({px, py, group, series: label, words: p.words});
