@@ -39,11 +39,12 @@ def is_setting(name: str, records: Iterable[Record]) -> bool:
 def number(record: Record, name: str) -> float | None:
     """The record's value on an axis; None if it has no finite one."""
     if name in _COSTS:
-        return _COSTS[name][1](record)
-    try:
+        value: float | str | None = _COSTS[name][1](record)
+    else:
         value = record.metrics.get(name, record.settings.get(name))
+    try:
         found = math.nan if value is None else float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
 

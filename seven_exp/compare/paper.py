@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seven_exp.compare.axes import along
 from seven_exp.compare.look import Look, ranking
@@ -168,14 +169,24 @@ def _words(value: Estimate, metric: str) -> str:
     return f"{scale * value.mean:.{digits}f}{half}"
 
 
+_COUNTS = ("steps", "params_prunable", "test_examples")
+
+
 def budget(records: Sequence[Record]) -> list[str]:
     """How long and with what the runs were trained, as far as all of them agree."""
-    facts = [{**whole_config(r), "steps": str(r.values.get("steps"))} for r in records]
+    facts: list[dict[str, Any]] = [
+        {
+            **whole_config(record),
+            # A broken record may hold anything.
+            **{key: n for key in _COUNTS if isinstance(n := record.values.get(key), int)},
+        }
+        for record in records
+    ]
 
-    def common(key: str) -> str | None:
+    def common(key: str) -> str | int | None:
         values = {fact.get(key) for fact in facts}
         value = values.pop() if len(values) == 1 else None
-        return None if value in ("None", "null") else value
+        return None if value == "null" else value
 
     def when(text: str, *keys: str) -> str:
         values = [common(key) for key in keys]
@@ -183,13 +194,13 @@ def budget(records: Sequence[Record]) -> list[str]:
 
     steps = when("{} steps", "steps") + when(" of {} examples", "trainer.batch_size")
     trained = steps + when(" with {} at learning rate {}", "optimizer.name", "optimizer.lr")
-    sizes = [{r.values.get(key) for r in records} for key in ("params_prunable", "test_examples")]
-    prunable, tested = (values.pop() if len(values) == 1 else None for values in sizes)
-    counted = [f"{prunable:,} prunable weights"] if isinstance(prunable, int) else []
-    counted += [f"{tested:,} test examples"] if isinstance(tested, int) else []
+    sizes = (
+        when("{:,} prunable weights", "params_prunable"),
+        when("{:,} test examples", "test_examples"),
+    )
     return [
         *([f"Each run: {trained.strip()}"] if trained else []),
-        *([", ".join(counted)] if counted else []),
+        *([", ".join(filter(None, sizes))] if any(sizes) else []),
     ]
 
 
