@@ -8,8 +8,8 @@ from pathlib import Path
 from seven_exp.cli.arguments import Parser
 from seven_exp.compare.comparison import DEFAULT_BASELINE, DEFAULT_PORT, compare, serve
 from seven_exp.compare.contrasts import split
-from seven_exp.compare.inference import Inference
 from seven_exp.compare.files import FORMATS, Output, parse_formats
+from seven_exp.compare.inference import Inference
 from seven_exp.compare.look import Look, parse_names, parse_width
 from seven_exp.compare.statistics import paired_difference, unpaired_difference
 
