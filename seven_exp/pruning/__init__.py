@@ -4,7 +4,7 @@ from seven_exp.pruning import criteria
 from seven_exp.pruning.check import Check, LayerCheck
 from seven_exp.pruning.create import check_sparsity, create_pruner
 from seven_exp.pruning.criteria.score import GradientScore, ModelScore, Score, State
-from seven_exp.pruning.criteria.solver import Budget, Solver
+from seven_exp.pruning.criteria.solver import Budget, GradientSolver, Solver
 from seven_exp.pruning.evidence import NoEvidenceError
 from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import Coverage, prunable_layers, survey
@@ -26,6 +26,7 @@ __all__ = [
     "DropAndGrow",
     "FromZero",
     "GradientScore",
+    "GradientSolver",
     "Gradual",
     "LayerCheck",
     "MemoryPlan",

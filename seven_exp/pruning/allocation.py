@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -24,18 +25,42 @@ class Pool(NamedTuple):
         each_row: Whether weights compete only within their output row.
         by_share: Whether weights compete by `lamp_shares` of their scores, so that layers of
             different scales are comparable.
+        more: With ``each_row``, the number of rows that keep one more weight: those whose next
+            weight has the highest scores.
     """
 
     layers: list[int]
     kept: int
     each_row: bool = False
     by_share: bool = False
+    more: int = 0
 
 
 Scope = Callable[[float, Sequence[Shape]], list[Pool]]
 """``scope(density, shapes)``: the pools for layers of these shapes."""
 
-SCOPES: Registry[Scope] = Registry("scope")
+
+@dataclass(frozen=True)
+class Measured:
+    """A scope in which a measurement of the dense model decides how much each block keeps.
+
+    All layers of a block get the block's number; a layer outside all blocks gets its own.
+
+    Attributes:
+        measure: The number of a block, from one tensor for each of its layers: (outputs, inputs),
+            or (experts, outputs, inputs).
+        densities: ``densities(density, sizes, numbers)``: each layer's density, from its size and
+            its number. They may lie outside [0, 1]; `exact_counts` makes the total exact.
+        of_inputs: Whether the tensors are |W_ij| ||X_j||_2, with X the inputs in the dense model,
+            which takes a forward pass; otherwise they are the weights.
+    """
+
+    measure: Callable[[Sequence[Tensor]], float]
+    densities: Callable[[float, Sequence[int], Sequence[float]], list[float]]
+    of_inputs: bool
+
+
+SCOPES: Registry[Scope | Measured] = Registry("scope")
 
 
 @SCOPES.register("global")
@@ -106,6 +131,117 @@ def erk_densities(density: float, shapes: Sequence[Shape]) -> list[float]:
 def _sides(shape: Shape) -> int:
     """The sum of the dimensions; each matrix of a stack counts separately."""
     return sum(shape) + (shape.copies - 1) * shape[1] if isinstance(shape, Stack) else sum(shape)
+
+
+def measured_pools(
+    scope: Measured,
+    density: float,
+    shapes: Sequence[Shape],
+    numbers: Sequence[float],
+    *,
+    each_row: bool,
+) -> list[Pool]:
+    """The pools of a measured scope: the layers, or their rows.
+
+    Args:
+        scope: Tells each layer's density.
+        density: Of all layers together; the total is exact.
+        shapes: Of the layers.
+        numbers: Of the layers' blocks.
+        each_row: Whether weights compete within their output row.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    counts = exact_counts(scope.densities(density, sizes, numbers), sizes, density)
+    if not each_row:
+        return [Pool([i], count) for i, count in enumerate(counts)]
+    rows = [divmod(count, shape[0]) for count, shape in zip(counts, shapes, strict=True)]
+    return [Pool([i], kept, each_row=True, more=more) for i, (kept, more) in enumerate(rows)]
+
+
+def exact_counts(densities: Sequence[float], sizes: Sequence[int], density: float) -> list[int]:
+    """Number of weights that each layer keeps: `kept_count` of the density in total.
+
+    If densities lie outside [0, 1], they are clipped, and all others are shifted by the same amount
+    so that the total stays. Fractions of a weight go to the layers with the largest ones.
+    """
+    total = kept_count(density, sum(sizes))
+
+    def shifted(by: float) -> list[float]:
+        return [min(1.0, max(0.0, d + by)) * n for d, n in zip(densities, sizes, strict=True)]
+
+    low, high = -max(densities, default=0.0), 1 - min(densities, default=0.0)
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(shifted(middle)) < total else (low, middle)
+    exact = shifted(high)
+    counts = [int(count) for count in exact]
+    by_fraction = sorted(range(len(sizes)), key=lambda i: counts[i] - exact[i])
+    for i in by_fraction[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def outlier_share(block: Sequence[Tensor]) -> float:
+    """The share of a block's |W_ij| ||X_j||_2 that exceeds 5 times their mean."""
+    size = sum(score.numel() for score in block)
+    mean = sum(float(score.sum(dtype=torch.float64)) for score in block) / size
+    return sum(int((score > _OUTLIER * mean).sum()) for score in block) / size
+
+
+def owl_densities(density: float, sizes: Sequence[int], shares: Sequence[float]) -> list[float]:
+    """Linear in the share of outliers: 2 lambda = 0.16 from the lowest to the highest share."""
+    places = _places(shares)
+    mean = sum(p * n for p, n in zip(places, sizes, strict=True)) / sum(sizes)
+    return [density + 2 * _LAMBDA * (place - mean) for place in places]
+
+
+def hill_exponent(block: Sequence[Tensor]) -> float:
+    """The mean over a block's layers of the power-law exponent of their spectrum.
+
+    With the n eigenvalues of W^T W in ascending order and k = n // 2, the exponent is
+    1 + k / (sum over i = 1 .. k of ln(l_(n-i+1) / l_(n-k))).
+    """
+    return sum(map(_hill, block)) / len(block)
+
+
+def alpha_densities(
+    density: float, sizes: Sequence[int], exponents: Sequence[float]
+) -> list[float]:
+    """Sparsities proportional to numbers from 1 - tau to 1 + tau, linear in the exponent."""
+    ratios = [1 + _TAU * (2 * place - 1) for place in _places(exponents)]
+    whole = sum(ratio * n for ratio, n in zip(ratios, sizes, strict=True)) / sum(sizes)
+    return [1 - (1 - density) * ratio / whole for ratio in ratios]
+
+
+_OUTLIER, _LAMBDA, _TAU = 5, 0.08, 0.3
+"""M and lambda of OWL (arXiv 2310.05175, sec. 4.1), tau of AlphaPruning's code."""
+
+OWL = Measured(outlier_share, owl_densities, of_inputs=True)
+"""Blocks with more outliers keep more (Yin et al., arXiv 2310.05175, eqs. 1 and 2)."""
+
+ALPHA = Measured(hill_exponent, alpha_densities, of_inputs=False)
+"""Blocks with heavier-tailed spectra keep more (Lu et al., arXiv 2410.10912, eqs. 1 and 2)."""
+
+SCOPES.add("owl", OWL)
+SCOPES.add("alpha", ALPHA)
+
+
+def _places(numbers: Sequence[float]) -> list[float]:
+    """Where each number lies from the lowest, 0, to the highest, 1; 1/2 if all are equal."""
+    low, high = min(numbers), max(numbers)
+    return [(x - low) / (high - low) if high > low else 0.5 for x in numbers]
+
+
+def _hill(weight: Tensor) -> float:
+    """The exponent of one matrix, or the mean over a stack of them."""
+    values = torch.linalg.svdvals(weight.detach().float()).square().flip(-1)
+    n = values.shape[-1]
+    if n < 2:
+        return 1.0
+    logs = values.clamp(min=torch.finfo(values.dtype).tiny).log()
+    k = n // 2
+    gaps = (logs[..., n - k :] - logs[..., n - k - 1 : n - k]).sum(-1)
+    return float((1 + k / gaps.clamp(min=1e-6)).mean())
 
 
 def lamp_shares(score: Tensor, candidates: Tensor | None = None) -> Tensor:

@@ -38,20 +38,24 @@ def choose_masks(
     if pool.by_share:
         scores = [lamp_shares(s, c) for s, c in zip(scores, candidates, strict=True)]
     if pool.each_row:
-        return [
-            _best_of_rows(s, pool.kept, c, pattern) for s, c in zip(scores, candidates, strict=True)
-        ]
+        return [_best_of_rows(s, pool, c, pattern) for s, c in zip(scores, candidates, strict=True)]
     if units is not None:
         return top_units(scores, units, pool.kept, candidates)
     kept = min(pool.kept, available)
     return _best_of_pool(scores, candidates, kept, pattern, min_density)
 
 
-def _best_of_rows(score: Tensor, kept: int, candidates: Tensor, pattern: Pattern) -> Tensor:
+def _best_of_rows(score: Tensor, pool: Pool, candidates: Tensor, pattern: Pattern) -> Tensor:
     protected = pattern.protected(score, candidates)
     if protected is not None:
         score = score.masked_fill(protected, torch.inf)
-    return first_of_rows(score.flatten(1), kept, candidates.flatten(1)).view_as(candidates)
+    rows, alive = score.flatten(1), candidates.flatten(1)
+    best = first_of_rows(rows, pool.kept, alive)
+    if pool.more:
+        following = first_of_rows(rows, pool.kept + 1, alive) & ~best
+        room = min(pool.more, _count([following]))
+        best |= top_k_masks([rows], room, [following])[0]
+    return best.view_as(candidates)
 
 
 def _best_of_pool(

@@ -1,16 +1,19 @@
 """Which weights compete, how many of them stay, and which: scopes, patterns and floors."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from seven_exp.pruning.allocation import SCOPES, Pool
+from seven_exp.pruning.allocation import SCOPES, Measured, Pool, measured_pools
 from seven_exp.pruning.choose import choose_masks
 from seven_exp.pruning.evidence import undecidable
 from seven_exp.pruning.layers import Layer, transposed
 from seven_exp.pruning.patterns import Pattern
+from seven_exp.pruning.replicas import Group, average
+from seven_exp.pruning.structure import blocks_of
 
 COMPETITIVE = ("global", "lamp")
 """Scopes in which the scores decide how much each layer keeps."""
@@ -30,6 +33,8 @@ class Competition:
         scope: Name of the allocation.
         pattern: Which sets of weights may be pruned together.
         min_density: Fraction that each layer keeps at least.
+        each_row: In a measured scope, whether weights compete within their output row.
+        numbers: In a measured scope, the number of each layer's block, from `measured`.
     """
 
     layers: Sequence[Layer]
@@ -38,22 +43,72 @@ class Competition:
     scope: str
     pattern: Pattern
     min_density: float
+    each_row: bool = False
+    numbers: Sequence[float] = ()
 
     def pools(self, wanted: Wanted, without: Collection[int] = ()) -> list[Pool]:
         """The current pools, without the layers in ``without``."""
         pools = []
         for target, group in self.targets.items():
             members = [i for i in group if i not in without]
-            shapes = [self._shape(i) for i in members]
             pools += [
                 pool._replace(layers=[members[i] for i in pool.layers])
-                for pool in SCOPES[self.scope](1 - wanted(target), shapes)
+                for pool in self._pools(1 - wanted(target), members)
             ]
         return pools
 
+    def _pools(self, density: float, members: Sequence[int]) -> list[Pool]:
+        """The pools of some layers, which count from 0."""
+        scope, shapes = SCOPES[self.scope], [self._shape(i) for i in members]
+        if not isinstance(scope, Measured):
+            return scope(density, shapes)
+        numbers = [self.numbers[i] for i in members]
+        return measured_pools(scope, density, shapes, numbers, each_row=self.each_row)
+
     def kept(self, pool: Pool) -> int:
         """Number of weights that a pool keeps in total."""
-        return pool.kept * (self._shape(pool.layers[0])[0] if pool.each_row else 1)
+        rows = self._shape(pool.layers[0])[0] if pool.each_row else 1
+        return pool.kept * rows + pool.more
+
+    @property
+    def measures_inputs(self) -> bool:
+        """Whether `measured` needs |W_ij| ||X_j|| instead of weights."""
+        scope = SCOPES[self.scope]
+        return isinstance(scope, Measured) and scope.of_inputs
+
+    def measured(
+        self,
+        model: nn.Module,
+        tensor: Callable[[int], Tensor],
+        group: Group | None,
+        without: Collection[int] = (),
+    ) -> "Competition":
+        """The same, with the numbers of a measured scope; unchanged for other scopes.
+
+        Args:
+            model: Holds the layers.
+            tensor: What the scope measures of a layer, shaped like the weight.
+            group: Ranks, over which the numbers are averaged.
+            without: Layers that get no weights.
+        """
+        scope = SCOPES[self.scope]
+        if not isinstance(scope, Measured):
+            return self
+        block = {module: i for i, one in enumerate(blocks_of(model)) for module in one.modules()}
+        members: dict[int | nn.Module, list[int]] = {}
+        for i, layer in enumerate(self.layers):
+            if i not in without:
+                members.setdefault(block.get(layer.module, layer.module), []).append(i)
+        numbers = torch.zeros(len(self.layers), dtype=torch.float64)
+        for own in members.values():
+            tensors = [tensor(i) for i in own]
+            stacked = [self.layers[i].stacked for i in own]
+            tensors = [t if s else t.flatten(1) for t, s in zip(tensors, stacked, strict=True)]
+            numbers[own] = scope.measure(tensors)
+        if group is not None:
+            numbers = numbers.to(self.layers[0].weight.device)
+            average([numbers], group)
+        return replace(self, numbers=numbers.tolist())
 
     def plainly_kept(self, wanted: Wanted) -> int | None:
         """Number of weights that stay if only their scores decide; None otherwise."""
@@ -109,7 +164,7 @@ class Competition:
     @cached_property
     def _turned(self) -> set[int]:
         """The layers whose rows are inputs, if the scope or the pattern distinguishes rows."""
-        of_rows = self.scope == "per_row" or self.pattern.counts_rows
+        of_rows = self.scope == "per_row" or self.each_row or self.pattern.counts_rows
         return {i for i, x in enumerate(self.layers) if of_rows and transposed(x)}
 
     def _shape(self, i: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from seven_exp.pruning.allocation import SCOPES
+from seven_exp.pruning.allocation import SCOPES, Measured
 from seven_exp.pruning.competition import COMPETITIVE, Competition
 from seven_exp.pruning.criteria.solver import Solver
 from seven_exp.pruning.keywords import check_optimizer, count, fraction, positive, refuse_unread
@@ -17,7 +17,7 @@ from seven_exp.pruning.layers import Coverage, Layer, matches, survey
 from seven_exp.pruning.method import Method, needs_batches, needs_model, regrows, starts_sparse
 from seven_exp.pruning.misfits import Misfits, misfits_of, settle, unserved
 from seven_exp.pruning.name_patterns import check_patterns
-from seven_exp.pruning.patterns import NOfM, Pattern, parse_pattern
+from seven_exp.pruning.patterns import NOfM, Pattern, Units, parse_pattern
 from seven_exp.pruning.pruner import Pruner
 from seven_exp.pruning.registry import PRUNERS, PrunerSpec, When, build_method, check_when
 from seven_exp.pruning.regrowth import FromZero, StayGone
@@ -63,7 +63,7 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
         when: "before", "during" or "after" training; default: that of the name.
         schedule: Name of a curve; default: that of the name.
         scope: "global": all weights compete; "per_layer": each layer reaches the sparsity;
-            "per_row", "lamp", "erk"; default: that of the name.
+            "per_row", "lamp", "erk", "owl", "alpha"; default: that of the name.
         sparsities: Name or name pattern -> sparsity of the matching layers. The first match counts.
             Layers with the same sparsity compete among themselves, as ``scope`` says.
         pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads".
@@ -119,12 +119,17 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
     for own in (sparsity, *sparsities.values()):
         _check_floor(min_density, own, which, scope)
     timing = _timing(name, method, when, curve, spec.rounds, numbers)
+    check_scope(name, method, scope, when, 1 if isinstance(timing, Gradual) else timing.n)
+    if isinstance(method, Solver):
+        method.check(which)
 
     coverage = survey(model, include, exclude, exclude_defaults=exclude_defaults)
     target = sparsity if spec.prunes else 0.0
     for own in _groups(coverage.layers, target, sparsities):
         which.check(own, scope)
-    coverage = _fitting(coverage, method, which, scope, when, misfits)
+    measured = isinstance(SCOPES[scope], Measured)
+    rows = measured and spec.scope == "per_row" and not isinstance(which, Units)
+    coverage = _fitting(coverage, method, which, rows or scope == "per_row", when, misfits)
     if when == "during":
         needed = issubclass(regrows(method), FromZero)
         check_optimizer(name, optimizer, coverage.layers, needed=needed)
@@ -133,7 +138,9 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
         if words := coverage.shortfall():
             warnings.warn(words, stacklevel=2)
     groups = _groups(coverage.layers, target, sparsities)
-    competition = Competition(coverage.layers, target, groups, scope, which, min_density)
+    competition = Competition(
+        coverage.layers, target, groups, scope, which, min_density, each_row=rows
+    )
     return Pruner(name, model, method, timing, competition, coverage, optimizer)
 
 
@@ -172,8 +179,35 @@ def _timing(
     return Rounds(curve, positive("rounds", chosen), when)
 
 
+def check_scope(name: str, method: Method, scope: str, when: When, rounds: int) -> None:
+    """Raise ValueError, with the reason, if a pruner can't use a scope."""
+    kind = SCOPES[scope]
+    if not isinstance(kind, Measured):
+        return
+    if when == "during":
+        raise ValueError(
+            f"scope '{scope}' measures the dense model, but {name} prunes during training: choose "
+            "when=before or when=after, or another scope"
+        )
+    if kind.of_inputs and not isinstance(method, Solver):
+        raise ValueError(
+            f"scope '{scope}' measures the inputs of the dense model, which {name} does not read: "
+            "choose wanda or another pruner that does, or scope alpha"
+        )
+    if rounds != 1:
+        raise ValueError(
+            f"scope '{scope}' measures the dense model once, but rounds is {rounds}: choose 1, or "
+            "another scope"
+        )
+
+
 def _fitting(
-    coverage: Coverage, method: Method, pattern: Pattern, scope: str, when: When, misfits: Misfits
+    coverage: Coverage,
+    method: Method,
+    pattern: Pattern,
+    each_row: bool,
+    when: When,
+    misfits: Misfits,
 ) -> Coverage:
     """The layers that the method, the pattern and the scope can prune.
 
@@ -182,9 +216,11 @@ def _fitting(
     """
     solved = isinstance(method, Solver)
     if solved:
-        coverage = settle(coverage, unserved(coverage.layers, pattern, scope), "dense")
+        coverage = settle(coverage, unserved(coverage.layers, pattern, each_row=each_row), "dense")
     frozen_too = needs_batches(method) and when == "during"
-    found = misfits_of(coverage.layers, pattern, scope, solved=solved, needs_gradients=frozen_too)
+    found = misfits_of(
+        coverage.layers, pattern, each_row=each_row, solved=solved, needs_gradients=frozen_too
+    )
     return settle(coverage, found, misfits)
 
 

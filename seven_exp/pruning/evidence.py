@@ -67,7 +67,7 @@ def undecidable(
         available: Number of candidates.
     """
     if pool.each_row:
-        return _rows_undecidable(scores, candidates, pool.kept)
+        return _rows_undecidable(scores, candidates, pool.kept + bool(pool.more))
     if not 0 < pool.kept < available:
         return False
     layers = list(zip(scores, candidates, strict=True))

@@ -18,18 +18,23 @@ _SHOWN = 3
 
 
 def misfits_of(
-    layers: Sequence[Layer], pattern: Pattern, scope: str, *, solved: bool, needs_gradients: bool
+    layers: Sequence[Layer],
+    pattern: Pattern,
+    *,
+    each_row: bool,
+    solved: bool,
+    needs_gradients: bool,
 ) -> dict[str, str]:
     """Name -> reason, as a sentence, for each layer that can't be pruned with these settings.
 
     Args:
         layers: The prunable weights.
         pattern: Which sets of weights may be pruned together.
-        scope: Name of the allocation.
+        each_row: Whether weights compete within their output row.
         solved: Whether a solver prunes them.
         needs_gradients: Whether frozen weights are misfits.
     """
-    of_rows = scope == "per_row" or pattern.counts_rows
+    of_rows = each_row or pattern.counts_rows
     found: dict[str, str] = {}
     for layer in layers:
         if of_rows and transposed(layer) and not (solved and _turns(layer, pattern)):
@@ -40,15 +45,15 @@ def misfits_of(
     return found | pattern.misfits(fitting)
 
 
-def unserved(layers: Sequence[Layer], pattern: Pattern, scope: str) -> dict[str, str]:
+def unserved(layers: Sequence[Layer], pattern: Pattern, *, each_row: bool) -> dict[str, str]:
     """Name -> reason, as a sentence, for each layer that a solver always leaves dense.
 
     Args:
         layers: The prunable weights.
         pattern: Which sets of weights may be pruned together.
-        scope: Name of the allocation.
+        each_row: Whether weights compete within their output row.
     """
-    of_rows = scope == "per_row" or pattern.counts_rows
+    of_rows = each_row or pattern.counts_rows
     found = {}
     for layer in layers:
         if not shown(layer):

@@ -2,7 +2,8 @@
 
 import itertools
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from seven_exp.pruning.criteria.score import (
     cleaned,
     finite,
 )
-from seven_exp.pruning.criteria.solver import Solver
+from seven_exp.pruning.criteria.solver import GradientSolver, Solver
 from seven_exp.pruning.evidence import NoEvidenceError, informative, no_evidence
 from seven_exp.pruning.identity import Anchors, Pulse
 from seven_exp.pruning.keywords import positive
@@ -539,19 +540,16 @@ class Pruner:
             self._solve(method, batches, loss_fn)
             return
         weights = self._weights()
-        frozen = [weight for weight in weights if not weight.requires_grad]
-        for weight in frozen:
-            weight.requires_grad_(True)
-        try:
+        with _unfrozen(weights):
             if isinstance(method.score, ModelScore):
                 found = method.score.score(self._model, weights, batches, loss_fn, self._mean)
                 check_scores(self.name, found, weights)
                 self.state.tensors = {"score": found}
-            elif isinstance(method.score, GradientScore):
-                self._take_gradients(method.score, batches, loss_fn)
-        finally:
-            for weight in frozen:
-                weight.requires_grad_(False)
+            elif isinstance(score := method.score, GradientScore):
+                values = self._regrowth.dense()
+                begun = score.begin_round(self._evidence(score, values), values)
+                self.state = State(begun.tensors, self.state.numbers | begun.numbers)
+                self._take_gradients(score, self.state, batches, loss_fn)
 
     def _solve(self, solver: Solver, batches: Sequence[Any], loss_fn: LossFunction) -> None:
         """Solve all layers for their inputs on a round's batches."""
@@ -564,6 +562,7 @@ class Pruner:
             self._masks,
             partial(self.window.sparsity, self._t),
             self._group,
+            self._gradients(solver, batches, loss_fn),
         )
         try:
             solving.run([partial(loss_fn, self._model, batch) for batch in batches])
@@ -571,13 +570,23 @@ class Pruner:
             self._unused = solving.unused
         self._warn_of_unused(stacklevel=5)
 
+    def _gradients(
+        self, solver: Solver, batches: Sequence[Any], loss_fn: LossFunction
+    ) -> list[Tensor]:
+        """What a solver reads of the gradients of the present model, one tensor per layer."""
+        if not isinstance(solver, GradientSolver):
+            return []
+        score, weights = solver.gradients(), self._weights()
+        state = score.init(weights)
+        with _unfrozen(weights):
+            self._take_gradients(score, state, batches, loss_fn)
+        return score.score(state, weights)
+
     def _take_gradients(
-        self, score: GradientScore, batches: Sequence[Any], loss_fn: LossFunction
+        self, score: GradientScore, state: State, batches: Sequence[Any], loss_fn: LossFunction
     ) -> None:
-        """Update the score with the gradients of each batch, with the present masks applied."""
+        """Update a state with the gradients of each batch, with the present masks applied."""
         weights, values = self._weights(), self._regrowth.dense()
-        begun = score.begin_round(self._evidence(score, values), values)
-        self.state = State(begun.tensors, self.state.numbers | begun.numbers)
         for batch in batches:
             loss = finite(loss_fn(self._model, batch))
             grads = torch.autograd.grad(loss, weights, allow_unused=True)
@@ -589,7 +598,7 @@ class Pruner:
             with torch.no_grad():
                 seen = grads if self._group is None else self._mean(cleaned(grads, weights))
                 if informative(seen):
-                    score.observe(self.state, values, seen)
+                    score.observe(state, values, seen)
 
     def _mean(self, tensors: list[Tensor]) -> list[Tensor]:
         average(tensors, self._group)
@@ -605,7 +614,10 @@ class Pruner:
         ceiling = rule.ceiling(scores, progress)
         self.state.numbers["progress"] = progress
         asked = partial(self.window.sparsity, self._t)
-        pools = self.competition.pools(lambda target: min(asked(target), ceiling))
+        competition = self.competition.measured(
+            self._model, lambda i: self.layers[i].weight.detach(), self._group
+        )
+        pools = competition.pools(lambda target: min(asked(target), ceiling))
         density = sum(map(self.competition.kept, pools)) / sum(self._sizes)
         ranks = rule.rank(scores, values, masks, Moment(progress, density))
         # Ranks may differ between processes by a random draw or by rounding.
@@ -687,6 +699,19 @@ class Pruner:
 
     def _weights(self) -> list[nn.Parameter]:
         return [layer.weight for layer in self.layers]
+
+
+@contextmanager
+def _unfrozen(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Within the context, all weights require gradients."""
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
 
 
 def _window(timing: Gradual | Rounds) -> Gradual | None:

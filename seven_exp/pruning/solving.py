@@ -32,6 +32,7 @@ class Solving:
         masks: The layers' masks; updated as the layers are solved.
         wanted: Maps a layer's target to its present sparsity.
         group: Ranks with replicas of the model, each with its own batches.
+        gradients: What a `GradientSolver` reads of the gradients, one tensor per layer.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Solving:
     masks: Masks
     wanted: Wanted
     group: Group | None
+    gradients: Sequence[Tensor] = ()
 
     def __post_init__(self) -> None:
         self._layers = self.competition.layers
@@ -64,6 +66,7 @@ class Solving:
         """
         blocks = blocks_of(self.model) if self.solver.order == "blocks" else []
         with inference(self.model, [layer.weight.device for layer in self._layers]):
+            self._measure(runs)
             first = self._across(blocks)
             first |= set() if blocks else used_again(self._uses, runs[0])
             if first:
@@ -75,6 +78,34 @@ class Solving:
             with closing(walk(later, blocks, runs, self._see)) as stages:
                 for members in stages:
                     self._solve(members)
+
+    def _measure(self, runs: Sequence[Run]) -> None:
+        """Measure the dense model, if the scope depends on it."""
+        squares: dict[int, Tensor] = {}
+
+        def see(i: int, inputs: list[Tensor]) -> None:
+            more = torch.stack([x.to(precision(x)).square().sum(0) for x in inputs])
+            squares[i] = squares.get(i, 0) + more
+
+        def scored(i: int) -> Tensor:
+            weight, norms = self._layers[i].weight.detach(), squares[i].sqrt().unsqueeze(1)
+            matrices = self._uses[i].matrices(weight, len(norms))
+            return self._uses[i].weight(matrices.abs() * norms, weight.shape)
+
+        if self.competition.measures_inputs:
+            with showing(self._uses, see):
+                for run in runs:
+                    run()
+            average(list(squares.values()), self.group)
+            self.unused |= set(range(len(self._layers))) - set(squares)
+        else:
+            scored = self._weight
+        self.competition = self.competition.measured(
+            self.model, scored, self.group, without=self.unused
+        )
+
+    def _weight(self, i: int) -> Tensor:
+        return self._layers[i].weight.detach()
 
     def _across(self, blocks: Sequence[nn.Module]) -> set[int]:
         """The layers that compete with layers outside their block."""
@@ -97,7 +128,10 @@ class Solving:
     def _nothing(self, i: int, groups: int) -> Sums:
         weight = self._layers[i].weight.detach()
         matrices = self._uses[i].matrices(weight, groups).to(precision(weight))
-        return {"uses": matrices.new_zeros(groups), **self.solver.init(matrices)}
+        sums = {"uses": matrices.new_zeros(groups), **self.solver.init(matrices)}
+        if self.gradients:
+            sums["gradients"] = self._uses[i].matrices(self.gradients[i], groups)
+        return sums
 
     def _solve(self, members: Sequence[int]) -> None:
         """Prune the layers whose inputs have been captured."""

@@ -7,13 +7,15 @@ from pathlib import Path
 from seven_exp import datasets, models
 from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_the_user
 from seven_exp.datasets import DATASETS, TRAIN_SIZES, held_out, text_head
-from seven_exp.pruning import PRUNERS, build_method
+from seven_exp.pruning import PRUNERS, Solver, build_method
 from seven_exp.pruning.allocation import SCOPES
+from seven_exp.pruning.create import check_scope
 from seven_exp.pruning.patterns import parse_pattern
 from seven_exp.pruning.schedules import SCHEDULES
 from seven_exp.registry import nearest
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.plugins import load_plugins
+from seven_exp.runs.reads import Method
 from seven_exp.tracking import TRACKERS
 from seven_exp.training.optimizers import OPTIMIZERS
 
@@ -57,12 +59,16 @@ def _pruner(config: RunConfig) -> None:
     name, arguments = config.pruner.name, config.pruner.arguments
     check_arguments("pruner", name, PRUNERS[name].make, arguments)
     try:
-        build_method(name, arguments)
+        method = build_method(name, arguments)
     except ValueError as error:
         # The message begins with a keyword; callers from Python have no config groups.
         if str(error).partition(" ")[0] in arguments:
             raise ValueError(f"pruner.{error}") from error
         raise
+    plan = Method.of(config)
+    check_scope(name, method, plan.scope, plan.when, plan.updates)
+    if isinstance(method, Solver):
+        method.check(parse_pattern(config.pruner.pattern))
 
 
 def _scope(config: RunConfig) -> None:

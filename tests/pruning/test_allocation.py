@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning.allocation import SCOPES, erk_densities, lamp_shares
+from seven_exp.pruning.allocation import (
+    OWL,
+    SCOPES,
+    alpha_densities,
+    erk_densities,
+    exact_counts,
+    hill_exponent,
+    lamp_shares,
+    outlier_share,
+    owl_densities,
+)
 from seven_exp.pruning.patterns import parse_pattern
 from seven_exp.pruning.select import first_of_rows, top_units
 
@@ -55,7 +65,7 @@ def net():
     return nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(16, 12))
 
 
-@pytest.mark.parametrize("scope", list(SCOPES))
+@pytest.mark.parametrize("scope", [scope for scope in SCOPES if SCOPES[scope] is not OWL])
 @settings(max_examples=10)
 @given(sparsity=st.floats(0.0, 0.95))
 def test_counts_of_every_scope(scope, sparsity):
@@ -65,7 +75,7 @@ def test_counts_of_every_scope(scope, sparsity):
     sizes = [mask.numel() for mask in masks]
     kept = [int(mask.sum()) for mask in masks]
     density = 1 - sparsity
-    if scope in ("global", "lamp"):
+    if scope in ("global", "lamp", "alpha"):
         assert sum(kept) == int(density * sum(sizes) + 1e-6)
     elif scope == "per_layer":
         assert kept == [int(density * n + 1e-6) for n in sizes]
@@ -296,3 +306,171 @@ def test_shares_do_not_depend_on_the_scale_of_the_scores():
     score = torch.rand(100, generator=torch.Generator().manual_seed(0))
     for scale in (2.0**-90, 2.0**60):
         assert torch.equal(lamp_shares(score * scale), lamp_shares(score))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 500), st.floats(-0.5, 1.5)), min_size=1, max_size=8),
+    st.floats(0.01, 1.0),
+)
+def test_counts_of_any_densities_are_exact_in_total(layers, density):
+    sizes, shares = zip(*layers, strict=True)
+    counts = exact_counts(shares, sizes, density)
+    assert sum(counts) == int(density * sum(sizes) + 1e-6)
+    assert all(0 <= count <= n for count, n in zip(counts, sizes, strict=True))
+    # One shift for all layers, to within a weight, except where it is clipped.
+    kept = list(zip(counts, sizes, shares, strict=True))
+    least = max(((k - 1) / n - d for k, n, d in kept if k > 0), default=-math.inf)
+    most = min(((k + 1) / n - d for k, n, d in kept if k < n), default=math.inf)
+    assert least <= most + 1e-9
+
+
+@given(shapes=shapes_of, density=st.floats(0.3, 0.7), seed=st.integers(0, 99))
+def test_densities_of_measured_scopes_follow_their_numbers_and_keep_the_mean(shapes, density, seed):
+    sizes = [math.prod(shape) for shape in shapes]
+    numbers = np.random.default_rng(seed).random(len(sizes)).tolist()
+    spread = max(numbers) - min(numbers)
+    for law in (owl_densities, alpha_densities):
+        found = law(density, sizes, numbers)
+        assert np.average(found, weights=sizes) == pytest.approx(density)
+        if spread == 0:
+            assert found == pytest.approx([density] * len(sizes))
+            continue
+        place = (np.array(numbers) - min(numbers)) / spread
+        if law is owl_densities:
+            # 2 * 0.08 from the lowest share of outliers to the highest, linear in between.
+            np.testing.assert_allclose(np.array(found) - min(found), 0.16 * place, atol=1e-12)
+        else:
+            # Sparsities at 0.7 to 1.3 of a common one.
+            sparsity = 1 - np.array(found)
+            common = sparsity / (0.7 + 0.6 * place)
+            np.testing.assert_allclose(common, common[0])
+
+
+def test_outliers_and_exponents_by_numpy():
+    rng = np.random.default_rng(0)
+    block = [rng.lognormal(0, 1.5, (12, 9)), rng.lognormal(0.3, 1.5, (7, 30))]
+    flat = np.concatenate([matrix.flatten() for matrix in block])
+    share = np.count_nonzero(flat > 5 * flat.mean()) / flat.size
+    assert 0 < share == outlier_share([torch.from_numpy(matrix) for matrix in block])
+    exponents = []
+    for matrix in block:
+        eigenvalues = np.sort(
+            np.linalg.eigvalsh(matrix @ matrix.T if len(matrix) < 9 else matrix.T @ matrix)
+        )
+        n, k = len(eigenvalues), len(eigenvalues) // 2
+        logs = [math.log(eigenvalues[n - i] / eigenvalues[n - k - 1]) for i in range(1, k + 1)]
+        exponents.append(1 + k / sum(logs))
+    found = hill_exponent([torch.from_numpy(matrix) for matrix in block])
+    assert found == pytest.approx(np.mean(exponents), rel=1e-5)
+    assert hill_exponent([torch.ones(3, 1)]) == 1
+
+
+class Step(nn.Module):
+    """A residual block."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(12, 20), nn.Linear(20, 12)
+
+    def forward(self, x):
+        return x + self.down(self.up(x).relu())
+
+
+class Deep(nn.Module):
+    """Four blocks with inputs of growing outliers, and a layer in front of them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(16, 12)
+        self.blocks = nn.ModuleList(Step() for _ in range(4))
+        with torch.no_grad():
+            for i, block in enumerate(self.blocks):
+                block.up.weight[:, 0] *= 1 + 4 * i
+                block.down.weight *= 1 + 3 * torch.rand(12, 20) ** (1 + 4 * i)
+
+    def forward(self, x):
+        x = self.first(x).tanh()
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def dense_scores(model, x):
+    """|W| ||X|| of every layer in the dense model."""
+    scores, hooks = {}, []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+
+            def see(m, args, name=name):
+                norms = args[0].double().norm(dim=0)
+                scores[f"{name}.weight"] = (m.weight.double().abs() * norms).detach().numpy()
+
+            hooks.append(module.register_forward_pre_hook(see))
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    return scores
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt", "alps"])
+def test_owl_gives_blocks_with_more_outliers_more_weights(name):
+    model, x = Deep(), torch.randn(50, 16)
+    scores = dense_scores(model, x)
+    blocks = {"first": ["first.weight"]}
+    blocks |= {i: [f"blocks.{i}.{part}.weight" for part in ("up", "down")] for i in range(4)}
+    shares = {}
+    for names in blocks.values():
+        flat = np.concatenate([scores[name].flatten() for name in names])
+        shares |= dict.fromkeys(names, np.count_nonzero(flat > 5 * flat.mean()) / flat.size)
+    assert len(set(shares.values())) > 2
+    sizes = {layer: scores[layer].size for layer in shares}
+    place = {
+        layer: (s - min(shares.values())) / np.ptp(list(shares.values()))
+        for layer, s in shares.items()
+    }
+    mean = np.average([place[layer] for layer in sizes], weights=list(sizes.values()))
+    densities = {layer: 0.5 + 0.16 * (p - mean) for layer, p in place.items()}
+
+    pruner = seven_exp.create_pruner(name, model, sparsity=0.5, scope="owl", exclude=[])
+    pruner.prune([x[:30], x[30:]], lambda m, b: m(b).sum())
+    counts = {layer: int(mask.sum()) for layer, mask in pruner.masks.items()}
+    assert sum(counts.values()) == int(0.5 * sum(sizes.values()))
+    for layer, count in counts.items():
+        assert abs(count - densities[layer] * sizes[layer]) < 1
+    rows = torch.cat([mask.sum(1) - mask.sum() // len(mask) for mask in pruner.masks.values()])
+    # Wanda compares within rows: none differs by more than a weight from the others of its layer.
+    assert (set(rows.tolist()) <= {0, 1}) == (name == "wanda")
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "pruner_zero"])
+def test_alpha_gives_blocks_with_lower_exponents_more_weights(name):
+    model, x = Deep(), torch.randn(50, 16)
+    exponents = [hill_exponent([model.first.weight])]
+    for block in model.blocks:
+        exponents.append(hill_exponent([block.up.weight, block.down.weight]))
+    pruner = seven_exp.create_pruner(name, model, sparsity=0.5, scope="alpha", exclude=[])
+    pruner.prune([x], lambda m, b: m(b).square().sum())
+    densities = [pruner.masks["first.weight"].float().mean()]
+    for i in range(4):
+        own = [pruner.masks[f"blocks.{i}.{part}.weight"] for part in ("up", "down")]
+        densities.append(torch.cat([mask.flatten() for mask in own]).float().mean())
+    assert np.argsort(exponents).tolist() == np.argsort(densities)[::-1].tolist()
+    total = sum(mask.numel() for mask in pruner.masks.values())
+    assert sum(int(mask.sum()) for mask in pruner.masks.values()) == total // 2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("magnitude", {"scope": "owl"}, "'owl' measures the inputs .* magnitude does not read"),
+        ("pruner_zero", {"scope": "owl"}, "choose wanda or another pruner that does, or scope alp"),
+        ("seven_dyn", {"scope": "alpha", "end_step": 5}, "but seven_dyn prunes during training"),
+        ("wanda", {"scope": "owl", "rounds": 2}, "measures the dense model once, but rounds is 2"),
+        ("wanda", {"scope": "owl", "pattern": "2:4"}, "scope 'owl' does not fit it"),
+        ("wanda", {"scope": "owls"}, "did you mean 'owl'"),
+    ],
+)  # fmt: skip
+def test_a_measured_scope_says_what_it_can_t_do(name, settings, words):
+    with pytest.raises(ValueError, match=words):
+        seven_exp.create_pruner(name, Deep(), sparsity=0.5, exclude=[], **settings)

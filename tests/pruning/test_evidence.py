@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import seven_exp
-from seven_exp.pruning import PRUNERS, FromZero, NoEvidenceError, build_method, needs_batches
+from seven_exp.pruning import (
+    PRUNERS,
+    FromZero,
+    NoEvidenceError,
+    Solver,
+    build_method,
+    needs_batches,
+)
 from seven_exp.pruning.allocation import Pool
 from seven_exp.pruning.evidence import constant, informative, undecidable
 from seven_exp.pruning.method import regrows
@@ -18,8 +25,9 @@ from seven_exp.pruning.method import regrows
 LEARNING = [name for name in PRUNERS if needs_batches(build_method(name, {}))]
 DURING = [name for name in LEARNING if PRUNERS[name].when == "during"]
 OUTSIDE = [name for name in LEARNING if PRUNERS[name].when != "during"]
+SOLVERS = [name for name in PRUNERS if isinstance(build_method(name, {}), Solver)]
 # What these look at is not a step's gradient.
-OF_THE_MODEL = {"grasp", "synflow", "wanda", "sparsegpt"}
+OF_THE_MODEL = {"grasp", "synflow", *SOLVERS}
 BY_WEIGHTS = [n for n in PRUNERS if "magnitude" in n or "lamp" in n or n in ("imp", "ac_dc")]
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -172,7 +180,7 @@ def test_first_steps_that_a_scaler_skips_do_not_count(name):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", [n for n in OUTSIDE if n not in ("wanda", "sparsegpt")])
+@pytest.mark.parametrize("name", [n for n in OUTSIDE if n not in SOLVERS])
 def test_a_head_of_zeros_is_named(name, dtype):
     model = net(dtype)
     nn.init.zeros_(model[4].weight)
@@ -217,7 +225,7 @@ def test_a_batch_without_evidence_does_not_count(name):
 
 
 @pytest.mark.parametrize("scope", ["per_layer", "global", "per_row", "lamp"])
-@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("name", SOLVERS)
 def test_inputs_of_zero_are_named(name, scope):
     model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 5)).requires_grad_(False)
     pruner = seven_exp.create_pruner(name, model, sparsity=0.5, scope=scope, include=["0"])

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from seven_exp.pruning.criteria.score import GradientScore
 from seven_exp.pruning.patterns import Pattern
 from seven_exp.registry import nearest
 
@@ -56,6 +57,9 @@ class Solver(ABC):
             raise ValueError(f"unknown order '{order}': {nearest(order, get_args(Order))}")
         self.order = order
 
+    def check(self, pattern: Pattern) -> None:  # noqa: B027  most solvers fit all patterns
+        """Raise ValueError, with the reason, if the solver does not fit the pattern."""
+
     @abstractmethod
     def init(self, weight: Tensor) -> Sums:
         """Empty sums.
@@ -96,3 +100,14 @@ class Solver(ABC):
         if budget.mask is not None:
             return budget.mask, weight
         return budget.best(self.score(sums, weight)), weight
+
+
+class GradientSolver(Solver):
+    """A solver that also reads gradients, taken on all batches before any weight is pruned."""
+
+    @abstractmethod
+    def gradients(self) -> GradientScore:
+        """What to compute from the gradients.
+
+        Its scores are ``sums["gradients"]`` of each weight: (groups, outputs, inputs).
+        """

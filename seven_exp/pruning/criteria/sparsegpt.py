@@ -1,12 +1,13 @@
 """SparseGPT: layer-wise pruning by the inputs' second moments, with error propagation."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.solver import Budget, Order, Solver, Sums
+from seven_exp.pruning.criteria.moments import MomentSolver, factors, unused
+from seven_exp.pruning.criteria.solver import Budget, Order, Sums
 from seven_exp.pruning.evidence import constant
 from seven_exp.pruning.patterns import NOfM
 from seven_exp.pruning.registry import register
@@ -33,7 +34,7 @@ are chosen exactly.
     scope="per_layer",
     space={"dampening": "tag(log,interval(1e-4,1.0))"},
 )
-class SparseGpt(Solver):
+class SparseGpt(MomentSolver):
     """w^2 / U_jj^2; each pruned weight's error is propagated to later columns of its row.
 
     U is the upper Cholesky factor of H^-1, and H = (2/n) sum of x x^T over the n inputs of the
@@ -52,26 +53,14 @@ class SparseGpt(Solver):
     def __init__(
         self, *, block: int = 128, dampening: float = 0.01, order: Order = "blocks"
     ) -> None:
-        super().__init__(order=order)
+        super().__init__(dampening=dampening, order=order)
         if block < 1:
             raise ValueError(f"block is {block}: choose 1 or more")
-        if dampening <= 0:
-            raise ValueError(f"dampening is {dampening}: choose a positive number")
-        self.block, self.dampening = block, dampening
-
-    def init(self, weight: Tensor) -> Sums:
-        """One sum per pair of inputs."""
-        groups, _, inputs = weight.shape
-        return {"moments": weight.new_zeros(groups, inputs, inputs)}
-
-    def see(self, sums: Sums, inputs: Sequence[Tensor]) -> None:
-        """Sum x x^T."""
-        for moment, x in zip(sums["moments"], inputs, strict=True):
-            moment.addmm_(x.T, x)
+        self.block = block
 
     def score(self, sums: Sums, weight: Tensor) -> Tensor:
         """w^2 / U_jj^2 of the present weights."""
-        return _score(weight, _factors(self._hessians(sums)))
+        return _score(weight, _factors(self.hessians(sums)))
 
     def solve(self, sums: Sums, weight: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
         """Choose block by block, unless the mask is given; then prune with the final mask.
@@ -79,7 +68,7 @@ class SparseGpt(Solver):
         The layer's count is exact, so it may keep a weight more than its blocks chose. That weight
         gets the value with the least output error, given the others, which were moved without it.
         """
-        hessians = self._hessians(sums)
+        hessians = self.hessians(sums)
         factors = _factors(hessians)
         mask, chosen = budget.mask, None
         if mask is None:
@@ -90,11 +79,6 @@ class SparseGpt(Solver):
         moved = self._prune_columns(weight, factors, _given(chosen)) * chosen
         _fit(moved, weight, hessians, mask & ~chosen)
         return mask, moved
-
-    def _hessians(self, sums: Sums) -> Tensor:
-        """The dampened H of each group."""
-        hessians = 2 / sums["uses"].clamp(min=1)[:, None, None] * sums["moments"]
-        return torch.stack([_dampened(hessian, self.dampening) for hessian in hessians])
 
     def _standing(
         self, weight: Tensor, factors: Tensor, budget: Budget
@@ -186,14 +170,6 @@ def _given(mask: Tensor) -> Choice:
     return lambda columns, _: mask[..., columns]
 
 
-def _dampened(hessian: Tensor, dampening: float) -> Tensor:
-    """H plus a fraction of its mean diagonal over the inputs in use; 0 for unused inputs."""
-    diagonal = hessian.diagonal()
-    used = diagonal != 0
-    diagonal[used] += dampening * diagonal.sum() / max(1, int(used.sum()))
-    return hessian
-
-
 def _score(weight: Tensor, factors: Tensor) -> Tensor:
     """w^2 / U_jj^2."""
     scale = 1 / factors.diagonal(dim1=1, dim2=2).unsqueeze(1)
@@ -201,16 +177,7 @@ def _score(weight: Tensor, factors: Tensor) -> Tensor:
 
 
 def _factors(hessians: Tensor) -> Tensor:
-    """U of each group."""
-    return torch.stack([_factor(hessian) for hessian in hessians])
-
-
-def _factor(hessian: Tensor) -> Tensor:
-    """Upper U with U^T U = H^-1; infinite for inputs that are always zero: these go first."""
-    unused = hessian.diagonal() == 0
-    whole = hessian.double() + torch.diag(unused.double())
-    factor: Tensor = torch.linalg.cholesky(
-        torch.cholesky_inverse(torch.linalg.cholesky(whole)), upper=True
-    ).to(hessian.dtype)
-    factor.diagonal()[unused] = torch.inf
+    """U of each group; infinite for inputs that are always zero: these go first."""
+    factor = factors(hessians)
+    factor.diagonal(dim1=1, dim2=2)[unused(hessians)] = torch.inf
     return factor

@@ -1,0 +1,67 @@
+"""The inputs' second moments: what solvers of a layer's least-squares problem read."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seven_exp.pruning.criteria.solver import Order, Solver, Sums
+
+
+class MomentSolver(Solver):
+    """Prunes to minimise ||(W' - W) X||^2, which depends on the inputs by H = (2/n) X X^T alone.
+
+    H is the sum over the n inputs of the layer, plus a fraction of its mean diagonal. Convolutions
+    count as linear maps of patches.
+
+    Args:
+        dampening: Fraction of the mean diagonal that is added to H.
+        order: See `Solver`.
+    """
+
+    def __init__(self, *, dampening: float = 0.01, order: Order = "blocks") -> None:
+        super().__init__(order=order)
+        if dampening <= 0:
+            raise ValueError(f"dampening is {dampening}: choose a positive number")
+        self.dampening = dampening
+
+    def init(self, weight: Tensor) -> Sums:
+        """One sum per pair of inputs."""
+        groups, _, inputs = weight.shape
+        return {"moments": weight.new_zeros(groups, inputs, inputs)}
+
+    def see(self, sums: Sums, inputs: Sequence[Tensor]) -> None:
+        """Sum x x^T."""
+        for moment, x in zip(sums["moments"], inputs, strict=True):
+            moment.addmm_(x.T, x)
+
+    def hessians(self, sums: Sums) -> Tensor:
+        """The dampened H of each group: (groups, inputs, inputs); 0 for unused inputs."""
+        hessians = 2 / sums["uses"].clamp(min=1)[:, None, None] * sums["moments"]
+        return torch.stack([_dampened(hessian, self.dampening) for hessian in hessians])
+
+
+def unused(hessians: Tensor) -> Tensor:
+    """Bool (groups, inputs): the inputs that are always zero."""
+    return hessians.diagonal(dim1=1, dim2=2) == 0
+
+
+def factors(hessians: Tensor) -> Tensor:
+    """Upper U with U^T U = H^-1 for each group; those of the identity for unused inputs."""
+    return torch.stack([_factor(hessian) for hessian in hessians])
+
+
+def _dampened(hessian: Tensor, dampening: float) -> Tensor:
+    """H plus a fraction of its mean diagonal over the inputs in use."""
+    diagonal = hessian.diagonal()
+    used = diagonal != 0
+    diagonal[used] += dampening * diagonal.sum() / max(1, int(used.sum()))
+    return hessian
+
+
+def _factor(hessian: Tensor) -> Tensor:
+    whole = hessian.double() + torch.diag((hessian.diagonal() == 0).double())
+    factor: Tensor = torch.linalg.cholesky(
+        torch.cholesky_inverse(torch.linalg.cholesky(whole)), upper=True
+    )
+    return factor.to(hessian.dtype)
