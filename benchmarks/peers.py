@@ -5,6 +5,15 @@ recorded masks of the public implementations. None of their code is here; pass c
 
     --wanda           locuslab/wanda (Wanda, SparseGPT: a Llama and an OPT)
     --sparsegpt       IST-DASLab/sparsegpt (likewise)
+    --ria             biomedical-cybernetics/Relative-importance-and-activation-pruning (a Llama,
+                      as all of these)
+    --thanos          vectozavr/thanos
+    --alps            mazumder-lab/ALPS
+    --dsnot           zyxxmu/DSnoT (after Wanda)
+    --owl             luuyin/OWL (with Wanda)
+    --alpha-pruning   haiquanlu/AlphaPruning (with Wanda)
+    --gblm            VILA-Lab/GBLM-Pruner
+    --pruner-zero     pprp/Pruner-Zero
     --synaptic-flow   ganguli-lab/Synaptic-Flow (SNIP, GraSP, SynFlow)
     --platon          QingruZhang/PLATON
     --force           naver/force (iterative SNIP, FORCE: their masks after ten rounds)
@@ -21,6 +30,7 @@ import importlib.util
 import io
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
@@ -28,7 +38,9 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -54,9 +66,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "2:4": {"sparsity": 0.5, "pattern": "2:4"},
     "4:8": {"sparsity": 0.5, "pattern": "4:8"},
 }
-METHODS = ("wanda", "sparsegpt")
 LENGTH = 128
 """Number of tokens of a sequence."""
+METHODS: dict[str, dict[str, Any]] = {
+    "wanda": {},
+    "sparsegpt": {},
+    "ria": {},
+    "thanos": {},
+    "alps": {},
+    # The authors' threshold is for the sum over a sequence, ours for the mean.
+    "dsnot": {"threshold": 0.1 / LENGTH},
+    "wanda, owl": {"scope": "owl"},
+    "wanda, alpha": {"scope": "alpha"},
+    "gblm": {},
+    "pruner_zero": {},
+}
+"""Method -> our settings; the pruner's name comes first."""
 Scores = dict[str, Tensor]
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -105,7 +130,7 @@ def main() -> None:
 
 
 def whole_models(folders: dict[str, Path]) -> Table:
-    """Wanda's and SparseGPT's masks of whole models, ours and theirs.
+    """Masks of whole models, ours and theirs.
 
     Args:
         folders: Name in `WHOLE` -> checkout.
@@ -118,14 +143,18 @@ def whole_models(folders: dict[str, Path]) -> Table:
     ]
     if folders:
         prunes = {peer: WHOLE[peer](folder) for peer, folder in folders.items()}
-        runs += [("Llama", trained(llama()), prunes), ("OPT", trained(opt()), prunes)]
+        runs.append(("Llama", trained(llama()), prunes))
+    if folders.keys() & {"wanda", "sparsegpt"}:
+        runs.append(("OPT", trained(opt()), prunes))
     for (name, language, peers), method, setting in product(runs, METHODS, SETTINGS):
-        own, seconds = timed(ours, language, method, setting)
-        assert own is not None
+        own = None
         for peer, prune in peers.items():
             theirs, their_seconds = timed(prune, language, method, setting)
             if theirs is None:
                 continue
+            if own is None:
+                own, seconds = timed(ours, language, method, setting)
+                assert own is not None
             table.add_row(
                 name, method, peer, setting, f"{overlap(kept(own), kept(theirs)):.4f}",
                 *(f"{perplexity(m, language.held_out):.3f}" for m in (language.model, own, theirs)),
@@ -144,12 +173,18 @@ def timed(
     return pruned, time.perf_counter() - start
 
 
-def ours(language: Language, method: str, setting: str) -> PreTrainedModel:
+def ours(language: Language, method: str, setting: str) -> PreTrainedModel | None:
     """A pruner of this package, with its defaults."""
-    model = copy.deepcopy(language.model)
-    pruner = seven_exp.create_pruner(method, model, **SETTINGS[setting])
-    pruner.prune(language.calibration, lambda m, tokens: m(tokens).logits.mean())
+    model, settings = copy.deepcopy(language.model), SETTINGS[setting] | METHODS[method]
+    pruner = seven_exp.create_pruner(method.partition(",")[0], model, **settings)
+    pruner.prune(language.calibration, next_token_loss)
     return model
+
+
+def next_token_loss(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """The mean cross-entropy of the next token."""
+    loss: Tensor = model(tokens, labels=tokens).loss
+    return loss
 
 
 def recorded(language: Language, method: str, setting: str) -> PreTrainedModel | None:
@@ -248,7 +283,9 @@ def locuslab(folder: Path) -> Prune:
     data = ModuleType("lib.data")
     sys.modules["lib.data"] = data
 
-    def prune(language: Language, method: str, setting: str) -> PreTrainedModel:
+    def prune(language: Language, method: str, setting: str) -> PreTrainedModel | None:
+        if method not in ("wanda", "sparsegpt"):
+            return None
         model, loader = served(language)
         vars(data)["get_loaders"] = lambda *_, **__: (loader, None)
         kind = "prune_opt" if isinstance(model, OPTForCausalLM) else "prune"
@@ -289,6 +326,223 @@ def ist_daslab(folder: Path) -> Prune:
     return prune
 
 
+def ria(folder: Path) -> Prune:
+    """RIA, without its permutation of channels."""
+    options = {
+        "calib_dataset": "c4", "seqlen": LENGTH, "model": "llama", "prune_method": "ria", "a": 0.5,
+        "reconstruction": False, "gptq": False, "reallocation": False, "per_outneuron": False,
+        "semi_sparse_acc": False,
+    }  # fmt: skip
+    return by_function("ria", folder, "prune", "prune_ria", options)
+
+
+def thanos(folder: Path) -> Prune:
+    """Thanos, without outlier rows; the authors leave the last row dense in N:M."""
+    return by_function("thanos", folder, "prune", "prune_thanos", {}, blocksize=128)
+
+
+def dsnot(folder: Path) -> Prune:
+    """DSnoT after Wanda, with the defaults of its command line."""
+    options = {
+        "initial_method": "wanda", "skip_layer": "", "skip_sub_layer": "", "without_DSnoT": False,
+        "pow_of_var_regrowing": 1, "max_cycle_time": 50, "update_threshold": 0.1,
+        "without_same_sign": True, "get_time_overhead": False,
+    }  # fmt: skip
+    return by_function("dsnot", folder, "prune", "prune_DSnoT", options)
+
+
+def owl(folder: Path) -> Prune:
+    """OWL with Wanda; unstructured only."""
+    options = {"Hyper_m": 5, "Lamda": 0.08, "model": "llama"}
+    return by_function("wanda, owl", folder, "prune_all", "prune_wanda_outlier", options)
+
+
+def alpha_pruning(folder: Path) -> Prune:
+    """AlphaPruning with Wanda, by the exponent of the upper half of the spectrum."""
+    with library(folder):
+        # Only its other metrics use this package.
+        sys.modules.setdefault("weightwatcher", ModuleType("weightwatcher"))
+        spectra = importlib.import_module("lib.esd_utils")
+    options = {
+        "model": "llama", "ww_metric": "alpha_mid", "epsilon": 0.3, "mapping_type": "block_wise",
+    }  # fmt: skip
+    walk = by_function("wanda, alpha", folder, "prune", "prune_wanda_ww", options)
+
+    def prune(language: Language, method: str, setting: str) -> PreTrainedModel | None:
+        blocks = language.model.model.layers
+        found = spectra.net_esd_estimator(blocks, fix_fingers="xmin_mid")
+        with tempfile.TemporaryDirectory() as cache:
+            np.save(f"{cache}/alpha_mid.npy", found["alpha"])
+            options["ww_metric_cache"] = cache
+            return walk(language, method, setting)
+
+    return prune
+
+
+def gblm(folder: Path) -> Prune:
+    """GBLM with the 2-norm of the gradients."""
+    return by_gradients("gblm", folder, "prune_gblm", {"gradient_inv": False}, scale=100)
+
+
+def pruner_zero(folder: Path) -> Prune:
+    """Pruner-Zero with the expression that its search has found."""
+    with library(folder):
+        tree = importlib.import_module("lib.gptree").GPTree
+    engine = tree.load_tree(str(folder / "data" / "best_tree.json"))
+    return by_gradients("pruner_zero", folder, "prune_pruner_zero", {}, engine=engine)
+
+
+def by_gradients(
+    name: str,
+    folder: Path,
+    function: str,
+    options: dict[str, Any],
+    *,
+    scale: float = 1.0,
+    **keywords: Any,
+) -> Prune:
+    """The authors' loop with the norms of the gradients in a file, as their script stores them."""
+    options = {**options, "use_variant": False}
+    walk = by_function(name, folder, "prune", function, options, **keywords)
+
+    def prune(language: Language, method: str, setting: str) -> PreTrainedModel | None:
+        if method != name:
+            return None
+        model = copy.deepcopy(language.model)
+        sums = {n: torch.zeros_like(p) for n, p in model.named_parameters() if p.dim() == 2}
+        for tokens in language.calibration:
+            model.zero_grad()
+            next_token_loss(model, tokens).backward()
+            for parameter, total in sums.items():
+                gradient = model.get_parameter(parameter).grad
+                assert gradient is not None
+                total += (scale * gradient).square()
+        norms = {}
+        for parameter, total in sums.items():
+            if found := re.fullmatch(r"model\.layers\.(\d+)\.(.*)\.weight", parameter):
+                norms[f"{found[2]}_layer_{found[1]}"] = total.sqrt()
+        with tempfile.TemporaryDirectory() as cache:
+            options["gradient_path"] = f"{cache}/gradients.pth"
+            torch.save(norms, options["gradient_path"])
+            return walk(language, method, setting)
+
+    return prune
+
+
+def by_function(
+    name: str,
+    folder: Path,
+    module: str,
+    function: str,
+    options: dict[str, Any],
+    **keywords: Any,
+) -> Prune:
+    """One of the loops that stem from Wanda's: ``function(args, model, tokenizer, device, ...)``.
+
+    Args:
+        name: The only method that it has.
+        folder: Checkout with a package ``lib``.
+        module: Of the package.
+        function: In the module.
+        options: What it reads of the command line.
+        **keywords: Passed on.
+    """
+    data = ModuleType("lib.data")
+    with library(folder, data):
+        # Pruner-Zero's file imports a module that its repository lacks.
+        sys.modules["lib.ablate"] = ModuleType("lib.ablate")
+        vars(sys.modules["lib.ablate"])["AblateGPT"] = None
+        walk = importlib.import_module(f"lib.{module}")
+
+    def prune(language: Language, method: str, setting: str) -> PreTrainedModel | None:
+        if method != name or not isinstance(language.model, LlamaForCausalLM):
+            return None
+        if METHODS[name].get("scope") and SETTINGS[setting]["pattern"] != "unstructured":
+            return None
+        model, loader = served(language)
+        vars(walk)["get_loaders"] = lambda *_, **__: (loader, None)
+        n, m = pruned_of(setting)
+        given = {
+            "nsamples": len(loader), "seed": 0, "sparsity_ratio": SETTINGS[setting]["sparsity"],
+            "use_variant": False, **options,
+        }  # fmt: skip
+        device = torch.device("cpu")
+        with on_cpu():
+            getattr(walk, function)(
+                SimpleNamespace(**given), model, None, device, prune_n=n, prune_m=m, **keywords
+            )
+        return model
+
+    return prune
+
+
+def alps(folder: Path) -> Prune:
+    """ALPS's class for one layer, block by block."""
+    with library(folder):
+        layer_class = importlib.import_module("alps").ALPS_prune
+
+    def prune(language: Language, method: str, setting: str) -> PreTrainedModel | None:
+        if method != "alps" or not isinstance(language.model, LlamaForCausalLM):
+            return None
+        model = copy.deepcopy(language.model)
+        n, m = pruned_of(setting)
+        for block in model.model.layers:
+            solvers = {
+                layer: layer_class(layer, len(language.calibration), LENGTH)
+                for layer in block.modules()
+                if isinstance(layer, nn.Linear)
+            }
+
+            def add(layer: nn.Module, args: Any, output: Tensor, solvers: Any = solvers) -> None:
+                solvers[layer].add_batch(args[0].data, output.data)
+
+            hooks = [layer.register_forward_hook(add) for layer in solvers]
+            with torch.no_grad(), on_cpu():
+                for tokens in language.calibration:
+                    model(tokens)
+                for hook in hooks:
+                    hook.remove()
+                for solver in solvers.values():
+                    solver.ALPS_admm(SETTINGS[setting]["sparsity"], nm_n=m - n, nm_m=m)
+        return model
+
+    return prune
+
+
+@contextlib.contextmanager
+def library(folder: Path, data: ModuleType | None = None) -> Iterator[None]:
+    """Within the context, modules of a checkout can be imported; each has a package ``lib``."""
+    # A name that transformers no longer has, and that no loop calls.
+    sys.modules["transformers"].__dict__["AdamW"] = torch.optim.AdamW
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lib"]:
+        del sys.modules[name]
+    if data is not None:
+        vars(data)["get_loaders"] = None
+        sys.modules["lib.data"] = data
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+@contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """Within the context, tensors stay on the CPU where the authors' code expects a GPU."""
+    to = Tensor.to
+
+    def stay(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        moved = ["cpu" if isinstance(arg, str) and arg.startswith("cuda") else arg for arg in args]
+        return to(tensor, *moved, **kwargs)
+
+    with (
+        mock.patch.object(Tensor, "to", stay),
+        mock.patch.object(Tensor, "cuda", lambda tensor: tensor),
+        mock.patch.object(torch.cuda, "synchronize"),
+    ):
+        yield
+
+
 def served(language: Language) -> tuple[PreTrainedModel, list[tuple[Tensor]]]:
     """A copy of the model as the authors' loops expect it, and their loader."""
     model = copy.deepcopy(language.model)
@@ -327,7 +581,7 @@ def overlap(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 @torch.no_grad()
 def perplexity(model: PreTrainedModel, tokens: Tensor) -> float:
     """The exponential of the mean cross-entropy of the next token."""
-    return float(model(tokens, labels=tokens).loss.exp())
+    return float(next_token_loss(model, tokens).exp())
 
 
 def scores(folders: dict[str, Path]) -> Table:
@@ -402,7 +656,18 @@ def platon(folder: Path, batches: Batches) -> Agreements:
     yield Compared("platon", *platon_scores(load(folder / "Pruner.py"), batches))
 
 
-WHOLE: dict[str, Callable[[Path], Prune]] = {"wanda": locuslab, "sparsegpt": ist_daslab}
+WHOLE: dict[str, Callable[[Path], Prune]] = {
+    "wanda": locuslab,
+    "sparsegpt": ist_daslab,
+    "ria": ria,
+    "thanos": thanos,
+    "alps": alps,
+    "dsnot": dsnot,
+    "owl": owl,
+    "alpha-pruning": alpha_pruning,
+    "gblm": gblm,
+    "pruner-zero": pruner_zero,
+}
 PEERS: dict[str, Callable[[Path, Batches], Agreements]] = {
     "synaptic-flow": synaptic_flow,
     "platon": platon,

@@ -66,7 +66,7 @@ SCOPES: Registry[Scope | Measured] = Registry("scope")
 @SCOPES.register("global")
 def one_pool(density: float, shapes: Sequence[Shape]) -> list[Pool]:
     """All weights compete: the total is exact, and each layer's density follows from its scores."""
-    return [Pool(list(range(len(shapes))), kept_count(density, sum(map(math.prod, shapes))))]
+    return [_whole(density, shapes)]
 
 
 @SCOPES.register("per_layer")
@@ -91,7 +91,11 @@ def lamp(density: float, shapes: Sequence[Shape]) -> list[Pool]:
     The total is exact, and every layer's best weight has the same ratio, 1 (Lee et al., arXiv
     2010.07611, with any score in place of the magnitude).
     """
-    return [pool._replace(by_share=True) for pool in one_pool(density, shapes)]
+    return [_whole(density, shapes)._replace(by_share=True)]
+
+
+def _whole(density: float, shapes: Sequence[Shape]) -> Pool:
+    return Pool(list(range(len(shapes))), kept_count(density, sum(map(math.prod, shapes))))
 
 
 @SCOPES.register("erk")

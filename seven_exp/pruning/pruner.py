@@ -1,6 +1,7 @@
 """The pruner: applies a method, a timing and a competition to a model's weights."""
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ from seven_exp.pruning.method import Method, Ranking, needs_batches, needs_model
 from seven_exp.pruning.older_states import translated
 from seven_exp.pruning.registry import When
 from seven_exp.pruning.regrowth import Remembered, StayGone, regrowth_of
-from seven_exp.pruning.replicas import average, group_of
+from seven_exp.pruning.replicas import average, group_of, ranks_of
 from seven_exp.pruning.rules import DropAndGrow, Moment, TopK
 from seven_exp.pruning.schedules import Gradual, Rounds
 from seven_exp.pruning.solving import Solving
@@ -580,7 +581,8 @@ class Pruner:
         state = score.init(weights)
         with _unfrozen(weights):
             self._take_gradients(score, state, batches, loss_fn)
-        return score.score(state, weights)
+        # Sums over inputs are means over the ranks, so a norm lacks the root of their number.
+        return [s / math.sqrt(ranks_of(self._group)) for s in score.score(state, weights)]
 
     def _take_gradients(
         self, score: GradientScore, state: State, batches: Sequence[Any], loss_fn: LossFunction

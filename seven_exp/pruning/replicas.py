@@ -27,6 +27,11 @@ def group_of(model: nn.Module) -> Group | None:
         model = inner
 
 
+def ranks_of(group: Group | None) -> int:
+    """Number of ranks; 1 without a group."""
+    return 1 if group is None else dist.get_world_size(group)
+
+
 @torch.no_grad()
 def average(tensors: Sequence[Tensor], group: Group | None) -> None:
     """Replace each tensor by its mean over the ranks, bit for bit the same on all of them.
@@ -37,9 +42,8 @@ def average(tensors: Sequence[Tensor], group: Group | None) -> None:
     """
     if group is None:
         return
-    ranks = dist.get_world_size(group)
     works = [dist.all_reduce(tensor, group=group, async_op=True) for tensor in tensors]
     for work in works:
         work.wait()
     if tensors:
-        torch._foreach_div_(list(tensors), ranks)
+        torch._foreach_div_(list(tensors), ranks_of(group))

@@ -20,7 +20,8 @@ from seven_exp.pruning import read_by
 STEPS, RANKS = 6, 2
 DURING = ("seven_dyn", "platon", "movement", "taylor_dyn", "magnitude_dyn", "rigl", "set", "obert")
 OUTSIDE = ("seven_pre", "snip", "force", "grasp", "synflow", "fisher_pre", "random", "wanda")
-NAMES = (*DURING, *OUTSIDE, "sparsegpt")
+SOLVERS = ("sparsegpt", "ria", "thanos", "alps", "dsnot", "gblm", "pruner_zero", "wanda/owl")
+NAMES = (*DURING, *OUTSIDE, *SOLVERS)
 
 
 def model_and_batches():
@@ -37,7 +38,8 @@ def loss(model, batch):
 
 
 def masks_of(name, rank=0, ranks=1):
-    """The loss of this rank's part of every batch."""
+    """The masks after this rank's part of every batch; a name may end with a scope."""
+    name, _, scope = name.partition("/")
     model, batches = model_and_batches()
     batches = [tuple(part[rank::ranks] for part in batch) for batch in batches]
     trained = DistributedDataParallel(model) if ranks > 1 else model
@@ -45,6 +47,8 @@ def masks_of(name, rank=0, ranks=1):
     window = {"end_step": STEPS, "interval": 2} if name in DURING else {}
     if name in ("seven_pre", "force"):
         window = {"rounds": STEPS}
+    if scope:
+        window["scope"] = scope
     if "optimizer" in read_by(name):
         window["optimizer"] = optimizer
     pruner = seven_exp.create_pruner(name, trained, sparsity=0.6, exclude=[], **window)

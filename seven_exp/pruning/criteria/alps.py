@@ -86,7 +86,8 @@ class Alps(MomentSolver):
         values, vectors = torch.linalg.eigh(h.double())
 
         def inverse(rho: float) -> Tensor:
-            return ((vectors / (values + rho).unsqueeze(1)) @ vectors.mT).to(h.dtype)
+            dense: Tensor = (vectors / (values + rho).unsqueeze(1)) @ vectors.mT
+            return dense.to(h.dtype)
 
         rho, grown, seen = self.rho, False, best(w.square())
         k = int(seen.sum())

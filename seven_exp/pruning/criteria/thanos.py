@@ -47,11 +47,12 @@ class Thanos(MomentSolver):
         """Choose and remove block by block."""
         factor = factors(self.hessians(sums))
         w = weight.detach().to(factor.dtype, copy=True)
-        mask = budget.mask
-        if mask is None and isinstance(budget.pattern, Units):
+        mask, pattern, width = budget.mask, budget.pattern, 1
+        if mask is None and isinstance(pattern, Units):
             mask = budget.best(self.score(sums, w))
         stays = torch.ones_like(budget.alive)
-        width = budget.pattern.m * math.prod(budget.kernel) if _grouped(budget) else 1
+        if isinstance(pattern, NOfM):
+            width = pattern.m * math.prod(budget.kernel)
         block = width * max(1, self.block // width)
         for start in range(0, w.shape[2], block):
             own = slice(start, min(start + block, w.shape[2]))
@@ -67,10 +68,6 @@ class Thanos(MomentSolver):
             for group, rows in enumerate(inverse):
                 _remove(w[group, :, start:], ~stays[group, :, own], rows)
         return stays, w
-
-
-def _grouped(budget: Budget) -> bool:
-    return isinstance(budget.pattern, NOfM)
 
 
 def _remove(w: Tensor, goes: Tensor, inverse: Tensor) -> None:
