@@ -103,6 +103,22 @@ def test_all_faults_of_a_config_are_said_at_once():
     assert not others
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["pruner=seven_dyn", "pruner.scope=owl"], "scope 'owl' .* prunes during training"),
+        (["pruner=magnitude", "pruner.scope=owl"], "scope 'owl' .* magnitude does not read"),
+        (["pruner=wanda", "pruner.scope=alpha", "pruner.levels=2"], "once, but rounds is 2"),
+        (["pruner=dsnot", "pruner.pattern=rows"], "dsnot exchanges single weights"),
+        (["pruner=dsnot", "pruner.start=snip"], r"pruner\.start is 'snip': choose a pruner that"),
+    ],
+)
+def test_what_a_method_can_t_do_is_said_before_anything_is_loaded(overrides, words):
+    with pytest.raises(schema.ConfigError, match=words) as said:
+        check(composed(*overrides))
+    assert len(said.value.args) == 1
+
+
 def _range(override: str) -> list[str]:
     return list(OverridesParser.create().parse_override(override).sweep_string_iterator())
 
