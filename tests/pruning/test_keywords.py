@@ -276,7 +276,7 @@ def test_a_floor_as_high_as_the_density_is_one():
 @pytest.mark.parametrize(
     ("keywords", "words"),
     [
-        ({"scope": 3}, "the scope is a int: give a name, choose from erk, "),
+        ({"scope": 3}, "the scope is a int: give a name, choose from alpha, "),
         ({"pattern": (2, 4)}, r"unknown pattern '\(2, 4\)': choose unstructured"),
         ({"pattern": None}, "unknown pattern 'None'"),
         ({"exclude": [nn.ReLU()]}, r"exclude is \[ReLU\(\)\]: give a list of names"),
