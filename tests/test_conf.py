@@ -22,7 +22,10 @@ from seven_exp.runs.identity import digest
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
-GROUPS = ["model", "dataset", "pruner", "schedule", "optimizer", "trainer", "tracker"]
+GROUPS = [
+    *("model", "dataset", "calibration", "pruner"),
+    *("schedule", "optimizer", "trainer", "tracker"),
+]
 
 
 def composed(*overrides: str) -> schema.RunConfig:
@@ -41,8 +44,12 @@ def choices(group: str) -> list[str]:
 
 def _partner(group: str, name: str) -> list[str]:
     """A data set for a model of text, and the other way round."""
+    if group == "calibration":
+        return ["model=gpt2", "dataset=lm/wikitext2", "pruner=wanda"]
     if group == "dataset" and text_head(name):
         return ["model=bert_base"]
+    if group == "model" and name not in MODELS:
+        return ["dataset=lm/wikitext2", *(["model.name=ORG/NAME"] if name == "hf" else [])]
     if group == "model" and "vocab_size" in inspect.signature(MODELS[name]).parameters:
         return ["dataset=glue/sst2"]
     return []
@@ -54,12 +61,14 @@ def _partner(group: str, name: str) -> list[str]:
 def test_every_choice_of_every_group(group, name, tmp_path, monkeypatch):
     monkeypatch.setattr("seven_exp.datasets.check_data", lambda name, **arguments: None)
     monkeypatch.setattr("seven_exp.models.check_model", lambda name, head: None)
+    monkeypatch.setattr("seven_exp.runs.check.check_calibration", lambda name, **arguments: None)
     both = [f"{group}={name}", *_partner(group, name)]
     config = composed(*both, f"cache_dir={tmp_path}")
     check(config)
     section = getattr(config, group)
     if group not in ("trainer", "tracker"):
-        assert section.name == {"gradual": "cubic", "fine_tuning": "adamw"}.get(name, name)
+        named = {"gradual": "cubic", "fine_tuning": "adamw"}.get(name, name)
+        assert section.name == named or (group == "model" and "/" in section.name)
 
 
 @pytest.mark.parametrize("name", choices("experiment"))

@@ -19,6 +19,7 @@ from preloaded import python
 from test_conf import CONF, composed
 from torch import nn
 
+from seven_exp.cli.main import after_training
 from seven_exp.pruning import PRUNERS
 from seven_exp.runs.check import check
 
@@ -68,6 +69,7 @@ for page, words in FIRST.items():
     if name == "train" and ELSEWHERE.isdisjoint(given) and given not in TRAINING.values():
         TRAINING[page] = given
 EVERY = [arguments(words) for page in ALL.values() for words in page]
+EVERY = [("train", after_training(a)) if name == "prune" else (name, a) for name, a in EVERY]
 TRAINED = sorted({tuple(a) for name, a in EVERY if name in ("train", "tune") and "own" not in a})
 # Where it goes on W&B is read once somebody is logged in: tests/test_dashboard.py.
 TOOLED = sorted({(n, *a) for n, a in EVERY if n in TOOLS and "--wandb" not in a})
@@ -126,7 +128,7 @@ def test_a_pages_first_training_works(page, reviews, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in FIRST if arguments(FIRST[page])[0] != "train"])
+@pytest.mark.parametrize("page", [page for page in FIRST if arguments(FIRST[page])[0] in TOOLS])
 def test_a_pages_first_tool_works_on_a_finished_run(page, finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run("unstructured"), run)

@@ -1,6 +1,7 @@
 """``seven-exp COMMAND ...``: training, comparison, export and measurement from one command."""
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,7 @@ TOOLS = ("compare", "export", "measure", "reproduce", "sync", "upload")
 HELP = """usage: seven-exp COMMAND ...
 
   train      train, prune and record a run, or with -m a sweep
+  prune      prune a language model after training, measure and save it
   compare    tables, statistics and charts from the records of runs
   export     export a finished run's model for other programs
   measure    measure size, memory and speed of a pruned and the dense model
@@ -24,11 +26,24 @@ seven-exp COMMAND --help explains a command, for example:
 
   seven-exp train pruner=seven_dyn sparsity=0.7
   seven-exp train -m pruner=seven_pre,seven_dyn,magnitude sparsity=0.5,0.7,0.9 seed=0,1,2
+  seven-exp prune model=opt pruner=wanda sparsity=0.5
   seven-exp compare outputs"""
+
+USUAL = (
+    *("trainer.max_steps=0", "trainer.batch_size=1", "model=hf", "dataset=lm/wikitext2"),
+    *("pruner=wanda", "calibration=c4"),
+)
+"""What ``prune`` sets, unless its arguments do."""
 
 PACKAGE = Path(__file__).parent.parent
 PLACES = (PACKAGE / "conf", PACKAGE.parent / "conf")
 """Location of conf/: in an installed package, or in a checkout."""
+
+
+def after_training(arguments: Sequence[str]) -> list[str]:
+    """The arguments of ``train`` that do what ``prune`` does with these."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    return [*(usual for usual in USUAL if usual.partition("=")[0] not in given), *arguments]
 
 
 def main() -> int:
@@ -37,7 +52,7 @@ def main() -> int:
     ``seven-exp train`` accepts the arguments of ``train.py``, including ``--config-dir`` for the
     user's own configs.
     """
-    commands = ("train", "tune", *TOOLS)
+    commands = ("train", "prune", "tune", *TOOLS)
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(HELP)
@@ -55,6 +70,8 @@ def main() -> int:
             print(TUNE_HELP)
             return 0
         arguments = for_train(arguments)
+    if name == "prune":
+        arguments = after_training(arguments)
     sys.argv = [sys.argv[0], *arguments]
     try:
         # Imported here: the import takes long enough to be interrupted.

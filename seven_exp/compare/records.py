@@ -29,6 +29,7 @@ _ELSEWHERE = (
         "dataset.cache_dir",
         "dataset.download",
         "dataset.workers",
+        "calibration.data_dir",
     ),
     *("pruner.name", "trainer.log_interval", "trainer.save_model"),
 )

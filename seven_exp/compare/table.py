@@ -20,6 +20,9 @@ ZEROS = "zeros of all parameters"
 BARRED = "†"
 """Marks a row that is neither best nor starred."""
 
+DEPARTS = "‡"
+"""Marks a figure of another protocol than the published one."""
+
 
 def headings(metric: str, baseline: str | None) -> list[str]:
     """Column titles; two of them appear only with a baseline."""
@@ -33,7 +36,7 @@ def cells(row: Row, metric: str, baseline: str | None) -> list[str]:
     return [
         percent(row.sparsity),
         row.method,
-        with_interval(row.result, metric, signed=False),
+        with_interval(row.result, metric, signed=False) + (DEPARTS if departures(row) else ""),
         seeds(row),
         *compared,
         f"{row.kept:,.0f}",
@@ -63,12 +66,21 @@ def captions(rows: Sequence[Row], metric: str) -> list[str]:
         )
     if any(row.difference and row.difference.test == "unpaired" for row in rows):
         said.append("differences are of means, not paired by seed (Welch's t test)")
+    for words in dict.fromkeys(filter(None, map(departures, rows))):
+        names = ", ".join(row.method for row in rows if departures(row) == words)
+        said.append(f"{DEPARTS} not of the published protocol: {words} ({names})")
     if is_share(metric) and any(row.step is None for row in rows):
         said.append(
             "the test set's size is not in some records: their intervals may be narrower than one "
             "test example"
         )
     return said
+
+
+def departures(row: Row) -> str:
+    """How a row's figures depart from the published protocol; "" if they don't, or have none."""
+    found = (words for record in row.records for words in record.values.get("departures") or ())
+    return "; ".join(dict.fromkeys(map(str, found)))
 
 
 def percent(sparsity: float) -> str:
@@ -105,6 +117,7 @@ def write_csv(path: Path, rows: Sequence[Row], metric: str) -> None:
                 *("half_interval_95", "seeds", "baseline", "difference"),
                 *("difference_half_interval_95", "pairs", "p", "p_holm", "kept", "seconds"),
                 *("zeros_total", "without_result", "barred", "best", "starred", "test"),
+                "departures",
             ]
         )
         for row in rows:
@@ -116,6 +129,7 @@ def write_csv(path: Path, rows: Sequence[Row], metric: str) -> None:
                     *((d.estimate.mean, d.estimate.half, _pairs(d), d.p) if d else [None] * 4),
                     *(row.p, row.kept, row.seconds, row.zeros, sum(row.lost.values())),
                     *(row.barred, int(row.best), int(row.starred), d.test if d else None),
+                    departures(row),
                 ]
             )
 

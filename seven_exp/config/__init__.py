@@ -4,6 +4,7 @@ from seven_exp.config.arguments import check_arguments
 from seven_exp.config.errors import ConfigError, faults_of_the_user
 from seven_exp.config.parsing import parse
 from seven_exp.config.schema import (
+    Calibration,
     Dataset,
     Model,
     Optimizer,
@@ -14,6 +15,7 @@ from seven_exp.config.schema import (
 )
 
 __all__ = [
+    "Calibration",
     "ConfigError",
     "Dataset",
     "Model",

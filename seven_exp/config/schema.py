@@ -54,6 +54,16 @@ class Dataset(_Named):
     validation: Annotated[float, Field(ge=0, lt=1)] | None
 
 
+class Calibration(_Section):
+    """conf/calibration: the sequences that a pruner sees outside training."""
+
+    name: str
+    samples: Annotated[int, Field(ge=1)]
+    length: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[int, Field(ge=1)]
+    data_dir: str | None
+
+
 class Pruner(_Named):
     """conf/pruner."""
 
@@ -164,6 +174,7 @@ class RunConfig(_Section):
     run: Run
     model: Model
     dataset: Dataset
+    calibration: Calibration | None
     pruner: Pruner
     schedule: Schedule
     optimizer: Optimizer

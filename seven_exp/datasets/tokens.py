@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seven_exp.datasets.batches import batches_an_epoch, epoch_seed
 from seven_exp.datasets.cache import cached_tensors
+from seven_exp.files.hashing import hash_of
 from seven_exp.models.hub import from_source
 from seven_exp.tasks import Batch
 
@@ -190,7 +191,7 @@ def cached(
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     key.update(json.dumps([_VERSION, dict(settings)], sort_keys=True).encode())
     for path in files:
-        key.update(hashlib.sha256(path.read_bytes()).digest())
+        key.update(bytes.fromhex(hash_of(path)))
 
     def state_of() -> dict[str, Tensor]:
         tokens = build()

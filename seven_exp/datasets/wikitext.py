@@ -66,7 +66,9 @@ def wikitext2(
         split(train, seed),
         split(test, None),
         len(words),
-        task=LanguageModelling(),
+        task=LanguageModelling(
+            departures=("WikiText-2 without its rare words, validation split", "all of its blocks")
+        ),
         text=Text(len(words), max_length),
         validation=split(valid, None),
     )

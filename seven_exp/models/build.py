@@ -11,6 +11,8 @@ from seven_exp.models.hub import NAMES, is_source, needs_extra
 from seven_exp.models.hub_models import config_of, image_model, text_model
 from seven_exp.models.loading import load_state, read_state
 from seven_exp.models.registry import MODELS
+from seven_exp.models.shards import check_folder
+from seven_exp.tasks import LanguageModelling
 
 Kind = Literal["images", "text"]
 
@@ -46,7 +48,9 @@ def check_model(name: str, head: str | None) -> None:
     """
     if is_hub_model(name):
         needs_extra("model.name", name)
-        config_of(name, head or "images")
+        config = config_of(name, head or "images")
+        if head == LanguageModelling.head:
+            check_folder(name, config)
 
 
 def is_hub_model(name: str) -> bool:

@@ -4,7 +4,7 @@ No wrapper: parameters keep transformers' own names, so a saved model loads ther
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -49,7 +49,12 @@ def config_of(name: str, kind: str) -> Any:
     return config
 
 
-def _build(name: str, kind: str, config: Any, pretrained: bool) -> nn.Module:
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def _build(
+    name: str, kind: str, config: Any, pretrained: bool, dtype: Dtype = "float32"
+) -> nn.Module:
     import transformers
     from transformers.utils import logging
 
@@ -58,10 +63,10 @@ def _build(name: str, kind: str, config: Any, pretrained: bool) -> nn.Module:
     model: nn.Module
     if pretrained:
         model = from_source(
-            auto, "model.name", name, config=config, ignore_mismatched_sizes=True, dtype="float32"
+            auto, "model.name", name, config=config, ignore_mismatched_sizes=True, dtype=dtype
         )
     else:
-        model = auto.from_config(config)
+        model = auto.from_config(config, dtype=dtype)
     return model.train()
 
 
@@ -69,33 +74,49 @@ def text_model(name: str) -> Callable[..., nn.Module]:
     """The factory of a text model."""
 
     def build(
-        num_classes: int, vocab_size: int, max_length: int, head: Head, *, pretrained: bool = True
+        num_classes: int,
+        vocab_size: int,
+        max_length: int,
+        head: Head,
+        *,
+        pretrained: bool = True,
+        dtype: Dtype = "float32",
     ) -> nn.Module:
         """A pretrained Transformer with a new head.
 
         Raises:
             ValueError: It can't be loaded, or the tokenizer does not fit it.
         """
-        config = config_of(name, head)
-        if vocab_size > config.vocab_size:
-            raise ValueError(
-                f"model.name is '{name}': it knows {config.vocab_size:,} tokens and the tokenizer "
-                f"has {vocab_size:,}: give the model's own by dataset.tokenizer"
-            )
-        places = getattr(config, "max_position_embeddings", None) or max_length
-        if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-            places -= config.pad_token_id + 1  # position ids start after the padding's
-        if max_length > places:
-            raise ValueError(
-                f"dataset.max_length is {max_length}: '{name}' reads at most {places} tokens"
-            )
+        config = fitting_config(name, head, vocab_size, max_length)
         if head != "language_modelling":
             config.num_labels = num_classes
-        if config.pad_token_id is None:
-            config.pad_token_id = config.eos_token_id
-        return _build(name, head, config, pretrained)
+        return _build(name, head, config, pretrained, dtype)
 
     return build
+
+
+def fitting_config(name: str, head: Head, vocab_size: int, max_length: int) -> Any:
+    """A text model's configuration, if the tokens fit it.
+
+    Raises:
+        ValueError: It can't be loaded, or the tokenizer does not fit it.
+    """
+    config = config_of(name, head)
+    if vocab_size > config.vocab_size:
+        raise ValueError(
+            f"model.name is '{name}': it knows {config.vocab_size:,} tokens and the tokenizer "
+            f"has {vocab_size:,}: give the model's own by dataset.tokenizer"
+        )
+    places = getattr(config, "max_position_embeddings", None) or max_length
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        places -= config.pad_token_id + 1  # position ids start after the padding's
+    if max_length > places:
+        raise ValueError(
+            f"dataset.max_length is {max_length}: '{name}' reads at most {places} tokens"
+        )
+    if config.pad_token_id is None:
+        config.pad_token_id = config.eos_token_id
+    return config
 
 
 def image_model(name: str) -> Callable[..., nn.Module]:

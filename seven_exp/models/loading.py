@@ -15,11 +15,13 @@ HEADS = ("head.", "heads.", "fc.", "classifier.", "pre_classifier.", "score.", "
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file; no code in it is executed.
+    """The tensors of a checkpoint: a file, or a folder of safetensors; no code is executed.
 
     Raises:
         ValueError: It is missing, broken, or holds something else.
     """
+    if path.is_dir() and (files := sorted(path.glob("*.safetensors"))):
+        return {name: tensor for file in files for name, tensor in read_state(file).items()}
     if not path.is_file():
         raise ValueError(f"model.checkpoint is '{path}': no such file")
     try:

@@ -9,7 +9,7 @@ from seven_exp.pruning.evidence import NoEvidenceError
 from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import Coverage, prunable_layers, survey
 from seven_exp.pruning.masks import pack_bits, unpack_bits
-from seven_exp.pruning.memory import MemoryPlan, plan_memory
+from seven_exp.pruning.memory import MemoryPlan, WalkPlan, plan_memory, plan_walk
 from seven_exp.pruning.method import Ranking, needs_batches
 from seven_exp.pruning.pruner import Pruner
 from seven_exp.pruning.registry import PRUNERS, PrunerSpec, build_method, register
@@ -47,6 +47,7 @@ __all__ = [
     "StraightThrough",
     "Threshold",
     "TopK",
+    "WalkPlan",
     "build_method",
     "check_sparsity",
     "create_pruner",
@@ -54,6 +55,7 @@ __all__ = [
     "needs_batches",
     "pack_bits",
     "plan_memory",
+    "plan_walk",
     "prunable_layers",
     "read_by",
     "register",

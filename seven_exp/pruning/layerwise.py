@@ -9,7 +9,7 @@ states are those of the model. A paused pass holds one block's inputs.
 import contextvars
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -21,6 +21,9 @@ from seven_exp.pruning.inputs import Use, evaluating
 
 See = Callable[[int, list[Tensor]], None]
 """``see(i, inputs)``: receives the inputs of weight i, as `Use.inputs` returns them."""
+
+Hold = Callable[[nn.Module], AbstractContextManager[object]]
+"""``hold(block)``: within the context the block's weights exist; outside it they need not."""
 
 Run = Callable[[], object]
 """Runs the forward pass of one batch."""
@@ -104,7 +107,11 @@ def _stop(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 
 def walk(
-    uses: Mapping[int, Use], blocks: Sequence[nn.Module], runs: Sequence[Run], see: See
+    uses: Mapping[int, Use],
+    blocks: Sequence[nn.Module],
+    runs: Sequence[Run],
+    see: See,
+    hold: Hold | None = None,
 ) -> Generator[list[int]]:
     """Capture the inputs of some weights, block by block, with the weights yielded before pruned.
 
@@ -116,6 +123,8 @@ def walk(
         blocks: Modules, none inside another.
         runs: One forward pass per batch.
         see: Called for each weight of a block and each batch that reaches the block.
+        hold: Called for each block that a pass enters, whether or not weights of it are pruned.
+            None: all weights exist all the time.
 
     Yields:
         The weights whose inputs have been captured, if there are any. The caller may prune them;
@@ -124,12 +133,14 @@ def walk(
     if not uses:
         return
     gates = _gates(uses, blocks)
+    held = set() if hold is None else set(blocks)
+    gates |= {block: set() for block in held - gates.keys()}
     left = set(uses)
     passes = [_Pass(_as_here(run)) for run in runs]
     current = passes[0]
 
     def gate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not current.working and left & gates[module]:
+        if not current.working and (module in held or left & gates[module]):
             current.halt(module, args, kwargs)
 
     with ExitStack() as stack:
@@ -145,16 +156,45 @@ def walk(
             members = sorted(left & gates[place])
             here = {i: uses[i] for i in members if uses[i].module is place}
             inside = {i: uses[i] for i in members if uses[i].module is not place}
-            with showing(inside, see):
-                for current in waiting:
-                    current.work(_shows(place, here, see, run=bool(inside)))
-            if members:
-                yield members
-            left -= set(members)
-            for current in waiting if left else ():
-                current.go_on()
+            with hold(place) if hold and place in held else nullcontext():
+                if members:
+                    with showing(inside, see):
+                        for current in waiting:
+                            current.work(_shows(place, here, see, run=bool(inside)))
+                    yield members
+                left -= set(members)
+                for current in waiting if left else ():
+                    current.go_on()
         if left:
             yield sorted(left)
+
+
+def side_by_side(blocks: Sequence[nn.Module], runs: Sequence[Run], hold: Hold) -> None:
+    """Run all passes to their ends, block by block, so that each block is held once.
+
+    Args:
+        blocks: Modules, none inside another.
+        runs: One forward pass per batch; they end in their order.
+        hold: Called for each block that the passes enter.
+    """
+    passes = [_Pass(_as_here(run)) for run in runs]
+    current = passes[0]
+
+    def gate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        current.halt(module, args, kwargs)
+
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(block.register_forward_pre_hook(gate, with_kwargs=True))
+        for one in passes:
+            stack.callback(one.stop)
+            current = one
+            one.start()
+        while places := Counter(one.place for one in passes if one.place):
+            place = places.most_common(1)[0][0]
+            with hold(place):
+                for current in [one for one in passes if one.place is place]:
+                    current.go_on()
 
 
 def _gates(uses: Mapping[int, Use], blocks: Sequence[nn.Module]) -> dict[nn.Module, set[int]]:

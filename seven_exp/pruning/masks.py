@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seven_exp.pruning.kernels import sweeps
+from seven_exp.pruning.matrices import Layer
 
 
 class Masks:
@@ -29,7 +30,11 @@ class Masks:
         self.set(masks or [torch.ones_like(weight, dtype=torch.bool) for weight in weights])
 
     def set(self, masks: Sequence[Tensor]) -> None:
-        """Store bool tensors of the weights' shapes; True = kept."""
+        """Store bool tensors of the weights' shapes; True = kept. Meta tensors keep everything."""
+        if any(mask.is_meta for mask in masks):
+            self.bits = [mask.new_empty(-(-mask.numel() // 8), dtype=torch.uint8) for mask in masks]
+            self.kept = [mask.numel() for mask in masks]
+            return
         flat = []
         for mask, (shape, stride) in zip(masks, self._layouts, strict=True):
             if mask.stride() != stride:
@@ -81,6 +86,37 @@ class Masks:
             for weight, mask, same in zip(weights, self.unpacked(), alike, strict=True):
                 if not same:
                     weight.masked_fill_(~mask, 0.0)
+
+
+class Passing(Masks):
+    """Masks of weights that exist one block at a time; each is given away, not kept.
+
+    Attributes:
+        fresh: Place of a weight -> its mask, since the last `taken`.
+    """
+
+    fresh: dict[int, Tensor]
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        """Create masks that keep everything."""
+        self._layers = layers
+        self.fresh = {}
+        self.kept = [layer.weight.numel() for layer in layers]
+
+    def some(self, places: Sequence[int]) -> Masks:
+        """The masks of weights that exist now; they keep everything."""
+        return Masks([self._layers[i].weight for i in places])
+
+    def put(self, places: Sequence[int], part: Masks) -> None:
+        """Count the kept weights, and hold the masks until they are taken."""
+        self.kept = list(self.kept)
+        for i, mask, kept in zip(places, part.unpacked(), part.kept, strict=True):
+            self.fresh[i], self.kept[i] = mask, kept
+
+    def taken(self) -> dict[str, Tensor]:
+        """The new masks by parameter name; the caller owns them."""
+        fresh, self.fresh = self.fresh, {}
+        return {self._layers[i].name: mask for i, mask in fresh.items()}
 
 
 def _in_memory(tensor: Tensor) -> Tensor:

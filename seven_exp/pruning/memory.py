@@ -6,9 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.create import create_pruner
+from seven_exp.pruning.criteria.score import precision
+from seven_exp.pruning.criteria.solver import Solver
+from seven_exp.pruning.inputs import uses_of
 from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import prunable_layers
+from seven_exp.pruning.matrices import width_in
 from seven_exp.pruning.pruner import Pruner
+from seven_exp.pruning.structure import blocks_of
 
 
 class MemoryPlan(NamedTuple):
@@ -73,3 +78,85 @@ def held_bytes(pruner: Pruner) -> int:
         tensors += column
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
+
+
+class WalkPlan(NamedTuple):
+    """Bytes on the device while the blocks of a model are pruned one at a time.
+
+    Attributes:
+        outside: Parameters outside all blocks: embeddings, norms, the output layer.
+        block: Parameters of the largest block.
+        statistics: What a solver sums over the inputs of a block's weights.
+        solving: An upper estimate of a solver's copies while it solves one weight: four of its
+            statistics in float64 and eight of the weight in float32.
+        inputs: The inputs of a block for all sequences, and the embeddings, which passes keep.
+        passing: An upper estimate for one pass: the widest activations of a block eight times, or
+            the logits in the model's dtype and twice in float32.
+    """
+
+    outside: int
+    block: int
+    statistics: int
+    solving: int
+    inputs: int
+    passing: int
+
+    @property
+    def total(self) -> int:
+        """The sum; solving and passing follow one another, so the larger one counts."""
+        held = self.outside + self.block + self.statistics + self.inputs
+        return held + max(self.solving, self.passing)
+
+
+def plan_walk(
+    name: str, model: nn.Module, *, sequences: int, length: int, **settings: Any
+) -> WalkPlan:
+    """Compute how much memory it takes to prune a language model block by block.
+
+    Args:
+        name: A registered solver, such as "wanda" or "sparsegpt".
+        model: A causal language model, usually on the meta device.
+        sequences: Number of calibration sequences, or of evaluated blocks if there are more.
+        length: Tokens of each.
+        **settings: As for `create_pruner`.
+
+    Raises:
+        ValueError: As in `create_pruner`; or the pruner is no solver, or the model has no blocks.
+    """
+    pruner = create_pruner(name, model, sparsity=0.5, **settings)
+    solver, blocks = pruner.method, blocks_of(model)
+    if not isinstance(solver, Solver) or not blocks:
+        lacking = "the model has no blocks" if blocks == [] else f"{name} is no solver"
+        raise ValueError(f"nothing can be pruned block by block: {lacking}")
+    uses = uses_of(model, pruner.layers)
+    sums: list[int] = []
+    for layer, use in zip(pruner.layers, uses, strict=True):
+        shown = [] if use is None else [use.matrices(layer.weight.detach().to("meta"), 1)]
+        tensors = [t for w in shown for t in solver.init(w.to(precision(w))).values()]
+        sums.append(sum(t.numel() * t.element_size() for t in tensors))
+    owner = {id(module): i for i, block in enumerate(blocks) for module in block.modules()}
+    within = [0] * len(blocks)
+    for layer, size in zip(pruner.layers, sums, strict=True):
+        if id(layer.module) in owner:
+            within[owner[id(layer.module)]] += size
+    sizes = [sum(map(_bytes, block.parameters())) for block in blocks]
+    embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    itemsize = pruner.layers[0].weight.element_size()
+    width = max(module.embedding_dim for module in embeddings)
+    widest = max(max(layer.shape[0], width_in(layer)) for layer in pruner.layers)
+    words = max(module.num_embeddings for module in embeddings)
+    return WalkPlan(
+        outside=sum(map(_bytes, model.parameters())) - sum(sizes),
+        block=max(sizes),
+        statistics=max(within),
+        solving=max(
+            8 * size + 32 * layer.weight.numel()
+            for layer, size in zip(pruner.layers, sums, strict=True)
+        ),
+        inputs=2 * sequences * length * width * itemsize,
+        passing=length * max(8 * widest * 4, words * (itemsize + 8)),
+    )
+
+
+def _bytes(parameter: Tensor) -> int:
+    return parameter.numel() * parameter.element_size()

@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seven_exp.pruning.allocation import Pool
 from seven_exp.pruning.check import Check, check_zeros, counterparts
-from seven_exp.pruning.competition import Competition
+from seven_exp.pruning.competition import COMPETITIVE, Competition
 from seven_exp.pruning.criteria.score import (
     CompensatingScore,
     GradientScore,
@@ -31,7 +31,8 @@ from seven_exp.pruning.evidence import NoEvidenceError, informative, no_evidence
 from seven_exp.pruning.identity import Anchors, Pulse
 from seven_exp.pruning.keywords import positive
 from seven_exp.pruning.layers import Coverage, unwrap
-from seven_exp.pruning.masks import Masks, pack_bits, unpack_bits
+from seven_exp.pruning.layerwise import Hold
+from seven_exp.pruning.masks import Masks, Passing, pack_bits, unpack_bits
 from seven_exp.pruning.method import Method, Ranking, needs_batches, needs_model, regrows
 from seven_exp.pruning.older_states import translated
 from seven_exp.pruning.registry import When
@@ -261,6 +262,46 @@ class Pruner:
             with torch.no_grad():
                 self._advance()
         self._warn_of_lost_layers(before, stacklevel=3)
+
+    def prune_in_turn(
+        self,
+        batches: Sequence[Any],
+        loss_fn: LossFunction,
+        hold: Hold,
+        done: Mapping[str, int] | None = None,
+    ) -> None:
+        """Prune a model whose blocks have weights only while they are pruned, in one round.
+
+        The masks are those of `prune`, and are not kept: `take_masks` returns those of a block
+        when its ``hold`` ends.
+
+        Args:
+            batches: All are passed to ``loss_fn``.
+            loss_fn: ``loss_fn(model, batch)`` -> scalar.
+            hold: Loads a block's weights, and stores and frees them at its end.
+            done: Name of each weight that an earlier call has pruned -> how many it kept.
+
+        Raises:
+            NoEvidenceError: All scores of a layer are equal or broken.
+            ValueError: The method is no solver, or its layers compete across blocks.
+        """
+        if not isinstance(self.method, Solver) or self.scope in COMPETITIVE:
+            raise ValueError(f"{self.name} reads several blocks at once: call prune()")
+        done = done or {}
+        self._masks = Passing(self.layers)
+        self._masks.kept = [
+            done.get(x.name, n) for x, n in zip(self.layers, self._sizes, strict=True)
+        ]
+        self.window = Gradual(self.curve, 0, 1)
+        before = list(self._sizes)
+        self._solve(self.method, batches, loss_fn, hold, done)
+        self._t = 1
+        self._warn_of_lost_layers(before, stacklevel=3)
+
+    def take_masks(self) -> dict[str, Tensor]:
+        """The masks that `prune_in_turn` has chosen since the last call, by parameter name."""
+        assert isinstance(self._masks, Passing)
+        return self._masks.taken()
 
     def apply(self, model: nn.Module | None = None) -> None:
         """Set every pruned weight to exactly zero.
@@ -552,7 +593,14 @@ class Pruner:
                 self.state = State(begun.tensors, self.state.numbers | begun.numbers)
                 self._take_gradients(score, self.state, batches, loss_fn)
 
-    def _solve(self, solver: Solver, batches: Sequence[Any], loss_fn: LossFunction) -> None:
+    def _solve(
+        self,
+        solver: Solver,
+        batches: Sequence[Any],
+        loss_fn: LossFunction,
+        hold: Hold | None = None,
+        done: Collection[str] = (),
+    ) -> None:
         """Solve all layers for their inputs on a round's batches."""
         assert self.window is not None
         solving = Solving(
@@ -564,6 +612,8 @@ class Pruner:
             partial(self.window.sparsity, self._t),
             self._group,
             self._gradients(solver, batches, loss_fn),
+            hold,
+            done,
         )
         try:
             solving.run([partial(loss_fn, self._model, batch) for batch in batches])

@@ -1,6 +1,6 @@
 """Pruning by solvers: captures the inputs of each layer, then solves the layer for them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from seven_exp.pruning.criteria.score import precision
 from seven_exp.pruning.criteria.solver import Budget, Solver, Sums
 from seven_exp.pruning.evidence import no_evidence
 from seven_exp.pruning.inputs import uses_of
-from seven_exp.pruning.layerwise import Run, inference, showing, used_again, walk
+from seven_exp.pruning.layerwise import Hold, Run, inference, showing, used_again, walk
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.replicas import Group, average
 from seven_exp.pruning.structure import blocks_of
@@ -33,6 +33,8 @@ class Solving:
         wanted: Maps a layer's target to its present sparsity.
         group: Ranks with replicas of the model, each with its own batches.
         gradients: What a `GradientSolver` reads of the gradients, one tensor per layer.
+        hold: See `walk`; None: all weights exist all the time.
+        done: Names of layers that were solved earlier.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Solving:
     wanted: Wanted
     group: Group | None
     gradients: Sequence[Tensor] = ()
+    hold: Hold | None = None
+    done: Collection[str] = ()
 
     def __post_init__(self) -> None:
         self._layers = self.competition.layers
@@ -74,8 +78,9 @@ class Solving:
                     for run in runs:
                         run()
                 self._solve(sorted(first))
+            first |= {i for i in self._uses if self._layers[i].name in self.done}
             later = {i: use for i, use in self._uses.items() if i not in first}
-            with closing(walk(later, blocks, runs, self._see)) as stages:
+            with closing(walk(later, blocks, runs, self._see, self.hold)) as stages:
                 for members in stages:
                     self._solve(members)
 
@@ -135,7 +140,9 @@ class Solving:
 
     def _solve(self, members: Sequence[int]) -> None:
         """Prune the layers whose inputs have been captured."""
-        known = {i: self._sums.pop(i) if i in self._sums else self._nothing(i, 1) for i in members}
+        # Alone, nobody else has seen the others; and a weight that is not held has no values.
+        seen = [i for i in members if i in self._sums or self.group is not None]
+        known = {i: self._sums.pop(i) if i in self._sums else self._nothing(i, 1) for i in seen}
         average([tensor for sums in known.values() for tensor in sums.values()], self.group)
         known = {i: sums for i, sums in known.items() if sums["uses"].any()}
         self.unused |= set(members) - set(known)

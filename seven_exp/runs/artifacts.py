@@ -3,9 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from seven_exp.files.atomic import disk_errors, replacing
+from seven_exp.files.atomic import disk_errors, replacing, replacing_folder
 from seven_exp.files.hashing import hash_of
 
 if TYPE_CHECKING:
@@ -16,6 +16,12 @@ SCHEMA = 1
 
 MASKS, FINAL = "masks.safetensors", "checkpoints/final.safetensors"
 """Files of a run whose SHA-256 its record holds."""
+
+FOLDER = "model"
+"""Folder of a language model that was pruned as it is, in transformers' format."""
+
+UNFINISHED = "model.partial"
+"""Folder of such a model's finished blocks, until all are."""
 
 
 def save_masks(path: Path, masks: Mapping[str, "Tensor"]) -> None:
@@ -67,10 +73,43 @@ def save_model(path: Path, model: "nn.Module") -> None:
         save(model, str(partial))
 
 
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
+    """Write tensors as transformers does.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    from safetensors.torch import save_file
+
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as partial, disk_errors():
+        save_file(kept, partial, metadata={"format": "pt"})
+
+
+def save_folder(path: Path, model: Any, tokenizer: str) -> None:
+    """Write a model of transformers as a folder for its ``from_pretrained``.
+
+    Args:
+        path: The folder; it is complete or absent.
+        model: The model, pruned weights zero.
+        tokenizer: Name of the model whose tokenizer belongs to it.
+
+    Raises:
+        OSError: The folder can't be written.
+    """
+    from seven_exp.datasets.tokens import load_tokenizer
+
+    with replacing_folder(path) as partial, disk_errors():
+        model.save_pretrained(partial)
+        load_tokenizer(tokenizer).save_pretrained(partial)
+
+
 def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of the masks and the final model in a run's folder, as far as they were saved.
+    """SHA-256 of the masks and the model's files in a run's folder, as far as they were saved.
 
     Raises:
         OSError: A file can't be read.
     """
-    return {name: hash_of(folder / name) for name in (MASKS, FINAL) if (folder / name).is_file()}
+    names = [MASKS, FINAL]
+    names += sorted(f"{FOLDER}/{path.name}" for path in folder.glob(f"{FOLDER}/*.safetensors"))
+    return {name: hash_of(folder / name) for name in names if (folder / name).is_file()}

@@ -7,9 +7,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from seven_exp.config import Dataset, Model, Optimizer
+from seven_exp.config import Calibration, Dataset, Model, Optimizer, RunConfig
 from seven_exp.datasets import Batches, Data, build_data
+from seven_exp.datasets.calibration import load_calibration
+from seven_exp.datasets.perplexity import Blocks
 from seven_exp.models import build_model, factory
+from seven_exp.runs.reads import Method
 from seven_exp.tasks import Inputs
 from seven_exp.training.optimizers import build_optimizer
 
@@ -27,6 +30,43 @@ def data_of(section: Dataset, batch_size: int, seed: int) -> Data:
         validation=section.validation,
         **section.arguments,
     )
+
+
+def calibration_of(config: RunConfig) -> tuple[Batches | None, list[str]]:
+    """The batches that the pruner sees outside training, and how they depart from the protocol.
+
+    None: it sees none, or those of the training.
+
+    Raises:
+        ValueError: They can't be loaded.
+    """
+    section, dataset = config.calibration, config.dataset.arguments
+    if section is None or not Method.of(config).calibrated:
+        return None, []
+    ids, departures = load_calibration(
+        section.name,
+        samples=section.samples,
+        length=section.length,
+        data_dir=section.data_dir,
+        seed=config.seed,
+        tokenizer=dataset["tokenizer"],
+        cache_dir=dataset["cache_dir"],
+    )
+    return Blocks(ids, section.batch_size), [f"calibration: {words}" for words in departures]
+
+
+def check_length(section: Calibration | None, model: Any) -> None:
+    """Check that a model reads sequences as long as the calibration set's.
+
+    Raises:
+        ValueError: It does not.
+    """
+    places = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if section is not None and places is not None and section.length > places:
+        raise ValueError(
+            f"calibration.length is {section.length}: the model reads at most {places} tokens; the "
+            f"nearest valid choice is {places}"
+        )
 
 
 def model_of(section: Model, data: Data, *, gradient_checkpointing: bool = False) -> nn.Module:

@@ -7,6 +7,7 @@ from pathlib import Path
 from seven_exp import datasets, models
 from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_the_user
 from seven_exp.datasets import DATASETS, TRAIN_SIZES, held_out, text_head
+from seven_exp.datasets.calibration import check_calibration
 from seven_exp.pruning import PRUNERS, Solver, build_method
 from seven_exp.pruning.allocation import SCOPES
 from seven_exp.pruning.create import check_scope
@@ -34,6 +35,7 @@ def check(config: RunConfig) -> None:
         _scope,
         _pattern,
         _dataset,
+        _calibration,
         _model,
         _optimizer,
         _teacher,
@@ -83,6 +85,19 @@ def _dataset(config: RunConfig) -> None:
     name, arguments = config.dataset.name, config.dataset.arguments
     check_arguments("dataset", name, DATASETS[name], arguments, {"batch_size", "seed"})
     datasets.check_data(name, **arguments)
+
+
+def _calibration(config: RunConfig) -> None:
+    section = config.calibration
+    if section is None or not Method.of(config).calibrated:
+        return
+    if text_head(config.dataset.name) != "language_modelling":
+        raise ConfigError(
+            f"calibration is '{section.name}': it is for language models, and dataset "
+            f"{config.dataset.name} has another task; choose dataset=lm/wikitext2 or "
+            "calibration=null"
+        )
+    check_calibration(section.name, data_dir=section.data_dir)
 
 
 def _model(config: RunConfig) -> None:

@@ -9,7 +9,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from seven_exp.config import RunConfig
+from seven_exp.config import Calibration, RunConfig
 from seven_exp.files.hashing import hash_of
 from seven_exp.runs.artifacts import SCHEMA
 from seven_exp.runs.plugins import content_of, load_plugins, matters
@@ -60,6 +60,10 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
     )
     identity["version"] = [RESULTS, SCHEMA]
     identity["model"], identity["dataset"] = model_identity(config), data_identity(config)
+    if config.calibration is None:
+        del identity["calibration"]  # older runs have no such key
+    else:
+        identity["calibration"] = _calibration_identity(config.calibration)
     identity["pruner"] |= method.chosen
     identity["sparsity"] = config.sparsity if method.prunes else 0.0
     ignored = unread(method)
@@ -99,6 +103,15 @@ def data_identity(config: RunConfig) -> dict[str, Any]:
             # Arrays of one shape have files of one size, so their content counts.
             content = hash_of(place) if place.is_file() else identity["files"]
             identity["files"] = digest({"place": str(place.resolve()), "files": content})
+    return identity
+
+
+def _calibration_identity(section: Calibration) -> dict[str, Any]:
+    """The calibration's config without its location, and the fingerprint of its files."""
+    identity = section.model_dump(exclude={"data_dir"})
+    if section.data_dir is not None:
+        place = Path(section.data_dir).expanduser()
+        identity["files"] = hash_of(place) if place.is_file() else fingerprint(place)
     return identity
 
 

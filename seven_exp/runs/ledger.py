@@ -15,12 +15,15 @@ from seven_exp.config import ConfigError
 from seven_exp.files.atomic import clear_partial, replacing
 from seven_exp.files.hashing import hash_of
 from seven_exp.files.locks import acquired
-from seven_exp.runs.artifacts import MASKS
+from seven_exp.runs.artifacts import FOLDER, MASKS, UNFINISHED
 
 log = logging.getLogger(__name__)
 
 RECORD = ("results.json", "metrics.jsonl", MASKS)
 """Files of a run that a comparison reads; the first one marks the others as complete."""
+
+_BEGUN = ("checkpoints/step-*", UNFINISHED, FOLDER)
+"""What a run that can be continued has in its folder."""
 
 _OWNER = ".run_hash"
 """File in a run's folder: the hash of the run that owns it."""
@@ -120,7 +123,8 @@ class Ledger:
         """
         if not afresh:
             for folder in self._folders(run_hash):
-                if _owner(folder) == run_hash and any(folder.glob("checkpoints/step-*")):
+                begun = any(any(folder.glob(kind)) for kind in _BEGUN)
+                if _owner(folder) == run_hash and begun:
                     return folder
         with self._writing():
             (job / _LEFT).unlink(missing_ok=True)
@@ -129,7 +133,8 @@ class Ledger:
             if afresh:
                 for name in RECORD:
                     (home / name).unlink(missing_ok=True)
-                shutil.rmtree(home / "checkpoints", ignore_errors=True)
+                for name in ("checkpoints", FOLDER, UNFINISHED):
+                    shutil.rmtree(home / name, ignore_errors=True)
             self._note(run_hash, home)
         return home
 

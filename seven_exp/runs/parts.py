@@ -13,12 +13,12 @@ from torch import nn
 from seven_exp.analysis import Probe
 from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
-from seven_exp.datasets import Batch, Data
+from seven_exp.datasets import Batch, Batches, Data
 from seven_exp.pruning import Pruner, build_method, create_pruner, read_by
 from seven_exp.pruning.layers import prunable_layers
 from seven_exp.pruning.name_patterns import check_patterns, matches
 from seven_exp.pruning.replicas import group_of
-from seven_exp.runs.build import data_of, model_of, optimizer_of
+from seven_exp.runs.build import calibration_of, check_length, data_of, model_of, optimizer_of
 from seven_exp.runs.dense_start import load_dense_start
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.reads import Method, unread
@@ -52,6 +52,8 @@ class Parts:
         state: The model with its dense start, its optimizer and pruner, and the probe.
         start: SHA-256 of the dense start.
         diverged: Why training the dense start failed, if it did.
+        calibration: What the pruner sees outside training; None: the training batches.
+        departures: How data and calibration depart from a published protocol.
     """
 
     data: Data
@@ -63,6 +65,8 @@ class Parts:
     state: State
     start: str
     diverged: DivergedError | None
+    calibration: Batches | None
+    departures: list[str]
 
 
 def build(config: RunConfig, world: World, device: torch.device) -> Parts:
@@ -76,13 +80,20 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
             f"trainer.batch_size is {config.trainer.batch_size}: {world.size} processes share each "
             f"batch; the nearest valid choice is {world.size}"
         )
+    if config.calibration is not None and config.calibration.batch_size % world.size:
+        raise ConfigError(
+            f"calibration.batch_size is {config.calibration.batch_size}: {world.size} processes "
+            f"share each batch; the nearest valid choice is {world.size}"
+        )
     with faults_of_the_user():
         with world.in_turn():
             whole = data_of(config.dataset, config.trainer.batch_size, config.seed)
             data = whole.shared(world.rank, world.size)
-        plan = Plan.of(config, len(data.train))
+            calibration, departures = calibration_of(config)
+        plan = Plan.of(config, 1 if config.trainer.max_steps == 0 else len(data.train))
         with world.in_turn():
             model = _fresh(config, data, device)
+        check_length(config.calibration if calibration is not None else None, model)
         compute = Compute(device, config.trainer.precision, data.task, world, layout_for(model))
         diverged = None
         try:
@@ -97,7 +108,7 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
         replicas = world.replicas(model)
         seed = world.seed(config.seed)
         probe = _probe(config, data, replicas, compute, seed)
-        pruner = _pruner(config, plan, replicas, optimizer)
+        pruner = pruner_of(config, plan, replicas, optimizer)
     outcome, tally = Outcome(data.task.metric), Tally.empty(device)
     trained = replicas
     if config.trainer.compile:
@@ -112,6 +123,8 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
         state=State(model, optimizer, pruner, outcome, tally, world, probe=probe),
         start=start,
         diverged=diverged,
+        calibration=calibration,
+        departures=[*data.task.departures, *departures],
     )
 
 
@@ -206,8 +219,8 @@ def _probe(
     return probe
 
 
-def _pruner(
-    config: RunConfig, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer
+def pruner_of(
+    config: RunConfig, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer | None
 ) -> Pruner:
     """The pruner of the config; keys that it does not read are left out."""
     rounds, schedule = config.pruner.rounds, config.schedule.name

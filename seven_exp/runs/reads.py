@@ -47,6 +47,12 @@ class Method:
         return needs_batches(build_method(self.config.pruner.name, self.config.pruner.arguments))
 
     @property
+    def calibrated(self) -> bool:
+        """Whether a calibration set replaces the training batches outside training."""
+        given = self.config.calibration is not None
+        return given and self.outside_training and self.needs_batches
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """Keys of ``pruner`` that may be null, and the values that null stands for."""
         batches = self.config.pruner.batches_per_round or 1
@@ -86,7 +92,9 @@ READ_BY: Mapping[str, Callable[[Method], bool]] = {
     "schedule.levels": lambda m: m.in_training,
     "pruner.name": lambda m: True,
     "pruner.rounds": lambda m: m.outside_training,
-    "pruner.batches_per_round": lambda m: m.outside_training and m.needs_batches,
+    "pruner.batches_per_round": lambda m: (
+        m.outside_training and m.needs_batches and not (m.calibrated and m.rounds == 1)
+    ),
     "pruner.finetune_steps": lambda m: m.after_training,
     "pruner.levels": lambda m: m.after_training,
     "pruner.rewind": lambda m: m.when == "after",
@@ -106,4 +114,6 @@ def unread(method: Method) -> list[str]:
     if not method.prunes:
         pruning = {f"pruner.{key}" for key in config.pruner.model_dump()}
         keys |= {key for key in pruning if key not in READ_BY}
+    if config.calibration is not None and not method.calibrated:
+        keys.add("calibration")
     return sorted(keys)

@@ -1,25 +1,35 @@
 """The contents of ``results.json``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from seven_exp.config import RunConfig
-from seven_exp.pruning import PRUNERS
+from seven_exp.datasets import Data
+from seven_exp.pruning import PRUNERS, Pruner
 from seven_exp.runs import provenance
 from seven_exp.runs.artifacts import SCHEMA
 from seven_exp.runs.identity import digest, run_identity
-from seven_exp.runs.parts import Parts
 from seven_exp.runs.reads import Method, unread
-from seven_exp.training.state import State
+from seven_exp.tasks import Task
+from seven_exp.tracking import RunInfo, titles
+from seven_exp.training.state import Outcome
 
 
-def facts_of(config: RunConfig, parts: Parts) -> dict[str, Any]:
+def facts_of(
+    config: RunConfig,
+    model: nn.Module,
+    pruner: Pruner,
+    data: Data,
+    departures: Sequence[str],
+    device: torch.device,
+) -> dict[str, Any]:
     """The part of a record that is known before the run starts."""
-    identity, device = run_identity(config), parts.compute.device
-    model, pruner = parts.state.model, parts.state.pruner
-    chosen_on = None if parts.data.validation is None else "validation"
+    identity = run_identity(config)
+    chosen_on = None if data.validation is None else "validation"
     return {
         "schema": SCHEMA,
         "run_hash": digest(identity),
@@ -45,23 +55,44 @@ def facts_of(config: RunConfig, parts: Parts) -> dict[str, Any]:
         ),
         "config": config.model_dump(),
         "unread": unread(Method.of(config)),
-        "test_examples": parts.data.test_examples,
-        "validation_examples": getattr(parts.data.validation, "examples", None),
+        "test_examples": data.test_examples,
+        "validation_examples": getattr(data.validation, "examples", None),
         # Records without this key measured the test split during training, and took best from it.
         "splits": {"metrics": "test", **dict.fromkeys(("validation", "best", "levels"), chosen_on)},
+        "departures": list(departures),
     }
 
 
-def with_outcome(facts: Mapping[str, Any], state: State) -> dict[str, Any]:
+def with_outcome(facts: Mapping[str, Any], pruner: Pruner, outcome: Outcome) -> dict[str, Any]:
     """The facts, and the run's results so far."""
-    counts = state.pruner.layer_counts
+    counts = pruner.layer_counts
     return {
         **facts,
-        "sparsity": state.pruner.sparsity,
+        "sparsity": pruner.sparsity,
         "layers": [
             {"name": name, "numel": size, "nonzero": kept} for name, (size, kept) in counts.items()
         ],
         "params_nonzero": sum(kept for _, kept in counts.values()),
-        **vars(state.outcome),
+        **vars(outcome),
         "ended": provenance.now(),
     }
+
+
+def info_of(
+    config: RunConfig, pruner: Pruner, task: Task, folder: Path, id: str, resumed: int
+) -> RunInfo:
+    """What trackers are told of a run."""
+    name, group = titles(
+        pruner.name, pruner.target, config.seed, config.model.name, config.dataset.name
+    )
+    return RunInfo(
+        name=name,
+        group=group,
+        tags=[pruner.name],
+        config=config.model_dump(),
+        folder=folder,
+        metric=task.metric,
+        lower_is_better=task.lower_is_better,
+        id=id,
+        resumed=resumed,
+    )

@@ -15,7 +15,7 @@ from seven_exp.config import ConfigError, Dataset, Model, RunConfig, Trainer, fa
 from seven_exp.datasets import Data
 from seven_exp.models.loading import load_state, read_state
 from seven_exp.pruning.masks import Masks
-from seven_exp.runs.artifacts import FINAL, MASKS, checksums, load_masks
+from seven_exp.runs.artifacts import FINAL, FOLDER, MASKS, checksums, load_masks
 from seven_exp.runs.build import blank_model, data_of
 from seven_exp.runs.plugins import described, load_plugins
 
@@ -60,7 +60,9 @@ def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
     with faults_of_the_user():
         record = read_record(folder)
         checkpoint = folder / FINAL
-        if not checkpoint.is_file():
+        if (folder / FOLDER).is_dir():
+            checkpoint = folder / FOLDER
+        elif not checkpoint.is_file():
             raise ValueError(
                 f"'{folder}' has no checkpoints/final.safetensors, because the run had "
                 "trainer.save_model=false; run it again with trainer.save_model=true"
@@ -84,7 +86,9 @@ def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
                 raise ValueError(f"'{folder / MASKS}' is of another model: {name} does not fit")
         weights = [model.get_parameter(name) for name in masks]
         Masks(weights, list(masks.values())).apply(weights)
-        return Restored(record, config, data, model, masks, checkpoint.stat().st_size)
+        files = [checkpoint] if checkpoint.is_file() else checkpoint.glob("*.safetensors")
+        size = sum(file.stat().st_size for file in files)
+        return Restored(record, config, data, model, masks, size)
 
 
 def _verify(folder: Path, recorded: Any) -> None:

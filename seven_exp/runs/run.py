@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from seven_exp.config import RunConfig
-from seven_exp.runs import artifacts, provenance
+from seven_exp.runs import artifacts, in_turn, provenance
 from seven_exp.runs.build import first_example
 from seven_exp.runs.parts import Parts, build
-from seven_exp.runs.record import facts_of, with_outcome
+from seven_exp.runs.record import facts_of, info_of, with_outcome
 from seven_exp.runs.session import Session
-from seven_exp.tracking import RunInfo, Tracker, Trackers, titles, write_json, writing
+from seven_exp.tracking import Tracker, Trackers, write_json, writing
 from seven_exp.training.checkpoints import Checkpoints
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.freed_memory import keep_freed_memory
@@ -51,9 +51,14 @@ def run_experiment(
     """
     world, device = place or join(config.device)
     keep_freed_memory()
+    if (turn := in_turn.opened(config, world, device)) is not None:
+        return in_turn.run(turn, folder, tracker)
     parts = build(config, world, device)
     log.info("%s", parts.state.pruner.coverage)
-    facts = facts_of(config, parts)
+    pruner, outcome = parts.state.pruner, parts.state.outcome
+    facts = facts_of(
+        config, parts.state.model, pruner, parts.data, parts.departures, parts.compute.device
+    )
     checkpoints = Checkpoints(folder / "checkpoints", facts["run_hash"], config.run.keep)
     saved: dict[str, Any] = {
         "step": 0,
@@ -66,7 +71,7 @@ def run_experiment(
     if saved["step"]:
         log.info("continuing after step %d of %d in %s", saved["step"], parts.plan.steps, folder)
     tracker = tracker if world.main else Trackers([])
-    tracker.start(_info(config, parts, folder, saved["id"], saved["step"]))
+    tracker.start(info_of(config, pruner, parts.data.task, folder, saved["id"], saved["step"]))
     with postponed() as asked:
         try:
             if parts.diverged is not None:
@@ -77,38 +82,20 @@ def run_experiment(
             facts |= {"zeros_total": found.zeros_total, "params_zero": found.zeros}
             found.raise_for_mismatch()
             if world.main:
-                facts["sha256"] |= _written(folder, parts, config.trainer.save_model)
+                facts["sha256"] |= _written(config, folder, parts)
         except BaseException as error:
             reason = str(error) or type(error).__name__
             status = "failed" if isinstance(error, Exception) else "interrupted"
-            unfinished = with_outcome(facts, parts.state)
+            unfinished = with_outcome(facts, pruner, outcome)
             tracker.finish({"status": status, "error": reason, **unfinished})
             raise
-        record = {"status": "finished", **with_outcome(facts, parts.state)}
+        record = {"status": "finished", **with_outcome(facts, pruner, outcome)}
         tracker.finish(record)
         if world.main:
             checkpoints.clear()
         if asked.signal is not None:
             asked.obey()
     return record
-
-
-def _info(config: RunConfig, parts: Parts, folder: Path, id: str, resumed: int) -> RunInfo:
-    pruner, task = parts.state.pruner, parts.data.task
-    name, group = titles(
-        pruner.name, pruner.target, config.seed, config.model.name, config.dataset.name
-    )
-    return RunInfo(
-        name=name,
-        group=group,
-        tags=[pruner.name],
-        config=config.model_dump(),
-        folder=folder,
-        metric=task.metric,
-        lower_is_better=task.lower_is_better,
-        id=id,
-        resumed=resumed,
-    )
 
 
 def _operations(parts: Parts) -> dict[str, int]:
@@ -118,16 +105,20 @@ def _operations(parts: Parts) -> dict[str, int]:
     return {"flops_dense": dense, "flops_sparse": sparse}
 
 
-def _written(folder: Path, parts: Parts, with_model: bool) -> dict[str, str]:
+def _written(config: RunConfig, folder: Path, parts: Parts) -> dict[str, str]:
     """Write the files besides the record; return their checksums.
 
     Raises:
         RecordError: A file can't be written.
     """
+    with_model = config.trainer.save_model
     with writing(folder):
         artifacts.save_masks(folder / artifacts.MASKS, parts.state.pruner.masks)
         if parts.state.probe is not None:
             write_json(folder / "analysis.json", parts.state.probe.report())
-        if with_model:
+        if with_model and in_turn.saves_folder(config):
+            tokenizer = config.dataset.arguments["tokenizer"]
+            artifacts.save_folder(folder / artifacts.FOLDER, parts.state.model, tokenizer)
+        elif with_model:
             artifacts.save_model(folder / artifacts.FINAL, parts.state.model)
         return artifacts.checksums(folder)

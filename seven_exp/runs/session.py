@@ -120,11 +120,14 @@ class Session:
                 level |= evaluation.evaluate(state.model, parts.data.validation, parts.compute)
             state.outcome.levels.append(level)
         with self._pruning(), faults_of_the_user():
+            rounds, per_round = state.pruner.rounds // len(plan.prune_at), plan.batches_per_round
+            if (batches := parts.calibration) is not None and rounds == 1:
+                per_round = len(batches)
             state.pruner.prune(
-                endless(parts.data.train),
+                endless(parts.data.train if batches is None else batches),
                 parts.compute.fair_loss,
-                batches_per_round=plan.batches_per_round,
-                rounds=state.pruner.rounds // len(plan.prune_at),
+                batches_per_round=per_round,
+                rounds=rounds,
             )
         for snapshot in state.rewound:
             snapshot.restore()

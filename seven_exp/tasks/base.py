@@ -35,6 +35,8 @@ class Task:
     lower_is_better: ClassVar[bool] = False
 
     metric: str
+    departures: tuple[str, ...] = ()
+    """How the metrics depart from a published protocol."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean loss, a scalar.

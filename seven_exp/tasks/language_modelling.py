@@ -14,12 +14,18 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class LanguageModelling(Task):
-    """Logits (n, length, vocabulary), targets int64 (n, length): the input tokens, or `IGNORED`."""
+    """Logits (n, length, vocabulary), targets int64 (n, length): the input tokens, or `IGNORED`.
+
+    Attributes:
+        metric: The headline metric.
+        departures: How the perplexity's text and blocks depart from the published protocol.
+    """
 
     head = "language_modelling"
     lower_is_better = True
 
     metric: str = "perplexity"
+    departures: tuple[str, ...] = ()
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean over all tokens that have a predecessor."""

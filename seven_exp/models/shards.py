@@ -1,0 +1,204 @@
+"""Language models whose weights stay in their files: each block is read when it is needed.
+
+The model is built on the meta device. `Shards` knows which file holds which parameter.
+"""
+
+import importlib.util
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.models.hub import source
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The safetensors files of a model.
+
+    Attributes:
+        folder: Holds them.
+        files: Parameter name -> (file, name in the file).
+        tied: Name of a parameter without a file -> the parameter that it shares its weight with.
+    """
+
+    folder: Path
+    files: Mapping[str, tuple[str, str]]
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+    def read(
+        self, names: Iterable[str], like: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Copies of some parameters on the CPU, file by file.
+
+        Args:
+            names: Parameters of the model; a name without a file is skipped.
+            like: Tensors of the dtypes that they are converted to, by name.
+
+        Raises:
+            ValueError: A file is broken, or a tensor has another shape.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            if name in self.files:
+                wanted[self.files[name][0]].append(name)
+        for file, members in wanted.items():
+            try:
+                with safe_open(self.folder / file, "pt") as tensors:
+                    for name in members:
+                        own = tensors.get_tensor(self.files[name][1])
+                        if own.shape != like[name].shape:
+                            raise ValueError(
+                                f"model.name: {self.folder / file} holds {name} in shape "
+                                f"{tuple(own.shape)}, but the model's has "
+                                f"{tuple(like[name].shape)}: give the model's own config.json"
+                            )
+                        # A copy, because the file's pages stay in memory while they are viewed.
+                        yield name, own.to(like[name].dtype, copy=True)
+                        del own
+            except (OSError, SafetensorError) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(
+                    f"model.name: {self.folder / file} can't be read ({reason:.100}): download it "
+                    "again"
+                ) from error
+
+
+def shards_in(folder: Path) -> dict[str, str] | None:
+    """Name of a tensor -> its file; None if the folder holds no safetensors.
+
+    Raises:
+        ValueError: A file that the index names is missing.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if (folder / INDEX).is_file():
+        files: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
+        missing = sorted({file for file in files.values() if not (folder / file).is_file()})
+        if missing:
+            raise ValueError(
+                f"model.name is '{folder}': {missing[0]} is missing ({len(missing)} of "
+                f"{len(set(files.values()))} files): download the model again"
+            )
+        return files
+    if not (folder / SINGLE).is_file():
+        return None
+    try:
+        with safe_open(folder / SINGLE, "pt") as tensors:
+            return dict.fromkeys(tensors.keys(), SINGLE)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"model.name: {folder / SINGLE} is broken: download it again") from error
+
+
+def check_folder(name: str, config: Any) -> None:
+    """Check, without reading weights, that a checkpoint is complete and not quantised.
+
+    Args:
+        name: Name of the model; a hub id is checked by its configuration alone.
+        config: Its configuration.
+
+    Raises:
+        ValueError: It is not; the message says what to do.
+    """
+    if getattr(config, "quantization_config", None):
+        kind = dict(config.quantization_config).get("quant_method", "some method")
+        raise ValueError(
+            f"model.name is '{name}': its weights are quantised ({kind}) and can't be pruned: give "
+            "the checkpoint that it was made from"
+        )
+    if Path(name).expanduser().is_dir():
+        shards_in(Path(name).expanduser())
+
+
+def open_shards(name: str, model: nn.Module) -> Shards | None:
+    """The files of a model, if each of its parameters is a tensor in a local file.
+
+    Args:
+        name: Name of the model: a local folder, or a hub id, which is downloaded.
+        model: On the meta device.
+
+    Returns:
+        None if the weights must be converted on loading, or are in another format.
+
+    Raises:
+        ValueError: A file is missing.
+    """
+    place = source("model.name", name)
+    if not Path(place).is_dir():
+        from huggingface_hub import snapshot_download
+
+        place = snapshot_download(place, allow_patterns=["*.json", "*.safetensors"])
+    held = shards_in(Path(place))
+    if held is None:
+        return None
+    prefix = getattr(model, "base_model_prefix", "")
+    tied, files = _tied(model), {}
+    for own in model.state_dict():
+        names = [own, own.removeprefix(f"{prefix}."), f"{prefix}.{own}"]
+        found = next((name for name in names if name in held), None)
+        if found is not None:
+            files[own] = held[found], found
+        elif own not in tied:
+            return None
+    return Shards(Path(place), files, tied)
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Name of a parameter -> the one that it shares its weight with."""
+    names: Any = getattr(model, "_tied_weights_keys", None) or {}
+    tied = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
+    return dict(names) if tied and isinstance(names, dict) else {}
+
+
+def on_meta(config: Any, dtype: str) -> nn.Module:
+    """A causal language model without weights; buffers that no checkpoint holds have values."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    return model.eval().requires_grad_(False)
+
+
+def bare_model(config: Any, dtype: torch.dtype) -> nn.Module:
+    """A causal language model on the meta device, buffers included: for counting alone."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model.eval()
+
+
+def can_stream() -> bool:
+    """Whether the package that builds models without weights is installed."""
+    return importlib.util.find_spec("accelerate") is not None
+
+
+def place(model: nn.Module, values: Iterable[tuple[str, Tensor]], device: torch.device) -> None:
+    """Give parameters and buffers their values on a device."""
+    for name, value in values:
+        path, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(path)
+        value = value.to(device)
+        if attribute in owner._parameters:
+            owner._parameters[attribute] = nn.Parameter(value, requires_grad=False)
+        else:
+            owner._buffers[attribute] = value
+
+
+def clear(model: nn.Module, names: Iterable[str]) -> None:
+    """Free the values of parameters and buffers; their shapes and dtypes stay."""
+    state = model.state_dict()
+    place(
+        model, [(n, torch.empty_like(state[n], device="meta")) for n in names], torch.device("meta")
+    )

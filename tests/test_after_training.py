@@ -1,0 +1,462 @@
+"""Language models pruned as they are: texts, calibration, perplexity, the saved folder."""
+
+import gzip
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_conf import composed
+from torch.nn import functional
+
+from seven_exp.config import RunConfig
+from seven_exp.datasets import build_data
+from seven_exp.datasets.calibration import load_calibration
+from seven_exp.datasets.corpora import CORPORA, read_rows
+from seven_exp.files.joining import join_tensors
+from seven_exp.pruning import create_pruner
+from seven_exp.pruning.criteria.wanda import Wanda
+from seven_exp.runs import in_turn, load_masks, run_hash
+from seven_exp.runs.check import check
+from seven_exp.runs.ledger import Ledger
+from seven_exp.runs.restore import restore
+from seven_exp.runs.run import run_experiment
+from seven_exp.tracking import LocalRecord
+
+WORDS = [f"w{i}" for i in range(40)]
+SPECIAL = ["<unk>", "<s>", "</s>"]
+
+
+def sentences(count: int, length: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=length)) for _ in range(count)]
+
+
+def save_tokenizer(folder: Path) -> None:
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocab = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    # As Llama's: a token at the start of each text.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(
+        folder
+    )
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A tiny Llama with its tokenizer, saved in several shards."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("llama")
+    config = transformers.LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+        vocab_size=len(SPECIAL + WORDS), max_position_embeddings=64, bos_token_id=1,
+        eos_token_id=2, pad_token_id=None, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder, max_shard_size="6KB")
+    save_tokenizer(folder)
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A folder with small copies of WikiText-2 and C4, in their own formats, and a text file."""
+    folder = tmp_path_factory.mktemp("texts")
+    for split, seed in (("train", 1), ("test", 2)):
+        lines = [f" {line} \n" for line in sentences(12, 20, seed)]
+        lines.insert(3, " \n")
+        (folder / f"wiki.{split}.raw").write_text("".join(lines))
+    for name, seed in (("train.00000-of-01024", 3), ("validation.00000-of-00008", 4)):
+        with gzip.open(folder / f"c4-{name}.json.gz", "wt") as file:
+            for i, text in enumerate([*sentences(10, 60, seed), *sentences(10, 9, seed + 9)]):
+                file.write(json.dumps({"text": text, "url": str(i)}) + "\n")
+    (folder / "own.txt").write_text("\n".join(sentences(10, 30, 5)))
+    return folder
+
+
+def tokenizer_of(folder):
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def model_of(folder):
+    import transformers
+
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+
+
+def config_of(llama, texts, tmp_path, *overrides):
+    return composed(
+        "model=hf", f"model.name={llama}", "dataset=lm/wikitext2", f"dataset.data_dir={texts}",
+        "dataset.max_length=16", "calibration=c4", f"calibration.data_dir={texts}",
+        "calibration.samples=6", "calibration.length=16", "trainer.max_steps=0",
+        "trainer.batch_size=1", "pruner=wanda", "sparsity=0.5", "tracker.mode=disabled",
+        "device=cpu", f"cache_dir={tmp_path / 'cache'}", *overrides,
+    )  # fmt: skip
+
+
+def run(config, folder):
+    check(config)
+    return run_experiment(config, folder, LocalRecord())
+
+
+def published_perplexity(model, ids, length):
+    """The evaluation of the papers: exp of the mean of the blocks' mean losses."""
+    blocks = len(ids) // length
+    losses = []
+    with torch.no_grad():
+        for i in range(blocks):
+            block = torch.tensor([ids[i * length : (i + 1) * length]])
+            logits = model(block).logits[0, :-1].double()
+            losses.append(functional.cross_entropy(logits, block[0, 1:]).item() * length)
+    return math.exp(sum(losses) / (blocks * length))
+
+
+# Texts
+
+
+def test_wikitexts_own_file_has_the_rows_of_the_hubs_copy(texts):
+    rows = read_rows("x", texts / "wiki.test.raw")
+    lines = sentences(12, 20, 2)
+    assert rows == [f" {line} \n" for line in lines[:3]] + [""] + [f" {x} \n" for x in lines[3:]]
+
+
+def test_parquet_is_read(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [" = Title = \n", "", " a b \n"]
+    parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "x.parquet")
+    assert read_rows("x", tmp_path / "x.parquet") == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "joiner"),
+    [
+        ("wikitext2", "wiki.test.raw", "\n\n"),
+        ("c4", "c4-validation.00000-of-00008.json.gz", " "),
+        ("text_file", "own.txt", ""),
+    ],
+)
+def test_evaluation_reads_one_text_in_full_blocks(llama, texts, tmp_path, name, file, joiner):
+    place = texts / "own.txt" if name == "text_file" else texts
+    data = build_data(
+        f"lm/{name}", batch_size=2, seed=0, data_dir=str(place), tokenizer=str(llama),
+        max_length=16, cache_dir=str(tmp_path),
+    )  # fmt: skip
+    ids = tokenizer_of(llama)(joiner.join(read_rows("x", texts / file)))["input_ids"]
+    assert ids[0] == 1
+    got = torch.cat([targets for _, targets in data.test.epoch(0)])
+    assert got.flatten().tolist() == ids[: len(ids) // 16 * 16]
+
+
+def test_only_the_first_1100_rows_and_256_blocks_of_c4_are_evaluated(llama, tmp_path):
+    rows = [f"{WORDS[i % 40]} {WORDS[i // 40 % 40]}" for i in range(1200)]
+    with gzip.open(tmp_path / "c4-validation.00000-of-00008.json.gz", "wt") as file:
+        file.writelines(json.dumps({"text": row}) + "\n" for row in rows)
+    given = {"batch_size": 1, "seed": 0, "data_dir": str(tmp_path), "tokenizer": str(llama)}
+    ids = tokenizer_of(llama)(" ".join(rows[:1100]))["input_ids"]
+    for length, blocks in ((4, 256), (16, 137)):
+        data = build_data("lm/c4", max_length=length, cache_dir=str(tmp_path), **given)
+        got = torch.cat([targets for _, targets in data.test.epoch(0)])
+        assert got.flatten().tolist() == ids[: blocks * length]
+
+
+def drawn(name, llama, texts, tmp_path, **changed):
+    given = {"samples": 7, "length": 16, "seed": 3, "data_dir": str(texts)}
+    ids, departures = load_calibration(
+        name, **given | {"tokenizer": str(llama), "cache_dir": str(tmp_path)} | changed
+    )
+    return ids.tolist(), departures
+
+
+def test_calibration_draws_random_windows_of_random_documents(llama, texts, tmp_path):
+    words, state = tokenizer_of(llama), random.Random(3)
+    rows = read_rows("x", texts / "c4-train.00000-of-01024.json.gz")
+    expected = []
+    while len(expected) < 7:
+        ids = words(rows[state.randint(0, len(rows) - 1)])["input_ids"]
+        if len(ids) > 16:
+            start = state.randint(0, len(ids) - 17)
+            expected.append(ids[start : start + 16])
+    assert drawn("c4", llama, texts, tmp_path)[0] == expected
+    assert drawn("c4", llama, texts, tmp_path, seed=4)[0] != expected
+
+
+def test_calibration_draws_windows_of_a_whole_text(llama, texts, tmp_path):
+    words, state = tokenizer_of(llama), random.Random(3)
+    ids = words(" ".join(read_rows("x", texts / "wiki.train.raw")))["input_ids"]
+    starts = [state.randint(0, len(ids) - 17) for _ in range(7)]
+    expected = [ids[start : start + 16] for start in starts]
+    assert drawn("wikitext2", llama, texts, tmp_path)[0] == expected
+
+
+def test_published_calibration_departs_in_nothing(llama, tmp_path, monkeypatch):
+    with gzip.open(tmp_path / "c4-train.00000-of-01024.json.gz", "wt") as file:
+        file.writelines(json.dumps({"text": " ".join(WORDS * 60)}) + "\n" for _ in range(3))
+    monkeypatch.setitem(CORPORA["c4"].rows, "train", 3)
+    _, none = drawn("c4", llama, tmp_path, tmp_path, samples=128, length=2048)
+    assert none == []
+    _, some = drawn("c4", llama, tmp_path, tmp_path, samples=2, length=64)
+    assert some == ["64 tokens a sequence, not 2,048", "2 sequences, not 128"]
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def pruned(llama, texts, tmp_path_factory):
+    """A run of Wanda, and its record."""
+    folder = tmp_path_factory.mktemp("wanda")
+    return folder / "run", run(config_of(llama, texts, folder), folder / "run")
+
+
+def test_perplexity_is_that_of_the_published_evaluation(llama, texts, pruned):
+    folder, record = pruned
+    text = "\n\n".join(read_rows("x", texts / "wiki.test.raw"))
+    expected = published_perplexity(
+        model_of(folder / "model"), tokenizer_of(llama)(text)["input_ids"], 16
+    )
+    assert record["metrics"]["perplexity"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_saved_folder_loads_with_exact_zeros_and_its_tokenizer(llama, pruned):
+    folder, record = pruned
+    model, dense = model_of(folder / "model").state_dict(), model_of(llama).state_dict()
+    masks = load_masks(folder / "masks.safetensors")
+    assert len(masks) == 3 * 7
+    for name, value in dense.items():
+        kept = masks.get(name, torch.tensor(True))
+        assert torch.equal(model[name], torch.where(kept, value, 0.0)), name
+    for name, mask in masks.items():
+        # half of each row
+        assert mask.sum(1).unique().tolist() == [mask.shape[1] // 2], name
+    assert tokenizer_of(folder / "model")("w3 w5")["input_ids"] == [1, 6, 8]
+    assert record["params_nonzero"] == record["params_prunable"] // 2
+    assert set(record["sha256"]) > {"masks.safetensors"}
+    assert not (folder / "checkpoints/final.safetensors").exists()
+
+
+def test_masks_are_those_of_the_core_on_the_drawn_sequences(llama, texts, pruned, tmp_path):
+    folder, _ = pruned
+    sequences, _ = drawn("c4", llama, texts, tmp_path, samples=6, seed=0)
+    model = model_of(llama)
+    pruner = create_pruner("wanda", model, sparsity=0.5)
+    pruner.prune([torch.tensor([ids]) for ids in sequences], lambda m, ids: m(ids).logits.sum())
+    masks = load_masks(folder / "masks.safetensors")
+    assert all(torch.equal(masks[name], mask) for name, mask in pruner.masks.items())
+
+
+def test_wandas_first_layer_by_hand(llama, texts, pruned, tmp_path):
+    """|W| times the norm of the inputs over all drawn tokens, best half of each row."""
+    folder, _ = pruned
+    sequences, _ = drawn("c4", llama, texts, tmp_path, samples=6, seed=0)
+    state = {name: value.double().numpy() for name, value in model_of(llama).state_dict().items()}
+    rows = state["model.embed_tokens.weight"][np.concatenate(sequences)]
+    normed = rows / np.sqrt((rows**2).mean(1, keepdims=True) + 1e-6)
+    inputs = normed * state["model.layers.0.input_layernorm.weight"]
+    name = "model.layers.0.self_attn.q_proj.weight"
+    scores = np.abs(state[name]) * np.sqrt((inputs**2).sum(0))
+    best = np.argsort(-scores, axis=1)[:, :8]
+    expected = np.zeros_like(scores, dtype=bool)
+    np.put_along_axis(expected, best, values=True, axis=1)
+    assert np.array_equal(load_masks(folder / "masks.safetensors")[name].numpy(), expected)
+
+
+def test_a_run_can_be_restored(pruned):
+    folder, _ = pruned
+    restored = restore(folder)
+    state = model_of(folder / "model").state_dict()
+    assert all(torch.equal(state[k], v) for k, v in restored.model.state_dict().items())
+
+
+@pytest.mark.parametrize("pruner", ["sparsegpt", "magnitude", "seven_pre", "dense"])
+def test_other_pruners_prune_the_same_model(llama, texts, tmp_path, pruner):
+    overrides = [f"pruner={pruner}", *(["pruner.rounds=2"] if pruner == "seven_pre" else [])]
+    record = run(config_of(llama, texts, tmp_path, *overrides), tmp_path / "run")
+    zeros = 0 if pruner == "dense" else record["params_prunable"] // 2
+    assert record["params_prunable"] - record["params_nonzero"] == zeros
+    state = model_of(tmp_path / "run/model").state_dict()
+    assert sum(int((value == 0).sum()) for value in state.values()) >= zeros
+
+
+def test_other_figures_than_the_published_are_labelled(pruned, capsys):
+    from seven_exp.compare.comparison import compare
+
+    folder, record = pruned
+    assert record["departures"] == [
+        "13 rows of text, not 4,358 (test-00000-of-00001.parquet)",
+        "16 tokens a sequence, not 2,048",
+        "calibration: 20 rows of text, not 356,317 (c4-train.00000-of-01024.json.gz)",
+        "calibration: 16 tokens a sequence, not 2,048",
+        "calibration: 6 sequences, not 128",
+    ]
+    compare([folder])
+    shown = capsys.readouterr().out
+    assert "‡ not of the published protocol: 13 rows of text" in shown
+    assert "wanda" in shown
+
+
+def test_the_hash_covers_what_a_run_reads(llama, texts, tmp_path):
+    configs = {
+        pruner: config_of(llama, texts, tmp_path, f"pruner={pruner}")
+        for pruner in ("wanda", "dense", "magnitude")
+    }
+
+    def of(pruner="wanda", section="calibration", **changed):
+        values = configs[pruner].model_dump()
+        return run_hash(RunConfig.model_validate(values | {section: values[section] | changed}))
+
+    assert len({of(), of(samples=7), of(length=8), of(name="wikitext2")}) == 4
+    assert of() == of(section="pruner", batches_per_round=3)
+    for pruner in ("dense", "magnitude"):
+        assert of(pruner) == of(pruner, samples=7)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in texts.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    assert of() == of(data_dir=str(copy))
+
+
+def test_older_runs_keep_their_hashes():
+    # Written by the version before calibration sets.
+    assert run_hash(composed("pruner=magnitude", "tracker.mode=disabled")) == "e0818e0ef067"
+
+
+# One block at a time
+
+
+def in_memory(config, folder):
+    """The same run with the whole model in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_turn, "opened", lambda *_: None)
+        return run(config, folder)
+
+
+def tensors_of(folder):
+    return {n: t for file in folder.glob("*.safetensors") for n, t in load_file(file).items()}
+
+
+def same_tensors(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+FACTS = (
+    *("run_hash", "params_total", "params_prunable", "params_nonzero", "layers", "sparsity"),
+    *("zeros_total", "params_zero", "flops_dense", "flops_sparse", "metrics", "best", "departures"),
+)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["pruner=sparsegpt", "model.dtype=bfloat16"],
+        ["pruner.pattern=2:4", "pruner.scope=per_layer", "calibration.batch_size=4"],
+        ["pruner.exclude=['*layers.0*','*layers.2*']"],
+    ],
+)
+def test_blocks_in_turn_give_the_run_in_memory(llama, texts, tmp_path, overrides):
+    config = config_of(llama, texts, tmp_path, *overrides)
+    one, two = run(config, tmp_path / "one"), in_memory(config, tmp_path / "two")
+    for name in FACTS:
+        assert one[name] == two[name], name
+    assert one["sha256"]["start"] == two["sha256"]["start"]
+    masks = [load_masks(tmp_path / name / "masks.safetensors") for name in ("one", "two")]
+    assert same_tensors(*masks)
+    assert same_tensors(*(tensors_of(tmp_path / name / "model") for name in ("one", "two")))
+    assert len(list((tmp_path / "one/model").glob("*.safetensors"))) == 4
+
+
+class Killed(BaseException):
+    """Stands for a signal that kills the process."""
+
+
+@pytest.mark.parametrize("moment", ["block", "rest", "evaluation"])
+def test_a_killed_run_goes_on_from_its_last_finished_block(
+    llama, texts, tmp_path, pruned, monkeypatch, moment
+):
+    config, solved = config_of(llama, texts, tmp_path), []
+    write, solve = in_turn.InTurn.write, Wanda.solve
+
+    def killed(self, folder, number, names):
+        if number == {"block": 1, "rest": -1}.get(moment):
+            raise Killed
+        write(self, folder, number, names)
+
+    def counted(self, *arguments):
+        solved.append(1)
+        return solve(self, *arguments)
+
+    monkeypatch.setattr(Wanda, "solve", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(in_turn.InTurn, "write", killed)
+        if moment == "evaluation":
+            patch.setattr(in_turn, "_evaluate", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            run(config, tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints").exists()
+    first = len(solved)
+    record = run(config, tmp_path / "run")
+    # seven weights a block; the block in which it was killed is solved again
+    assert (first, len(solved) - first) == {"block": (14, 14)}.get(moment, (21, 0))
+    _, whole = pruned
+    assert {name: record[name] for name in FACTS} == {name: whole[name] for name in FACTS}
+    assert record["sha256"] == whole["sha256"]
+    assert not (tmp_path / "run/model.partial").exists()
+
+
+def test_a_run_that_was_begun_is_found_again(tmp_path):
+    ledger = Ledger(tmp_path)
+    home = ledger.home("abc", tmp_path / "one", afresh=False)
+    (home / "model.partial").mkdir()
+    assert ledger.home("abc", tmp_path / "two", afresh=False) == home
+    assert ledger.home("abc", tmp_path / "one", afresh=True) == home
+    assert not (home / "model.partial").exists()
+
+
+def test_only_one_block_has_its_weights(llama, texts, tmp_path, monkeypatch):
+    most = []
+    see = Wanda.see
+
+    def watched(self, *arguments):
+        model = turns[0].model
+        present = [not next(block.parameters()).is_meta for block in turns[0].blocks]
+        most.append(sum(present))
+        assert not model.lm_head.weight.is_meta
+        return see(self, *arguments)
+
+    turns, opened = [], in_turn.opened
+    monkeypatch.setattr(in_turn, "opened", lambda *a: turns.append(opened(*a)) or turns[0])
+    monkeypatch.setattr(Wanda, "see", watched)
+    run(config_of(llama, texts, tmp_path), tmp_path / "run")
+    assert set(most) == {1}
+    assert all(p.is_meta for block in turns[0].blocks for p in block.parameters())
+
+
+def test_files_are_joined_to_what_the_library_would_write(tmp_path):
+    first = {"a": torch.arange(5), "b": torch.rand(3, 2)}
+    second = {"c": torch.rand(7).bfloat16(), "d": torch.tensor([True, False])}
+    save_file(first, tmp_path / "1.safetensors", metadata={"a": "x"})
+    save_file(second, tmp_path / "2.safetensors", metadata={"c": "y"})
+    parts = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
+    join_tensors(parts, tmp_path / "all.safetensors")
+    assert same_tensors(load_file(tmp_path / "all.safetensors"), first | second)
+    with safe_open(tmp_path / "all.safetensors", "pt") as file:
+        assert file.metadata() == {"a": "x", "c": "y"}
