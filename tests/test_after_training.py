@@ -4,17 +4,20 @@ import gzip
 import json
 import math
 import random
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from preloaded import python
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_conf import composed
 from torch.nn import functional
 
-from seven_exp.config import RunConfig
+from seven_exp.config import ConfigError, RunConfig
 from seven_exp.datasets import build_data
 from seven_exp.datasets.calibration import load_calibration
 from seven_exp.datasets.corpora import CORPORA, read_rows
@@ -28,6 +31,7 @@ from seven_exp.runs.restore import restore
 from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
 
+ROOT = Path(__file__).parent.parent
 WORDS = [f"w{i}" for i in range(40)]
 SPECIAL = ["<unk>", "<s>", "</s>"]
 
@@ -460,3 +464,103 @@ def test_files_are_joined_to_what_the_library_would_write(tmp_path):
     assert same_tensors(load_file(tmp_path / "all.safetensors"), first | second)
     with safe_open(tmp_path / "all.safetensors", "pt") as file:
         assert file.metadata() == {"a": "x", "c": "y"}
+
+
+# Mistakes
+
+
+def changed(llama, folder, change):
+    shutil.copytree(llama, folder)
+    change(folder)
+    return folder
+
+
+def without_a_shard(folder):
+    sorted(folder.glob("*.safetensors"))[2].unlink()
+
+
+def cut_short(folder):
+    file = sorted(folder.glob("*.safetensors"))[2]
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def quantised(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def of_another_width(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 32}))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_a_shard, r"model-00003-of-0000\d.safetensors is missing \(1 of"),
+        (cut_short, "can't be read .* download it again"),
+        (quantised, r"quantised \(gptq\) .* give the checkpoint that it was made from"),
+        (of_another_width, "in shape .* but the model's has"),
+    ],
+)
+def test_a_broken_model_is_one_line_and_nothing_is_written(llama, texts, tmp_path, change, words):
+    folder = changed(llama, tmp_path / "model", change)
+    with pytest.raises(ConfigError, match=words) as error:
+        run(config_of(folder, texts, tmp_path), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["dataset.max_length=512"], "dataset.max_length is 512: .* at most 64 tokens"),
+        (["dataset=lm/text_file", "dataset.data_dir=SHORT"], "3 tokens, less than one block of 16"),
+        (["dataset.data_dir=EMPTY"], "holds no test-00000-of-00001.parquet or wiki.test.raw"),
+        (["calibration.length=62"], "no row has more than calibration.length=62 tokens"),
+        (["calibration.length=65"], "calibration.length is 65: .* at most 64 tokens"),
+        (["calibration.name=c5"], "calibration.name is 'c5': did you mean 'c4'"),
+        (["calibration=text_file"], "calibration.data_dir is '.*': no such file"),
+        (["dataset.tokenizer=LARGER"], "knows 43 tokens and the tokenizer has 45"),
+        (["model=vit_tiny", "dataset=digits"], "calibration is 'c4': it is for language models"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_nothing_is_written(
+    llama, texts, tmp_path, overrides, words
+):
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "SHORT").write_text("w1 w2")
+    tokenizer = tokenizer_of(llama)
+    tokenizer.add_tokens(["x1", "x2"])
+    tokenizer.save_pretrained(tmp_path / "LARGER")
+    for name in ("EMPTY", "SHORT", "LARGER"):
+        overrides = [word.replace(name, str(tmp_path / name)) for word in overrides]
+    if "dataset=digits" in overrides:
+        config = composed(*overrides, "calibration=c4", "pruner=wanda", "trainer.max_steps=0")
+    else:
+        config = config_of(llama, texts, tmp_path, *overrides)
+    with pytest.raises(ConfigError, match=words) as error:
+        run(config, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_prune_from_the_command_line(llama, texts, tmp_path):
+    command = [
+        *(python(), "-m", "seven_exp", "prune", f"model.name={llama}", "sparsity=0.5"),
+        *(f"dataset.data_dir={texts}", "dataset.max_length=16", f"calibration.data_dir={texts}"),
+        *("calibration.samples=6", "calibration.length=16", "tracker=none", "device=cpu"),
+        *(f"cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={tmp_path / 'run'}"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run/results.json").read_text())
+    assert (record["pruner"], record["steps"]) == ("wanda", 0)
+    assert "perplexity" in done.stdout
+    mistaken = subprocess.run(
+        [*command, f"calibration.data_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert mistaken.returncode == 2
+    assert len(mistaken.stderr.splitlines()) == 1

@@ -20,7 +20,7 @@ from seven_exp.datasets.corpora import (
     locate,
     read_rows,
 )
-from seven_exp.datasets.registry import dataset
+from seven_exp.datasets.registry import KnownBy, dataset
 from seven_exp.datasets.tokens import cached, from_lists, load_tokenizer
 from seven_exp.tasks import Batch, LanguageModelling
 
@@ -183,7 +183,7 @@ def _add(name: str) -> None:
             cache_dir=cache_dir,
         )
 
-    known = "place" if CORPORA[name].repository is None else "files"
+    known: KnownBy = "place" if CORPORA[name].repository is None else "files"
     dataset(f"lm/{name}", check=partial(_check, name), head="language_modelling", known_by=known)(
         load
     )

@@ -30,6 +30,8 @@ def join_tensors(parts: Sequence[Path], path: Path) -> None:
             begin, end = tensor["data_offsets"]
             header[name] = {**tensor, "data_offsets": [offset + begin, offset + end]}
         offset += part.stat().st_size - starts[-1]
+    # The library writes metadata in no fixed order; equal parts should give equal bytes.
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the tensors
     with replacing(path) as partial, partial.open("wb") as file:

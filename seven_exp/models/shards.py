@@ -44,8 +44,28 @@ class Shards:
             like: Tensors of the dtypes that they are converted to, by name.
 
         Raises:
-            ValueError: A file is broken, or a tensor has another shape.
+            ValueError: A file is broken.
         """
+        for tensors, name, key in self._open(names):
+            # A copy, because the file's pages stay in memory while they are viewed.
+            yield name, tensors.get_tensor(key).to(like[name].dtype, copy=True)
+
+    def check(self, like: Mapping[str, Tensor]) -> None:
+        """Check that all files are whole and hold tensors of these shapes, by their headers.
+
+        Raises:
+            ValueError: They don't.
+        """
+        for tensors, name, key in self._open(self.files):
+            shape, own = tuple(tensors.get_slice(key).get_shape()), tuple(like[name].shape)
+            if shape != own:
+                raise ValueError(
+                    f"model.name: {self.folder / self.files[name][0]} holds {name} in shape "
+                    f"{shape}, but the model's has {own}: give the model's own config.json"
+                )
+
+    def _open(self, names: Iterable[str]) -> Iterator[tuple[Any, str, str]]:
+        """For each name an open file, the name, and its name in the file."""
         from safetensors import SafetensorError, safe_open
 
         wanted: dict[str, list[str]] = defaultdict(list)
@@ -56,16 +76,7 @@ class Shards:
             try:
                 with safe_open(self.folder / file, "pt") as tensors:
                     for name in members:
-                        own = tensors.get_tensor(self.files[name][1])
-                        if own.shape != like[name].shape:
-                            raise ValueError(
-                                f"model.name: {self.folder / file} holds {name} in shape "
-                                f"{tuple(own.shape)}, but the model's has "
-                                f"{tuple(like[name].shape)}: give the model's own config.json"
-                            )
-                        # A copy, because the file's pages stay in memory while they are viewed.
-                        yield name, own.to(like[name].dtype, copy=True)
-                        del own
+                        yield tensors, name, self.files[name][1]
             except (OSError, SafetensorError) as error:
                 reason = " ".join(str(error).split())
                 raise ValueError(
@@ -131,13 +142,11 @@ def open_shards(name: str, model: nn.Module) -> Shards | None:
         None if the weights must be converted on loading, or are in another format.
 
     Raises:
-        ValueError: A file is missing.
+        ValueError: A file is missing or broken, or is of another model.
     """
     place = source("model.name", name)
     if not Path(place).is_dir():
-        from huggingface_hub import snapshot_download
-
-        place = snapshot_download(place, allow_patterns=["*.json", "*.safetensors"])
+        place = _downloaded(place)
     held = shards_in(Path(place))
     if held is None:
         return None
@@ -150,7 +159,27 @@ def open_shards(name: str, model: nn.Module) -> Shards | None:
             files[own] = held[found], found
         elif own not in tied:
             return None
-    return Shards(Path(place), files, tied)
+    shards = Shards(Path(place), files, tied)
+    shards.check(model.state_dict())
+    return shards
+
+
+def _downloaded(name: str) -> str:
+    """The folder of a hub id's safetensors files, in the hub's cache.
+
+    Raises:
+        ValueError: They can't be downloaded.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"model.name is '{name}': its weights can't be downloaded ({reason:.100}): give a "
+            "local folder, model.name=PATH"
+        ) from error
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
@@ -162,20 +191,22 @@ def _tied(model: nn.Module) -> dict[str, str]:
 
 def on_meta(config: Any, dtype: str) -> nn.Module:
     """A causal language model without weights; buffers that no checkpoint holds have values."""
+    import transformers
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
 
+    auto: Any = transformers.AutoModelForCausalLM
     with init_empty_weights(include_buffers=False):
-        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        model: nn.Module = auto.from_config(config, dtype=getattr(torch, dtype))
     return model.eval().requires_grad_(False)
 
 
 def bare_model(config: Any, dtype: torch.dtype) -> nn.Module:
     """A causal language model on the meta device, buffers included: for counting alone."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    auto: Any = transformers.AutoModelForCausalLM
     with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: nn.Module = auto.from_config(config, dtype=dtype)
     return model.eval()
 
 

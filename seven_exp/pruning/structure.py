@@ -48,8 +48,8 @@ class Structure:
     """The roles of a model's parts.
 
     Attributes:
-        roles: Full name of a module or parameter -> "output layer", "embedding", "router" or
-            "adapter"; the role holds for everything inside.
+        roles: Full name of a module or parameter -> "output layer", "embedding", "router",
+            "adapter" or "depthwise filter"; the role holds for everything inside.
         last: Name of the last weight if no output layer was recognised.
     """
 
@@ -77,6 +77,7 @@ def structure_of(model: nn.Module, layers: Sequence[Layer] | None = None) -> Str
     }
     roles |= {path: "router" for path in _routers(modules, layers) if path not in roles}
     roles |= {path: "embedding" for path in _embeddings(modules, layers) if path not in roles}
+    roles |= {path: "depthwise filter" for path in _filters(modules) if path not in roles}
     plain = Structure(roles)
     hidden = [layer for layer in layers if plain.role(layer.name) is None]
     heads = _heads(modules, hidden)
@@ -137,6 +138,15 @@ def _embeddings(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> se
         # A first layer with non-overlapping patches is a patch embedding, whatever its name.
         found |= {_place(layers[0])} if max(first.stride) > 1 else set()
     return found
+
+
+def _filters(modules: Mapping[str, nn.Module]) -> list[str]:
+    """Modules that filter each channel along the tokens by itself, as in Mamba: few weights."""
+    return [
+        path
+        for path, module in modules.items()
+        if isinstance(module, nn.Conv1d) and module.groups == module.in_channels > 1
+    ]
 
 
 def _heads(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> list[str]:

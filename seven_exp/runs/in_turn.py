@@ -109,7 +109,8 @@ class InTurn:
     def held(self, block: nn.Module, source: Shards) -> Iterator[None]:
         """A block with its weights on the device within the context."""
         names = self.parameters[block]
-        place(self.model, source.read(names, self.model.state_dict()), self.compute.device)
+        with faults_of_the_user():
+            place(self.model, source.read(names, self.model.state_dict()), self.compute.device)
         yield
         clear(self.model, names)
 
@@ -283,8 +284,7 @@ def _prune(turn: InTurn, folder: Path, asked: Interruption) -> None:
 
         batches = list(turn.calibration.epoch(0))
         try:
-            with faults_of_the_user():
-                pruner.prune_in_turn(batches, turn.compute.fair_loss, hold, kept)
+            pruner.prune_in_turn(batches, turn.compute.fair_loss, hold, kept)
         except (FloatingPointError, NoEvidenceError) as error:
             raise DivergedError(str(error)) from error
         for block in turn.blocks:
@@ -313,7 +313,8 @@ def _complete(turn: InTurn, folder: Path) -> None:
         size = sum((partial / file).stat().st_size for file in set(places.values()))
         index = {"metadata": {"total_size": size}, "weight_map": places}
         (partial / INDEX).write_text(json.dumps(index, indent=1) + "\n")
-        for part in (model.config, getattr(model, "generation_config", None)):
+        parts: list[Any] = [model.config, getattr(model, "generation_config", None)]
+        for part in parts:
             if part is not None:
                 part.save_pretrained(partial)
         load_tokenizer(turn.config.dataset.arguments["tokenizer"]).save_pretrained(partial)
