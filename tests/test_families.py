@@ -116,8 +116,11 @@ def test_a_family_is_pruned_saved_and_read_again(family, tmp_path):
         rest.prune()
         assert {layer.name for layer in rest.layers} == experts
     masks = pruner.masks | (rest.masks if experts else {})
+    # Mamba reads this weight without calling its module, so no batch shows its inputs.
+    hidden = {name for name in masks if family == "Mamba" and "dt_proj" in name}
+    assert any("no batch calls their modules" in str(w.message) for w in said) == bool(hidden)
     for name, mask in masks.items():
-        assert int(mask.sum()) == mask.numel() // 2, name
+        assert int(mask.sum()) == mask.numel() // (1 if name in hidden else 2), name
     model.save_pretrained(tmp_path)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
     for name, value in again.state_dict().items():

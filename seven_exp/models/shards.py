@@ -3,6 +3,7 @@
 The model is built on the meta device. `Shards` knows which file holds which parameter.
 """
 
+import copy
 import importlib.util
 import json
 from collections import defaultdict
@@ -205,6 +206,8 @@ def bare_model(config: Any, dtype: torch.dtype) -> nn.Module:
     import transformers
 
     auto: Any = transformers.AutoModelForCausalLM
+    config = copy.deepcopy(config)
+    config.pad_token_id = None  # otherwise some models search their inputs for it
     with torch.device("meta"):
         model: nn.Module = auto.from_config(config, dtype=dtype)
     return model.eval()

@@ -49,6 +49,7 @@ from seven_exp.tracking import Tracker, writing
 from seven_exp.training.checkpoints import digest_of
 from seven_exp.training.compute import Compute
 from seven_exp.training.flops import forward_flops
+from seven_exp.training.freed_memory import return_freed_memory
 from seven_exp.training.interruption import Interruption, postponed
 from seven_exp.training.loop import DivergedError
 from seven_exp.training.state import Outcome
@@ -125,7 +126,10 @@ class InTurn:
         Raises:
             RecordError: The folder can't be written.
         """
-        state, masks = self.model.state_dict(), self.pruner.take_masks()
+        state, prunable = self.model.state_dict(), self.pruner.layer_counts
+        masks = {n: torch.ones_like(state[n], dtype=torch.bool) for n in names if n in prunable}
+        # A weight whose inputs no batch has shown stays dense.
+        masks |= self.pruner.take_masks()
         for name, mask in masks.items():
             if state[name][~mask].any():
                 raise RuntimeError(f"{name} is not zero where its mask prunes it")
@@ -206,6 +210,7 @@ def run(turn: InTurn, folder: Path, tracker: Tracker) -> dict[str, Any]:
         RecordError: The folder can't be written.
     """
     config, pruner, model = turn.config, turn.pruner, turn.model
+    return_freed_memory()
     log.info("%s", pruner.coverage)
     torch.manual_seed(config.seed)
     if config.threads:

@@ -50,9 +50,9 @@ def run_experiment(
         RecordError: The record can't be written.
     """
     world, device = place or join(config.device)
-    keep_freed_memory()
     if (turn := in_turn.opened(config, world, device)) is not None:
         return in_turn.run(turn, folder, tracker)
+    keep_freed_memory()
     parts = build(config, world, device)
     log.info("%s", parts.state.pruner.coverage)
     pruner, outcome = parts.state.pruner, parts.state.outcome

@@ -1,4 +1,4 @@
-"""Makes malloc keep the memory that a step has freed."""
+"""Makes malloc keep the memory that a step has freed, or return it at once."""
 
 import contextlib
 import ctypes
@@ -14,11 +14,22 @@ def keep_freed_memory() -> bool:
     of which is zeroed at its first access: a quarter of the time of a small convolutional network.
     Without glibc, nothing changes.
     """
+    # Older versions accept at most 32 MiB for the second parameter.
+    return _set(_TRIM_THRESHOLD, 2**30) and (
+        _set(_MMAP_THRESHOLD, 2**30) or _set(_MMAP_THRESHOLD, 2**25)
+    )
+
+
+def return_freed_memory() -> bool:
+    """Make malloc return each freed block of a mebibyte or more; return whether it does.
+
+    By default glibc keeps blocks of up to 32 MiB once some were freed, and gaps between them add up
+    from one block of a model to the next.
+    """
+    return _set(_MMAP_THRESHOLD, 2**20)
+
+
+def _set(option: int, value: int) -> bool:
     with contextlib.suppress(AttributeError, OSError, TypeError):
-        set_option = ctypes.CDLL(None).mallopt
-        # Older versions accept at most 32 MiB for the second parameter.
-        return bool(
-            set_option(_TRIM_THRESHOLD, 2**30)
-            and (set_option(_MMAP_THRESHOLD, 2**30) or set_option(_MMAP_THRESHOLD, 2**25))
-        )
+        return bool(ctypes.CDLL(None).mallopt(option, value))
     return False
