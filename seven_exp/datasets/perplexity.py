@@ -1,7 +1,7 @@
 """Perplexity by the published protocol: one text in blocks of one length that don't overlap."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,14 @@ class Blocks:
         """Number of sequences."""
         return len(self.ids)
 
+    strata = None
+    """Neighbours belong together: validation is the end of the text."""
+
+    def divided(self, held_out: Tensor) -> tuple["Blocks", "Blocks"]:
+        """The other sequences for training; and these for evaluation, in their order."""
+        chosen = torch.isin(torch.arange(len(self.ids)), held_out)
+        return replace(self, ids=self.ids[~chosen]), replace(self, ids=self.ids[chosen], seed=None)
+
     def __len__(self) -> int:
         """Number of batches per epoch."""
         return batches_an_epoch(len(self.ids), self.batch_size, self.seed)
@@ -80,10 +88,16 @@ class Later:
     def _blocks(self) -> Blocks:
         return self._read()
 
+    strata = None
+
     @property
     def examples(self) -> int:
         """Number of sequences."""
         return self._blocks.examples
+
+    def divided(self, held_out: Tensor) -> tuple[Blocks, Blocks]:
+        """See `Blocks.divided`."""
+        return self._blocks.divided(held_out)
 
     def __len__(self) -> int:
         """Number of batches per epoch."""

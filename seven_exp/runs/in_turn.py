@@ -35,7 +35,7 @@ from seven_exp.models.shards import (
     place,
 )
 from seven_exp.pruning import NoEvidenceError, Pruner, build_method, prunable_layers
-from seven_exp.pruning.criteria.solver import Solver
+from seven_exp.pruning.criteria.solver import GradientSolver, Solver
 from seven_exp.pruning.layerwise import inference, side_by_side
 from seven_exp.pruning.structure import blocks_of
 from seven_exp.runs import artifacts, provenance
@@ -182,7 +182,7 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
 
 
 def _fits(config: RunConfig) -> bool:
-    """Whether the config allows it: one round of a solver within each block, on stored weights."""
+    """Whether the config allows it: one round of a solver that reads stored blocks one by one."""
     method, model = Method.of(config), config.model
     if not (saves_folder(config) and method.calibrated and config.trainer.save_model):
         return False
@@ -190,6 +190,7 @@ def _fits(config: RunConfig) -> bool:
     stored = model.arguments.get("pretrained", True) and model.checkpoint is None
     return (
         isinstance(solver, Solver)
+        and not isinstance(solver, GradientSolver)
         and solver.order == "blocks"
         and method.updates == 1
         and method.scope in _SCOPES
@@ -228,7 +229,7 @@ def run(turn: InTurn, folder: Path, tracker: Tracker) -> dict[str, Any]:
         try:
             _prune(turn, folder, asked)
             outcome.seconds_pruning = time.perf_counter() - since
-            outcome.add(0, _evaluate(turn, folder, asked), turn.data.task, settled=True)
+            outcome.metrics = _evaluate(turn, folder, asked)
             outcome.seconds = time.perf_counter() - since
             tracker.log(0, {"sparsity": pruner.sparsity, **_shown(turn, outcome)})
             total = sum(turn.zeros.values())
