@@ -16,7 +16,13 @@ _LEAST = 1e-6
 """The lowest rho; below it, the support does not change for any reason but rounding."""
 
 
-@register("alps", when="after", schedule="one_shot", scope="per_layer")
+@register(
+    "alps",
+    when="after",
+    schedule="one_shot",
+    scope="per_layer",
+    space={"dampening": "tag(log,interval(1e-4,1.0))"},
+)
 class Alps(MomentSolver):
     """min over W' of tr (W' - W) H (W' - W)^T with at most k weights, by operator splitting.
 

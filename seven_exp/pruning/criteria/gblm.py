@@ -27,7 +27,13 @@ class GradientNorm(GradientScore):
         return list(torch._foreach_sqrt(state["squares"]))
 
 
-@register("gblm", when="after", schedule="one_shot", scope="per_row")
+@register(
+    "gblm",
+    when="after",
+    schedule="one_shot",
+    scope="per_row",
+    space={"alpha": "tag(log,interval(1.0,1e4))"},
+)
 class Gblm(Wanda, GradientSolver):
     """|W_ij| ||X_j||_2 + alpha |W_ij| ||G_ij||_2 within each row.
 

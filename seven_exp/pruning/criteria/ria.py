@@ -7,7 +7,13 @@ from seven_exp.pruning.criteria.wanda import Wanda
 from seven_exp.pruning.registry import register
 
 
-@register("ria", when="after", schedule="one_shot", scope="per_layer")
+@register(
+    "ria",
+    when="after",
+    schedule="one_shot",
+    scope="per_layer",
+    space={"power": "interval(0.0,1.0)"},
+)
 class Ria(Wanda):
     """(|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||X_j||_2^a.
 

@@ -14,7 +14,13 @@ _ELEMENTS = 2**24
 """Number of elements of the linear systems solved at a time, which bounds the working memory."""
 
 
-@register("thanos", when="after", schedule="one_shot", scope="per_layer")
+@register(
+    "thanos",
+    when="after",
+    schedule="one_shot",
+    scope="per_layer",
+    space={"dampening": "tag(log,interval(1e-4,1.0))"},
+)
 class Thanos(MomentSolver):
     """|W_ij| ||X_j||_2; a row's pruned weights of a block are removed jointly.
 
