@@ -30,7 +30,7 @@ ARROWS = {
     },
     "runs": {
         *("config", "console", "files", "registry"),
-        *("analysis", "datasets", "models", "pruning", "tasks", "tracking", "training"),
+        *("analysis", "datasets", "models", "pruning", "shrink", "tasks", "tracking", "training"),
     },
     "compare": {"config", "console", "files", "registry", "runs", "tracking"},
     "export": {

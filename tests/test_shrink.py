@@ -4,14 +4,13 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import seven_exp
 from seven_exp.models import build_model
 from seven_exp.shrink import fit, shrink
-from seven_exp.shrink.units import Pair, shrink_units
 
 
 def vision(name, size=8, channels=1, **arguments):
@@ -59,6 +58,7 @@ def same_outputs(model, inputs):
     return shrunk, small
 
 
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), fraction=st.sampled_from([0.2, 0.5, 0.9, 1.0]))
 def test_rows_of_a_perceptron(seed, fraction):
     model = vision("mlp", widths=[12, 9, 7])
@@ -70,6 +70,7 @@ def test_rows_of_a_perceptron(seed, fraction):
     assert all(have <= max(1, had) for have, had in zip(left, alive, strict=True))
 
 
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), fraction=st.sampled_from([0.3, 0.6, 0.95, 1.0]))
 def test_rows_of_a_vision_transformer(seed, fraction):
     model = vision("vit_tiny", depth=2, width=16, heads=2, mlp_width=12)
@@ -77,6 +78,7 @@ def test_rows_of_a_vision_transformer(seed, fraction):
     same_outputs(model, torch.randn(3, 1, 8, 8))
 
 
+@settings(max_examples=10)
 @given(gone=st.lists(st.booleans(), min_size=8, max_size=8))
 def test_heads_of_a_vision_transformer(gone):
     model = vision("vit_tiny", depth=2, width=16, heads=4, mlp_width=12)
@@ -166,7 +168,8 @@ def test_a_neuron_without_weights_lives_on_in_the_next_bias():
         first.bias[:] = torch.tensor([1.0, 2.0, -3.0, 4.0])
         second.bias[:] = 0.5
     expected = 0.5 + 2.0 * second.weight[:, 1].detach()  # relu(2), and relu(-3) is nothing
-    assert shrink_units(Pair(first, second, nn.ReLU())) == (4, 2)
+    (part,) = shrink(nn.Sequential(first, nn.ReLU(), second), torch.randn(5, 3))
+    assert (part.unit, part.before, part.after) == ("neurons", 4, 2)
     torch.testing.assert_close(second.bias.detach(), expected)
 
 
@@ -179,7 +182,8 @@ def test_a_constant_channel_before_padding_is_no_bias():
     images = torch.randn(2, 2, 5, 5)
     whole = nn.Sequential(first, nn.ReLU(), second)(images)
     # One channel speaks for three; the fourth says nothing.
-    assert shrink_units(Pair(first, second, nn.ReLU())) == (6, 3)
+    (part,) = shrink(nn.Sequential(first, nn.ReLU(), second), images)
+    assert (part.unit, part.before, part.after) == ("channels", 6, 3)
     small = nn.Sequential(first, nn.ReLU(), second)(images)
     torch.testing.assert_close(small, whole)
 
@@ -195,7 +199,7 @@ def test_what_is_read_by_nobody_goes_too():
 
 def test_a_model_without_zeros_stays_and_an_unknown_one_is_refused():
     assert shrink(vision("mlp", widths=[8]), torch.randn(2, 1, 8, 8)) == []
-    with pytest.raises(ValueError, match="Bilinear has no block"):
+    with pytest.raises(ValueError, match="Bilinear has no units"):
         shrink(nn.Bilinear(2, 2, 2), (torch.randn(3, 2), torch.randn(3, 2)))
     with pytest.raises(TypeError, match="example_inputs"):
         shrink(vision("mlp", widths=[8]))
@@ -320,12 +324,30 @@ def broken():
 
 
 IMAGES, VECTORS = (2, 4, 5, 5), (7, 6)
+BLOCKS = {
+    silu_block: (IMAGES, "channels"),
+    pre_activation_block: (IMAGES, "channels"),
+    Gated: (VECTORS, "neurons"),
+    lambda: Skipping(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4)): (VECTORS, "neurons"),
+    ReadTwice: (VECTORS, "neurons"),
+}
+
+
+@pytest.mark.parametrize("make", BLOCKS)
+def test_blocks_of_any_kind(make):
+    (shape, unit), model = BLOCKS[make], make()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1 and any(part in name for part in ("conv1", "gate", "up", "0.")):
+                weight[1:3] = 0.0
+    shrunk, _ = same_outputs(stirred(model), torch.randn(shape))
+    assert [part.unit for part in shrunk] == [unit]
+    # What both layers read, and what reaches the outputs past a layer, stays.
+    assert shrunk[0].after < shrunk[0].before
+
+
 REFUSED = {
-    silu_block: (IMAGES, "gives other outputs"),
-    pre_activation_block: (IMAGES, "does not run"),
-    Gated: (VECTORS, "has no block"),
-    lambda: Skipping(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4)): (VECTORS, "has no block"),
-    ReadTwice: (VECTORS, "does not run"),
     Attending: ((2, 3, 8), "does not run"),
     broken: (VECTORS, "gives other outputs"),
     lambda: nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 4)).bfloat16(): (VECTORS, "too coarse"),

@@ -38,7 +38,7 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
     schedule: str | None = None,
     scope: str | None = None,
     sparsities: Mapping[str, float] | None = None,
-    pattern: str = "unstructured",
+    pattern: str | Pattern = "unstructured",
     min_density: float = 0.0,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
@@ -66,7 +66,8 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
             "per_row", "lamp", "erk", "owl", "alpha"; default: that of the name.
         sparsities: Name or name pattern -> sparsity of the matching layers. The first match counts.
             Layers with the same sparsity compete among themselves, as ``scope`` says.
-        pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads".
+        pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads"; or a pattern that was made
+            for the model, such as `seven_exp.shrink.coupled_pattern`.
         min_density: Every layer of n weights keeps at least ``int(min_density * n)``, in [0, 1).
             For the scopes in which layers compete: "global" and "lamp".
         include: Names or name patterns; only matching weights are pruned. See `survey`.
@@ -115,7 +116,7 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
         for keyword in ("begin_step", "end_step", "interval", "levels", "rounds")
     }
     sparsities = {key: fraction(f"sparsities['{key}']", own) for key, own in sparsities.items()}
-    which = parse_pattern(pattern)
+    which = pattern if isinstance(pattern, Pattern) else parse_pattern(pattern)
     for own in (sparsity, *sparsities.values()):
         _check_floor(min_density, own, which, scope)
     timing = _timing(name, method, when, curve, spec.rounds, numbers)

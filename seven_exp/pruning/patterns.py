@@ -1,9 +1,9 @@
 """Patterns: which sets of weights may be pruned together."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -225,19 +225,122 @@ class Heads(Units):
         return {part: one for one in found for part in (one, one.out_proj)}
 
 
+Slice = tuple[str, int, Sequence[int]]
+"""Name of a weight, a dimension of it, and indices in this dimension."""
+
+
+class Group(NamedTuple):
+    """A channel, neuron or head, with everything that is removed together with it.
+
+    Attributes:
+        rows: The weights that make it. All of them must be prunable.
+        others: What else belongs to it, such as the columns that read it.
+    """
+
+    rows: Sequence[Slice]
+    others: Sequence[Slice] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Coupled(Units):
+    """Channels, neurons and heads across layers: what a residual sum or a product ties together.
+
+    A weight belongs to the unit of its row. If its rows are in no unit, it belongs to the unit of
+    its column, as in the second layer of a Transformer's MLP. A unit's score is the sum of its
+    weights' scores, divided by their number, because the budget counts weights. (Fang et al.,
+    arXiv 2301.12900, also reduce the scores of a group to one number.)
+
+    Attributes:
+        groups: Found by tracing the model; see `seven_exp.shrink.coupled_pattern`.
+    """
+
+    groups: Sequence[Group] = ()
+
+    counts_rows: ClassVar[bool] = False
+
+    name = "coupled"
+
+    def check(self, sparsity: float, scope: str) -> None:
+        """The groups of the model must be known, and they span several weights."""
+        if not self.groups:
+            raise ValueError(
+                "pattern coupled needs the model's units: pass "
+                "pattern=seven_exp.shrink.coupled_pattern(model, example_inputs)"
+            )
+        if scope != "global":
+            raise ValueError(
+                f"pattern coupled spans several weights: scope '{scope}' does not fit it; "
+                "choose global"
+            )
+
+    def misfits(self, layers: Sequence[Layer]) -> dict[str, str]:
+        """Layers none of whose dimensions is divided into units."""
+        places = self._places(layers)
+        return {
+            layer.name: f"pattern coupled does not fit {layer.name}: some of its channels reach an "
+            "output, a norm over all channels, a layer of fixed size or one that stays dense"
+            for layer in layers
+            if layer.name not in places
+        }
+
+    def units(self, layers: Sequence[Layer]) -> list[Tensor] | None:
+        """The number of its group for each row or column of each layer."""
+        places = self._places(layers)
+        numbered = []
+        for layer in layers:
+            dim, numbers = places[layer.name]
+            shape = [1] * layer.weight.dim()
+            shape[dim] = -1
+            numbered.append(numbers.view(shape))
+        return numbered
+
+    def _places(self, layers: Sequence[Layer]) -> dict[str, tuple[int, Tensor]]:
+        """Name of a layer -> a dimension that is divided into units, and their numbers."""
+        sizes = {layer.name: layer.weight.shape for layer in layers}
+        usable = dict(enumerate(self.groups))
+        while True:
+            rows = _divided(sizes, {i: group.rows for i, group in usable.items()})
+            left = {
+                i: group
+                for i, group in usable.items()
+                if all(name in rows for name, _, _ in group.rows)
+            }
+            if len(left) == len(usable):
+                break
+            usable = left
+        return _divided(sizes, {i: group.others for i, group in usable.items()}) | rows
+
+
+def _divided(
+    sizes: Mapping[str, Sequence[int]], slices: Mapping[int, Sequence[Slice]]
+) -> dict[str, tuple[int, Tensor]]:
+    """The weights that have a dimension of which each index has a number, with these numbers."""
+    found: dict[tuple[str, int], Tensor] = {}
+    for number, own in slices.items():
+        for name, dim, indices in own:
+            if name in sizes:
+                if (name, dim) not in found:
+                    found[name, dim] = torch.full((sizes[name][dim],), -1, device="cpu")
+                found[name, dim][list(indices)] = number
+    return {name: (dim, at) for (name, dim), at in found.items() if bool((at >= 0).all())}
+
+
 def parse_pattern(text: str) -> Pattern:
     """The pattern for a text.
 
     Args:
-        text: "unstructured", "rows", "heads", "N:M" such as "2:4", or "RxC" such as "4x4".
+        text: "unstructured", "rows", "heads", "coupled", "N:M" such as "2:4", or "RxC" such as
+            "4x4".
 
     Raises:
         ValueError: None of these.
     """
-    plain: dict[str, Pattern] = {"unstructured": Pattern(), "rows": Rows(), "heads": Heads()}
     text = str(text)
-    if text in plain:
-        return plain[text]
+    if text == "unstructured":
+        return Pattern()
+    for kind in (Rows, Heads, Coupled):
+        if text == kind.name:
+            return kind()
     if found := re.fullmatch(r"(\d+):(\d+)", text):
         n, m = int(found[1]), int(found[2])
         if 0 < n < m:
@@ -245,6 +348,6 @@ def parse_pattern(text: str) -> Pattern:
     if (found := re.fullmatch(r"(\d+)x(\d+)", text)) and int(found[1]) * int(found[2]) > 0:
         return Blocks(int(found[1]), int(found[2]))
     raise ValueError(
-        f"unknown pattern '{text}': choose unstructured, N:M such as 2:4, RxC such as 4x4, rows "
-        "or heads"
+        f"unknown pattern '{text}': choose unstructured, N:M such as 2:4, RxC such as 4x4, rows, "
+        "heads or coupled"
     )

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from seven_exp.pruning.criteria.solver import GradientSolver, Solver
 from seven_exp.pruning.layerwise import inference, side_by_side
 from seven_exp.pruning.structure import blocks_of
 from seven_exp.runs import artifacts, provenance
-from seven_exp.runs.build import calibration_of, check_length, data_of
+from seven_exp.runs.build import calibration_of, check_length, data_of, first_example
 from seven_exp.runs.parts import pruner_of
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.reads import Method
@@ -162,7 +163,8 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
             return None
         calibration, departures = calibration_of(config)
         assert calibration is not None
-        pruner = pruner_of(config, Plan.of(config, 1), model, None)
+        example = partial(first_example, data.test, device)
+        pruner = pruner_of(config, Plan.of(config, 1), model, None, example)
     paths = {module: path for path, module in model.named_modules()}
     return InTurn(
         config=config,
@@ -194,6 +196,7 @@ def _fits(config: RunConfig) -> bool:
         and solver.order == "blocks"
         and method.updates == 1
         and method.scope in _SCOPES
+        and config.pruner.pattern != "coupled"
         and stored
         and model.pretrain.epochs == 0
         and config.analysis.every is None

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -18,11 +18,19 @@ from seven_exp.pruning import Pruner, build_method, create_pruner, read_by
 from seven_exp.pruning.layers import prunable_layers
 from seven_exp.pruning.name_patterns import check_patterns, matches
 from seven_exp.pruning.replicas import group_of
-from seven_exp.runs.build import calibration_of, check_length, data_of, model_of, optimizer_of
+from seven_exp.runs.build import (
+    calibration_of,
+    check_length,
+    data_of,
+    first_example,
+    model_of,
+    optimizer_of,
+)
 from seven_exp.runs.dense_start import load_dense_start
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.reads import Method, unread
-from seven_exp.tasks import Classification
+from seven_exp.shrink import coupled_pattern
+from seven_exp.tasks import Classification, Inputs
 from seven_exp.training.checkpoints import digest_of
 from seven_exp.training.compute import Compute, layout_for
 from seven_exp.training.distillation import Distillation
@@ -108,7 +116,8 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
         replicas = world.replicas(model)
         seed = world.seed(config.seed)
         probe = _probe(config, data, replicas, compute, seed)
-        pruner = pruner_of(config, plan, replicas, optimizer)
+        example = partial(first_example, data.test, device)
+        pruner = pruner_of(config, plan, replicas, optimizer, example)
     outcome, tally = Outcome(data.task.metric), Tally.empty(device)
     trained = replicas
     if config.trainer.compile:
@@ -220,7 +229,11 @@ def _probe(
 
 
 def pruner_of(
-    config: RunConfig, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer | None
+    config: RunConfig,
+    plan: Plan,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    example: Callable[[], Inputs],
 ) -> Pruner:
     """The pruner of the config; keys that it does not read are left out."""
     rounds, schedule = config.pruner.rounds, config.schedule.name
@@ -253,4 +266,6 @@ def pruner_of(
     name, arguments = config.pruner.name, config.pruner.arguments
     read = read_by(name, plan.when, schedule, build_method(name, arguments))
     given: dict[str, Any] = {key: keywords[key] for key in read}
+    if given.get("pattern") == "coupled":
+        given["pattern"] = coupled_pattern(model, example())
     return create_pruner(name, model, **given, **arguments)

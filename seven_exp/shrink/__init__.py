@@ -1,7 +1,8 @@
 """Shrinks models: removes units with constant or unused output; the outputs stay the same."""
 
 from seven_exp.shrink.attention import SlimAttention
-from seven_exp.shrink.blocks import Shrunk, shrink
+from seven_exp.shrink.coupling import coupled_pattern
+from seven_exp.shrink.shrinking import Shrunk, shrink
 from seven_exp.shrink.sizes import fit
 
-__all__ = ["Shrunk", "SlimAttention", "fit", "shrink"]
+__all__ = ["Shrunk", "SlimAttention", "coupled_pattern", "fit", "shrink"]

@@ -17,6 +17,20 @@ def is_conv1d(module: nn.Module) -> TypeGuard["Conv1D"]:
     return type(module).__name__ == "Conv1D"
 
 
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether this is a convolution of each channel by itself."""
+    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return False
+    return module.groups == module.in_channels == module.out_channels > 1
+
+
+def rows_of(module: nn.Module) -> int:
+    """Number of outputs, or of the channels that a layer treats one by one."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module.num_features
+    return len(module.weight if isinstance(module, nn.PReLU) else by_output(module))
+
+
 def parameter(module: nn.Module, name: str) -> Tensor:
     """A tensor of a module by its attribute, detached."""
     tensor = getattr(module, name)
@@ -38,7 +52,7 @@ def by_input(module: nn.Module) -> Tensor:
 
 
 def keep_outputs(module: nn.Module, kept: Tensor) -> None:
-    """Drop all other outputs of a Linear, Conv or batch norm.
+    """Drop all other outputs of a Linear or Conv, or channels of a layer that keeps them apart.
 
     Args:
         module: Changed in place.
@@ -58,15 +72,18 @@ def keep_inputs(module: nn.Module, kept: Tensor) -> None:
     settle(module)
 
 
-def add(module: nn.Module, name: str, shift: Tensor) -> None:
-    """Add ``shift`` to a tensor, rounded once."""
-    tensor = parameter(module, name)
-    put(module, name, (tensor.double() + shift).to(tensor.dtype))
+def add_bias(module: nn.Module, shift: Tensor) -> None:
+    """Add ``shift`` to the bias of a Linear or Conv, rounded once; create the bias if needed."""
+    old = getattr(module, "bias", None)
+    total = shift if old is None else old.detach().double() + shift
+    put(module, "bias", total.to(parameter(module, "weight").dtype))
 
 
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace a parameter or a buffer; the old tensor keeps its values."""
+    """Replace a parameter or a buffer, or create a bias; the old tensor keeps its values."""
     old = getattr(module, name)
+    if old is None:
+        old = module.get_parameter("weight")
     if isinstance(old, nn.Parameter):
         tensor = nn.Parameter(tensor.contiguous(), requires_grad=old.requires_grad)
     setattr(module, name, tensor)
@@ -76,10 +93,16 @@ def settle(module: nn.Module) -> None:
     """Set a layer's attributes to its tensors' shapes."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif is_depthwise(module):
+        assert isinstance(module, nn.modules.conv._ConvNd)
+        module.groups = module.in_channels = module.out_channels = len(module.weight)
     elif isinstance(module, nn.modules.conv._ConvNd):
         module.out_channels, module.in_channels = module.weight.shape[:2]
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-        module.num_features = len(module.weight)
+        level = module.running_mean if module.running_mean is not None else module.weight
+        module.num_features = len(level)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
     elif is_conv1d(module):
         module.nx, module.nf = module.weight.shape
 
@@ -108,11 +131,13 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             model.set_submodule(name, slim)
     own = model.state_dict()
     for name, tensor in state.items():
+        place, _, attribute = name.rpartition(".")
         if name in own and own[name].shape != tensor.shape:
-            place, _, attribute = name.rpartition(".")
             module = model.get_submodule(place)
             put(module, attribute, torch.empty_like(tensor))
             settle(module)
+        elif attribute == "bias" and name not in own and f"{place}.weight" in own:
+            put(model.get_submodule(place), attribute, torch.empty_like(tensor))
     try:
         missing, unknown = model.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:

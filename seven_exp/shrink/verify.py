@@ -95,20 +95,21 @@ def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
         made = model(**inputs)
     else:
         made = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-    found = [tensor.clone() for tensor in _tensors(made)]
+    found = [tensor.clone() for tensor in tensors_in(made)]
     if not found:
         raise ValueError(f"{type(model).__name__} returns no tensors that can be compared")
     return found
 
 
-def _tensors(made: Any) -> Iterator[Tensor]:
+def tensors_in(made: Any) -> Iterator[Tensor]:
+    """All tensors of a nested structure."""
     if isinstance(made, Tensor):
         yield made
     elif isinstance(made, Mapping):
-        yield from _tensors(list(made.values()))
+        yield from tensors_in(list(made.values()))
     elif isinstance(made, list | tuple):
         for part in made:
-            yield from _tensors(part)
+            yield from tensors_in(part)
 
 
 def _precision(output: Tensor) -> float:

@@ -1,0 +1,139 @@
+"""Constants: inputs of layers that are equal for everything the other layers say.
+
+A layer adds a constant input to its bias instead of reading it. A convolution that pads with zeros
+sees them beyond the border, so there a constant is not a bias.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.shrink.probing import Probe, resizable, told_inputs
+from seven_exp.shrink.sizes import add_bias, by_input, by_output, is_conv1d, parameter, put
+
+_SCALES = (1.0, 1e4)
+"""Standard deviations of what the layers say."""
+
+_ROUNDING = 1e-5
+"""Relative; sums of attention weights, for example, are one only up to rounding."""
+
+
+def constants(probe: Probe) -> dict[str, Tensor]:
+    """Measure which inputs of a model's layers do not depend on the rows that are not zero.
+
+    Layers return random numbers, but for the outputs whose weights are zero: these return their
+    biases. An input that is the same at all positions and in all trials is constant.
+
+    Returns:
+        Name of a layer -> (inputs,): the constant; NaN for inputs that vary.
+    """
+    low: dict[str, Tensor] = {}
+    high: dict[str, Tensor] = {}
+    generator = torch.Generator().manual_seed(0)
+    silent = {n: _silent(m) for n, m in probe.modules.items() if resizable(m)}
+
+    def noise(like: Tensor, scale: float) -> Tensor:
+        return (torch.randn(like.shape, generator=generator) * scale).to(like)
+
+    def read(name: str, x: Tensor) -> None:
+        if name in silent:
+            rows = x.reshape(-1, x.shape[-1])
+            least, most = rows.amin(0), rows.amax(0)
+            low[name] = torch.minimum(low[name], least) if name in low else least
+            high[name] = torch.maximum(high[name], most) if name in high else most
+
+    for scale in _SCALES:
+
+        def say(name: str, y: Tensor, scale: float = scale) -> Tensor:
+            random = noise(y, scale)
+            if name not in silent:
+                return random
+            dead, level = silent[name]
+            return torch.where(dead, level.to(y), random)
+
+        probe.run(read, say, told_inputs(probe.inputs, lambda x, s=scale: noise(x, s)))
+    found = {}
+    for name, least in low.items():
+        most = high[name]
+        equal = most - least <= _ROUNDING * torch.maximum(most.abs(), least.abs())
+        found[name] = torch.where(equal, (least + most) / 2, torch.nan)
+    return found
+
+
+def _silent(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Which outputs have only zero weights, and the biases."""
+    weight = by_output(module)
+    bias = getattr(module, "bias", None)
+    return (weight == 0).all(1), torch.zeros_like(weight[:, 0]) if bias is None else bias.detach()
+
+
+def fold(module: nn.Module, values: Tensor, at: Tensor) -> bool:
+    """Move constant inputs of a layer to its bias.
+
+    Args:
+        module: Resizable; it gets new tensors.
+        values: (inputs,), see `constants`.
+        at: int64, the inputs that may be changed.
+
+    Returns:
+        Whether anything changed. The columns that moved are zero.
+    """
+    columns = by_input(module)
+    moving = torch.zeros_like(values, dtype=torch.bool)
+    moving[at] = True
+    moving &= values.isfinite() & ~columns.eq(0).flatten(1).all(1)
+    if pads(module):
+        moving &= values == 0
+    if not bool(moving.any()):
+        return False
+    shift = torch.einsum("i,iok->o", values[moving].double(), columns[moving].double())
+    if bool(shift.any()):
+        add_bias(module, shift)
+    set_columns(module, moving, torch.zeros_like(columns[moving]))
+    return True
+
+
+def merge(module: nn.Module, values: Tensor, speaker: Tensor, others: Tensor) -> None:
+    """Let one unit's constant inputs of a layer stand for those of other units as well.
+
+    Args:
+        module: Resizable; it gets new tensors.
+        values: (inputs,), see `constants`.
+        speaker: int64 (k,), the inputs that stay; a constant is zero only where no other is read.
+        others: int64 (units, k), the inputs that become zero columns.
+    """
+    columns = by_input(module).clone()
+    share = (values[others].double() / values[speaker].double()).nan_to_num(0.0, 0.0, 0.0)
+    more = torch.einsum("uk,ukop->kop", share, columns[others].double())
+    columns[speaker] = (columns[speaker].double() + more).to(columns.dtype)
+    columns[others.flatten()] = 0
+    set_columns(module, torch.ones(len(columns), dtype=torch.bool), columns)
+
+
+def pads(module: nn.Module) -> bool:
+    """Whether a layer's inputs are not constant beyond the border."""
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return False
+    # `padding` may be a string, and "same" pads unless the kernel is one pixel.
+    padding = module.padding
+    none = padding == "valid" or (isinstance(padding, tuple) and not any(padding))
+    return not none and set(module.kernel_size) != {1}
+
+
+def set_columns(module: nn.Module, which: Tensor, columns: Tensor) -> None:
+    """Replace some of a layer's columns: (inputs, outputs, positions of the kernel)."""
+    weight = parameter(module, "weight").clone()
+    view = weight if is_conv1d(module) else weight.transpose(0, 1)
+    view[which] = columns.reshape(view[which].shape)
+    put(module, "weight", weight)
+
+
+def set_rows_to_zero(module: nn.Module, at: Tensor) -> bool:
+    """Replace some of a layer's rows and their biases by zero; return whether they were not."""
+    if not bool(by_output(module)[at].any()):
+        return False
+    weight = parameter(module, "weight").clone()
+    (weight.T if is_conv1d(module) else weight)[at] = 0
+    put(module, "weight", weight)
+    if getattr(module, "bias", None) is not None:
+        put(module, "bias", parameter(module, "bias").index_fill(0, at.to(weight.device), 0))
+    return True

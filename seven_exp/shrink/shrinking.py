@@ -1,0 +1,219 @@
+"""Shrinking: removes the units of a model that have no effect; the outputs stay the same.
+
+What a unit tells the next layers, if it is constant, moves to their biases. A unit that no
+layer reads any more is removed, with its rows, columns and channels.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from seven_exp.pruning.matrices import unwrap
+from seven_exp.shrink.attention import slim
+from seven_exp.shrink.constants import constants, fold, merge, set_rows_to_zero
+from seven_exp.shrink.coupling import Port, Unit, coupled, no_units
+from seven_exp.shrink.probing import Probe
+from seven_exp.shrink.sizes import by_input, keep_inputs, keep_outputs, rows_of
+from seven_exp.shrink.verify import Inputs, outputs_kept
+
+_TORCH_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A part of the model that has become smaller.
+
+    Attributes:
+        name: Name of the attention, or of the first layer that makes the units.
+        unit: "neurons", "channels", "heads" or "dimensions" (of queries, keys and values).
+        before: Number of units before.
+        after: Number of units after.
+    """
+
+    name: str
+    unit: str
+    before: int
+    after: int
+
+
+def shrink(model: nn.Module, example_inputs: Inputs) -> list[Shrunk]:
+    """Remove all units without effect, in place, and verify that the outputs stay the same.
+
+    Args:
+        model: Pruned weights zero, float32 or float64. Its behaviour in evaluation mode counts;
+            every module keeps its mode.
+        example_inputs: Inputs for comparing the outputs before and after: a tensor, a tuple
+            of arguments or a mapping of keyword arguments. A part of the model that they do not
+            reach is not changed.
+
+    Returns:
+        What has become smaller, in the model's order; nothing if every unit has an effect. Units
+        whose removal the model's own code does not survive stay.
+
+    Raises:
+        ValueError: The model has no units that can be removed, or its outputs would change by more
+            than rounding. The model is then unchanged.
+    """
+    model = unwrap(model)
+    units, attentions = coupled(model, example_inputs), _attentions(model)
+    if not units and not attentions:
+        raise ValueError(no_units(model))
+    try:
+        with outputs_kept(model, example_inputs):
+            return _removed(model, example_inputs, units) + _slimmed(model, attentions)
+    except ValueError as error:
+        first = error
+    found = []
+    for family in _families(units):
+        try:
+            with outputs_kept(model, example_inputs):
+                found += _removed(model, example_inputs, family)
+        except ValueError:
+            continue
+    for attention in attentions:
+        try:
+            with outputs_kept(model, example_inputs):
+                found += _slimmed(model, [attention])
+        except ValueError:
+            continue
+    if not found:
+        raise first
+    return found
+
+
+def _families(units: Iterable[Unit]) -> list[list[Unit]]:
+    """The units by the weights that they belong to."""
+    found: dict[object, list[Unit]] = {}
+    for unit in units:
+        found.setdefault(unit.ports, []).append(unit)
+    return list(found.values())
+
+
+def _places(units: Iterable[Unit]) -> dict[Port, Tensor]:
+    """Port -> the indices of all units."""
+    found: dict[Port, list[int]] = {}
+    for unit in units:
+        for port, indices in unit.places.items():
+            found.setdefault(port, []).extend(indices)
+    return {port: torch.tensor(indices) for port, indices in found.items()}
+
+
+@torch.no_grad()
+def _removed(model: nn.Module, inputs: Inputs, units: Sequence[Unit]) -> list[Shrunk]:
+    """Remove those of the units that have no effect."""
+    modules = dict(model.named_modules())
+    read = {name: at for (name, side), at in _places(units).items() if side == "columns"}
+    families = _families(units)
+    going = True
+    while going:
+        values = constants(Probe.of(model, inputs))
+        going = sum(fold(modules[name], values[name], at) for name, at in read.items()) > 0
+        unread = _unread(modules, units)
+        rows = {name: at for (name, side), at in _places(unread).items() if side == "rows"}
+        going |= sum(set_rows_to_zero(modules[name], at) for name, at in rows.items()) > 0
+        if not going:
+            going = sum(_merged(modules, family, values) for family in families) > 0
+    unread = set(_unread(modules, units))
+    # At least one unit stays, so that every layer has a size.
+    gone = [unit for family in families for unit in family[set(family) <= unread :]]
+    gone = [unit for unit in gone if unit in unread]
+    for (name, side), at in _places(gone).items():
+        module = modules[name]
+        size = len(by_input(module)) if side == "columns" else rows_of(module)
+        kept = torch.ones(size, dtype=torch.bool)
+        kept[at] = False
+        (keep_inputs if side == "columns" else keep_outputs)(module, kept.nonzero().squeeze(1))
+    return _report(modules, families, set(gone))
+
+
+def _unread(modules: Mapping[str, nn.Module], units: Iterable[Unit]) -> list[Unit]:
+    """The units that no layer reads."""
+    silent: dict[str, list[bool]] = {}
+
+    def quiet(name: str, indices: Iterable[int]) -> bool:
+        if name not in silent:
+            silent[name] = by_input(modules[name]).eq(0).flatten(1).all(1).tolist()
+        return all(silent[name][i] for i in indices)
+
+    return [unit for unit in units if all(quiet(*place) for place in unit.of("columns"))]
+
+
+def _merged(
+    modules: Mapping[str, nn.Module], family: Sequence[Unit], values: Mapping[str, Tensor]
+) -> bool:
+    """Let one constant unit of a family stand for all of them, where layers pad their inputs."""
+    names = [name for name, _ in family[0].of("columns")]
+    at = {name: torch.tensor([unit.places[name, "columns"] for unit in family]) for name in names}
+    said, loud, heard = [], [], []
+    for name in names:
+        value = values[name][at[name]]
+        live = ~by_input(modules[name]).eq(0).flatten(1).all(1)[at[name]]
+        said.append((value.isfinite() | ~live).all(1))
+        loud.append(value.isfinite() & (value != 0))
+        heard.append(live)
+    speaks, is_heard = torch.cat(loud, 1), torch.cat(heard, 1)
+    constant = torch.stack(said).all(0) & is_heard.any(1)
+    # The speaker's constants are not zero wherever another unit is read.
+    needed = is_heard[constant].any(0)
+    able = constant & (speaks | ~needed).all(1)
+    if not bool(able.any()) or int(constant.sum()) < 2:
+        return False
+    level = torch.cat([values[name][at[name]].abs().nan_to_num() for name in names], 1)
+    quietest = level.masked_fill(~needed, torch.inf).amin(1)
+    speaker = int(quietest.masked_fill(~able, -1).argmax())
+    constant[speaker] = False
+    for name in names:
+        merge(modules[name], values[name], at[name][speaker], at[name][constant])
+    return True
+
+
+def _report(
+    modules: Mapping[str, nn.Module], families: Iterable[Sequence[Unit]], gone: AbstractSet[Unit]
+) -> list[Shrunk]:
+    found = []
+    for family in families:
+        after = sum(unit not in gone for unit in family)
+        if after < len(family):
+            name, rows = next(family[0].of("rows"))
+            kind = "channels" if isinstance(modules[name], nn.modules.conv._ConvNd) else "neurons"
+            if len(rows) > 1:
+                kind = "heads"
+            found.append(Shrunk(name, kind, len(family), after))
+    return found
+
+
+def _attentions(model: nn.Module) -> list[tuple[str, nn.MultiheadAttention]]:
+    """Attention that is only called as a module by its block."""
+    # These blocks read its weights, and pass masks to it.
+    kept = {
+        part
+        for module in model.modules()
+        if isinstance(module, _TORCH_LAYERS)
+        for part in module.children()
+    }
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention) and module not in kept
+    ]
+
+
+def _slimmed(
+    model: nn.Module, attentions: Iterable[tuple[str, nn.MultiheadAttention]]
+) -> list[Shrunk]:
+    """Remove heads, and dimensions of heads, that have no effect."""
+    found = []
+    for name, attention in attentions:
+        slimmed = slim(attention)
+        if slimmed is not None:
+            model.set_submodule(name, slimmed.eval())
+            found += [
+                Shrunk(name, "heads", attention.num_heads, slimmed.number),
+                Shrunk(
+                    *(name, "dimensions", 3 * attention.embed_dim, slimmed.in_proj.out_features)
+                ),
+            ]
+    return [part for part in found if part.after < part.before]
