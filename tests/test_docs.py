@@ -253,9 +253,12 @@ def test_the_test_that_is_shown_to_authors_of_methods_passes(run_blocks):
 
 
 def test_shrinking_as_it_is_shown(run_blocks):
-    names = run_blocks("docs/howto/export.md")
-    assert [(s.unit, s.after) for s in names["smaller"]] == [("neurons", 12)]
-    assert names["model"][0].out_features == 12
+    names = run_blocks("docs/howto/shrink.md")
+    first, second = names["smaller"]
+    assert [(s.unit, s.before) for s in (first, second)] == [("neurons", 16)] * 2
+    assert first.after == names["model"][0].out_features <= 12
+    assert second.after == names["model"][2].out_features < 16
+    assert 0.5 <= names["pruner"].sparsity < 0.5 + (16 + 2) / (8 * 16 + 16 * 16 + 16 * 2)
 
 
 def test_the_first_page_is_the_readmes():

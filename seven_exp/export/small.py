@@ -32,7 +32,7 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     if not shrunk:
         raise ExportError(
             "format small: no neuron, channel or head of this run is pruned entirely; use it for "
-            "runs with pruner.pattern=rows or heads"
+            "runs with pruner.pattern=coupled, rows or heads"
         )
     write_state(folder, state_of(model, dtype))
     return {

@@ -16,47 +16,67 @@ _SCALES = (1.0, 1e4)
 _ROUNDING = 1e-5
 """Relative; sums of attention weights, for example, are one only up to rounding."""
 
+_SAMPLES = 32
+"""With fewer values, random numbers may be equal by chance, as they are after a ReLU."""
+
 
 def constants(probe: Probe) -> dict[str, Tensor]:
-    """Measure which inputs of a model's layers do not depend on the rows that are not zero.
+    """Which inputs of a model's layers do not depend on the rows that are not zero.
 
-    Layers return random numbers, but for the outputs whose weights are zero: these return their
-    biases. An input that is the same at all positions and in all trials is constant.
+    Rows of zeros return their biases. An input is constant if NaN in all other rows does not reach
+    it and it is the same at all positions; or if it stays the same while the others return random
+    numbers, as a mean of equal values does, whatever the weights of the mean.
 
     Returns:
         Name of a layer -> (inputs,): the constant; NaN for inputs that vary.
     """
-    low: dict[str, Tensor] = {}
-    high: dict[str, Tensor] = {}
-    generator = torch.Generator().manual_seed(0)
     silent = {n: _silent(m) for n, m in probe.modules.items() if resizable(m)}
+    generator = torch.Generator().manual_seed(0)
 
     def noise(like: Tensor, scale: float) -> Tensor:
+        if scale != scale:
+            return torch.full_like(like, torch.nan)
         return (torch.randn(like.shape, generator=generator) * scale).to(like)
 
-    def read(name: str, x: Tensor) -> None:
-        if name in silent:
-            rows = x.reshape(-1, x.shape[-1])
-            least, most = rows.amin(0), rows.amax(0)
-            low[name] = torch.minimum(low[name], least) if name in low else least
-            high[name] = torch.maximum(high[name], most) if name in high else most
+    def extent(scales: tuple[float, ...]) -> dict[str, tuple[Tensor, Tensor, int]]:
+        """Least and largest value of each input, and the number of values."""
+        found: dict[str, tuple[Tensor, Tensor, int]] = {}
 
-    for scale in _SCALES:
+        def read(name: str, x: Tensor) -> None:
+            if name in silent:
+                rows = x.reshape(-1, x.shape[-1])
+                low, high, count = found.get(name, (rows[0], rows[0], 0))
+                found[name] = (
+                    torch.minimum(low, rows.amin(0)),
+                    torch.maximum(high, rows.amax(0)),
+                    count + len(rows),
+                )
 
-        def say(name: str, y: Tensor, scale: float = scale) -> Tensor:
-            random = noise(y, scale)
-            if name not in silent:
-                return random
-            dead, level = silent[name]
-            return torch.where(dead, level.to(y), random)
+        for scale in scales:
 
-        probe.run(read, say, told_inputs(probe.inputs, lambda x, s=scale: noise(x, s)))
-    found = {}
-    for name, least in low.items():
-        most = high[name]
-        equal = most - least <= _ROUNDING * torch.maximum(most.abs(), least.abs())
-        found[name] = torch.where(equal, (least + most) / 2, torch.nan)
-    return found
+            def say(name: str, y: Tensor, scale: float = scale) -> Tensor:
+                random = noise(y, scale)
+                if name not in silent:
+                    return random
+                dead, level = silent[name]
+                return torch.where(dead, level.to(y), random)
+
+            probe.run(read, say, told_inputs(probe.inputs, lambda x, s=scale: noise(x, s)))
+        return found
+
+    marked, random = extent((torch.nan,)), extent(_SCALES)
+    values = {}
+    for name in random:
+        sure, likely = (_equal(*found[name][:2]) for found in (marked, random))
+        many = random[name][2] >= _SAMPLES
+        values[name] = torch.where(sure.isnan() & many, likely, sure)
+    return values
+
+
+def _equal(low: Tensor, high: Tensor) -> Tensor:
+    """What two bounds have in common; NaN if they differ."""
+    equal = high - low <= _ROUNDING * torch.maximum(high.abs(), low.abs())
+    return torch.where(equal, (low + high) / 2, torch.nan)
 
 
 def _silent(module: nn.Module) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,7 @@ class Probe:
         def recording(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
             def run(*args: Any, **kwargs: Any) -> Any:
                 made = forward(*args, **kwargs)
-                outputs.setdefault(name, []).append(made)
+                outputs.setdefault(name, []).append(_told(made, torch.nan_to_num))
                 return made
 
             return run

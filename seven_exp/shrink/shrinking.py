@@ -7,6 +7,7 @@ layer reads any more is removed, with its rows, columns and channels.
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -66,19 +67,17 @@ def shrink(model: nn.Module, example_inputs: Inputs) -> list[Shrunk]:
             return _removed(model, example_inputs, units) + _slimmed(model, attentions)
     except ValueError as error:
         first = error
-    found = []
-    for family in _families(units):
+    # Some part can't be removed: each is tried by itself.
+    found: list[Shrunk] = []
+    parts = [partial(_removed, model, example_inputs, family) for family in _families(units)]
+    parts += [partial(_slimmed, model, [attention]) for attention in attentions]
+    for part in parts:
         try:
             with outputs_kept(model, example_inputs):
-                found += _removed(model, example_inputs, family)
+                removed = part()
         except ValueError:
             continue
-    for attention in attentions:
-        try:
-            with outputs_kept(model, example_inputs):
-                found += _slimmed(model, [attention])
-        except ValueError:
-            continue
+        found += removed
     if not found:
         raise first
     return found
