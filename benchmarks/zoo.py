@@ -3,8 +3,9 @@
     python benchmarks/zoo.py [--only NAME ...] [--speed]
 
 Random weights. For each model one line: units, parameters before and after, seconds, and the
-largest relative difference of the outputs; or why the model is refused. With --speed, the pruned model is
-timed against the smaller one, alternately in one process; the ratio is that of the medians.
+largest relative difference of the outputs; or why the model is refused. With --speed, the pruned
+model is timed against the smaller one, alternately in one process; the ratio is that of the
+medians.
 """
 
 import argparse

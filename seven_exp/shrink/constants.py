@@ -4,6 +4,8 @@ A layer adds a constant input to its bias instead of reading it. A convolution t
 sees them beyond the border, so there a constant is not a bias.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +63,7 @@ def constants(probe: Probe) -> dict[str, Tensor]:
                 dead, level = silent[name]
                 return torch.where(dead, level.to(y), random)
 
-            probe.run(read, say, told_inputs(probe.inputs, lambda x, s=scale: noise(x, s)))
+            probe.run(read, say, told_inputs(probe.inputs, partial(noise, scale=scale)))
         return found
 
     marked, random = extent((torch.nan,)), extent(_SCALES)

@@ -10,6 +10,7 @@ normalises. So the units are the connected components of "this input depends on 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ def _units(probe: Probe) -> list[Unit]:
     nodes = _Nodes(probe, makers)
     rough, sharp = _codes(probe, makers), {}
     for name in makers:
-        hits, out = _marked(probe, lambda other, n, name=name: _all(n) if other == name else None)
+        hits, out = _marked(probe, partial(_only, name))
         reached = {reader: hit for reader, hit in hits.items() if bool(hit.any())}
         size = nodes.sizes[name, "rows"]
         if out or not all(map(nodes.knows, reached)):
@@ -179,7 +180,7 @@ class _Nodes:
         known &= number < self.sizes[name, "rows"]
         self._edges.append(torch.stack([places[known] + inputs, number[known] + rows]))
         places = places[~known]
-        kinds, kind_of = code[places].unique(dim=0, return_inverse=True)
+        kinds, kind_of = torch.unique(code[places], dim=0, return_inverse=True)
         numbers = torch.arange(self.sizes[name, "rows"])
         bits = (numbers[:, None] >> torch.arange(code.shape[1])) & 1
         for i, kind in enumerate(kinds):
@@ -254,6 +255,10 @@ def _marked(probe: Probe, marks: Marks, *, inputs: bool = False) -> tuple[Hits, 
     given = told_inputs(probe.inputs, lambda x: x * torch.nan) if inputs else None
     made = probe.run(read, say, given)
     return hits, any(bool(t.isnan().any()) for t in made if t.is_floating_point())
+
+
+def _only(name: str, other: str, n: int) -> Tensor | None:
+    return _all(n) if other == name else None
 
 
 def _all(n: int) -> Tensor:

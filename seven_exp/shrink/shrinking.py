@@ -115,10 +115,10 @@ def _removed(model: nn.Module, inputs: Inputs, units: Sequence[Unit]) -> list[Sh
         going |= sum(set_rows_to_zero(modules[name], at) for name, at in rows.items()) > 0
         if not going:
             going = sum(_merged(modules, family, values) for family in families) > 0
-    unread = set(_unread(modules, units))
+    silent = set(_unread(modules, units))
     # At least one unit stays, so that every layer has a size.
-    gone = [unit for family in families for unit in family[set(family) <= unread :]]
-    gone = [unit for unit in gone if unit in unread]
+    gone = [unit for family in families for unit in family[silent.issuperset(family) :]]
+    gone = [unit for unit in gone if unit in silent]
     for (name, side), at in _places(gone).items():
         module = modules[name]
         size = len(by_input(module)) if side == "columns" else rows_of(module)
