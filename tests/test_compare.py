@@ -92,7 +92,7 @@ def test_runs_without_a_validation_split_are_counted_and_kept_apart(tmp_path, ca
         "note: 2 of the runs had no validation split: they trained on all training data, and "
         "measured the test split during training, too\n"
     )
-    methods = {row.method for row in rows_of(tmp_path, baseline=None)}
+    methods = {method for method, _ in rows_of(tmp_path, baseline=None)}
     assert methods == {"magnitude dataset.validation=0.0", "snip dataset.validation=null"}
 
 
