@@ -247,7 +247,7 @@ def run_with_relative_paths(tmp_path, monkeypatch):
         *("model=mlp", "tracker.mode=disabled", "trainer.max_steps=2", "trainer.batch_size=4"),
         "plugins=[own.py]",
     )
-    dataset = config.dataset.model_construct(name="own_data", data_dir="data")
+    dataset = config.dataset.model_construct(name="own_data", data_dir="data", validation=None)
     run_experiment(config.model_copy(update={"dataset": dataset}), tmp_path / "run", LocalRecord())
     monkeypatch.chdir(tmp_path / "elsewhere")
     return tmp_path / "run"
