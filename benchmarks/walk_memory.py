@@ -15,7 +15,7 @@ from pathlib import Path
 WORDS = [f"w{i}" for i in range(1000)]
 
 RUN = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -27,11 +27,15 @@ from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
 import torch, transformers.models.llama.modeling_llama
 torch.set_num_threads(1)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def memory(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(name)))
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+before = memory("VmRSS")
 since = time.perf_counter()
 config = parse(OmegaConf.to_container(values, resolve=True))
 record = run_experiment(config, Path(folder), LocalRecord())
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+after = memory("VmHWM")
 print(before / 1024, after / 1024, time.perf_counter() - since, record["params_total"])
 """
 

@@ -115,6 +115,7 @@ class InTurn:
             place(self.model, source.read(names, self.model.state_dict()), self.compute.device)
         yield
         clear(self.model, names)
+        return_freed_memory()
 
     def stored(self, folder: Path, number: int) -> Shards:
         """The file of a block in the run's own folder."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of ``mallopt``, as in glibc's malloc.h."""
@@ -21,12 +22,15 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Make malloc return each freed block of a mebibyte or more; return whether it does.
+    """Return freed memory to the system now, cycles of objects included; return whether it worked.
 
-    By default glibc keeps blocks of up to 32 MiB once some were freed, and gaps between them add up
-    from one block of a model to the next.
+    glibc keeps freed blocks and the gaps between them, which add up from one block of a model to
+    the next. From the first call on, it returns those of a mebibyte or more at once.
     """
-    return _set(_MMAP_THRESHOLD, 2**20)
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        return _set(_MMAP_THRESHOLD, 2**20) and bool(ctypes.CDLL(None).malloc_trim(0))
+    return False
 
 
 def _set(option: int, value: int) -> bool:
