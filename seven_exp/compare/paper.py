@@ -207,13 +207,16 @@ def budget(records: Sequence[Record]) -> list[str]:
 def _tests(rows: Sequence[Row], baseline: str | None, look: Look) -> list[str]:
     """The test behind the stars."""
     found = [row.difference for row in rows if row.difference]
-    tests = sum(row.p is not None for row in rows)
-    if baseline is None or not tests:
+    tested = [row for row in rows if row.p is not None]
+    if baseline is None or not tested:
         return []
     kind = "paired t tests over seeds" if found[0].test == "paired" else "Welch's t tests"
+    sizes = sorted({row.family for row in tested})
+    tests = " or ".join(str(size) for size in sizes) + (" test" if sizes == [1] else " tests")
+    family = "" if sizes == [len(tested)] else " at each sparsity"
     return [
         f"*: differs from {look.name(baseline)} with p < {SIGNIFICANT:g} ({kind}, "
-        f"Holm's correction over {tests} tests)"
+        f"Holm's correction over {tests}{family})"
     ]
 
 

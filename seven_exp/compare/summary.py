@@ -42,6 +42,7 @@ class Row:
         reference: The method to compare with; None for the baseline itself, or if there is none.
         difference: To the reference; None with a reference means that no seed is common.
         p: The difference's p value, corrected over the sparsity or the whole table.
+        family: Number of tests that the correction covers.
         best: Whether no method of the same task and sparsity has a better mean, ignoring those that
             are `barred`.
         zeros: Mean fraction of all parameters that are zero; None if unknown.
@@ -65,6 +66,7 @@ class Row:
     reference: str | None = None
     difference: Difference | None = None
     p: float | None = None
+    family: int = 0
     best: bool = False
     zeros: float | None = None
     lost: Mapping[str, int] = field(default_factory=dict)
@@ -314,7 +316,8 @@ def with_differences(
             families[family][i] = row.difference.p
     for raw in families.values():
         for i, p in zip(raw, holm(list(raw.values())), strict=True):
-            compared[i] = replace(compared[i], p=p, starred=whole[i] and p < SIGNIFICANT)
+            starred = whole[i] and p < SIGNIFICANT
+            compared[i] = replace(compared[i], p=p, family=len(raw), starred=starred)
     return compared, torn
 
 

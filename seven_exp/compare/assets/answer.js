@@ -67,7 +67,8 @@
         verdict(i, own.filter(j => rows.sparsity[j] === rows.sparsity[i])))),
         html("p", {class: "note"}, data.budgets[t]),
         ...(compared ? [html("p", {class: "note"}, `Differences to ${baseline}, methods by their mean rank over the sparsities; ` +
-          "the baseline's row holds its means. A star survives Holm's correction. Click a method to isolate it."),
+          "the baseline's row holds its means. A star survives Holm's correction over the tests of " +
+          `${page.family === "table" ? "the table" : "its sparsity"}. Click a method to isolate it.`),
           heat(own, order)] : [])];
     }));
   }, ["metric", "baseline", "only", "hide", "find"]);
