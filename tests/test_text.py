@@ -549,6 +549,9 @@ def test_the_papers_presets(name, monkeypatch):
         begin, end = config.schedule.begin_step, config.schedule.end_step
         assert (begin, end - begin, config.sparsity) == windows[name]
         assert config.dataset.name == f"glue/{name}"
+        assert (config.optimizer.weight_decay, config.dataset.max_length) == (0.0, 512)
+        # Only the authors' STS-B has dropout before the output layer.
+        assert config.model.head_dropout == (None if name == "stsb" else 0.0)
 
 
 def test_other_peoples_presets(monkeypatch):
@@ -565,6 +568,23 @@ def test_other_peoples_presets(monkeypatch):
     assert (movement.pruner.name, movement.dataset.name) == ("movement", "squad")
     plan = Plan.of(obert, 392_702 // 32)
     assert [round(x * 30 / plan.steps) for x in (plan.begin, plan.end, plan.interval)] == [2, 26, 4]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "deberta-v2"])
+def test_dropout_of_the_head_alone_is_set(folders, kind):
+    text = {"num_classes": 2, "vocab_size": 20, "max_length": 32, "head": "classification"}
+
+    def rates(**arguments):
+        model = build_model(str(folders[kind]), **text, pretrained=False, **arguments)
+        drops = {n: m for n, m in model.named_modules() if type(m).__name__.endswith("Dropout")}
+        return {n: drop.p if hasattr(drop, "p") else drop.drop_prob for n, drop in drops.items()}
+
+    usual, changed = rates(), rates(head_dropout=0.0)
+    head = {n for n in usual if n in ("dropout", "classifier.dropout")}
+    assert len(head) == 1
+    assert changed == usual | dict.fromkeys(head, 0.0)
+    with pytest.raises(ValueError, match=r"model.head_dropout: .* has no dropout of its head"):
+        build_model(str(folders["gpt2"]), **text, pretrained=False, head_dropout=0.0)
 
 
 @pytest.mark.parametrize("name", ["sst2", "stsb"])

@@ -19,6 +19,9 @@ _AUTO = {
     "images": "AutoModelForImageClassification",
 }
 
+_HEAD_DROPOUT = {"distilbert": "seq_classif_dropout", "deberta-v2": "cls_dropout"}
+"""Model type -> name of the dropout before its classifier, where it isn't BERT's name."""
+
 _OF_IMAGES = ("vit_hf", "deit")
 
 
@@ -81,18 +84,29 @@ def text_model(name: str) -> Callable[..., nn.Module]:
         *,
         pretrained: bool = True,
         dtype: Dtype = "float32",
+        head_dropout: float | None = None,
     ) -> nn.Module:
         """A pretrained Transformer with a new head.
 
         Raises:
-            ValueError: It can't be loaded, or the tokenizer does not fit it.
+            ValueError: It can't be loaded, the tokenizer does not fit it, or its head has no
+                dropout of its own.
         """
         config = fitting_config(name, head, vocab_size, max_length)
         if head != "language_modelling":
             config.num_labels = num_classes
+        if head_dropout is not None:
+            _set_head_dropout(config, name, head_dropout)
         return _build(name, head, config, pretrained, dtype)
 
     return build
+
+
+def _set_head_dropout(config: Any, name: str, value: float) -> None:
+    own = _HEAD_DROPOUT.get(config.model_type, "classifier_dropout")
+    if own == "classifier_dropout" and not hasattr(config, own):
+        raise ValueError(f"model.head_dropout: '{name}' has no dropout of its head; leave it out")
+    setattr(config, own, value)
 
 
 def fitting_config(name: str, head: Head, vocab_size: int, max_length: int) -> Any:
