@@ -3,10 +3,12 @@
 python train.py pruner=seven_dyn sparsity=0.7
 """
 
+import gc
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
+    gc.disable()  # the imports would be collected many times; `main` enables it
     try:
         # Imported here: the import takes long enough to be interrupted.
         from seven_exp.cli.train import main

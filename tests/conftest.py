@@ -13,6 +13,10 @@ import preloaded
 import pytest
 from hypothesis import settings
 
+from seven_exp.cli.deferred_compiler import defer_compiler
+
+defer_compiler()  # whose import takes longer than torch's
+
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("default")
 

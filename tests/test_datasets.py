@@ -174,7 +174,13 @@ def test_digits_splits_share_no_image_and_are_stratified():
     assert targets.min() >= 34
     assert targets.max() <= 38
     from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
+    x, y = load_digits(return_X_y=True)
+    drawn = train_test_split(x, y, test_size=0.2, stratify=y, random_state=0)
+    for split, pixels, classes in zip((data.train, data.test), drawn[:2], drawn[2:], strict=True):
+        assert torch.equal(split.images.flatten(1).double(), torch.as_tensor(pixels))
+        assert torch.equal(split.targets, torch.as_tensor(classes))
     together = torch.cat([data.train.images, data.test.images]).flatten(1).double()
     everything = torch.as_tensor(load_digits().data)
     assert torch.equal(together.sum(0), everything.sum(0))

@@ -1,5 +1,6 @@
 """``seven-exp COMMAND ...``: training, comparison, export and measurement from one command."""
 
+import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -73,6 +74,7 @@ def main() -> int:
     if name == "prune":
         arguments = after_training(arguments)
     sys.argv = [sys.argv[0], *arguments]
+    gc.disable()  # the imports would be collected many times; train's `main` enables it
     try:
         # Imported here: the import takes long enough to be interrupted.
         from seven_exp.cli.train import main as train

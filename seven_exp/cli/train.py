@@ -1,14 +1,17 @@
 """``seven-exp train``: Hydra composes, the config is checked, the run starts."""
 
 import atexit
+import gc
 import logging
 import os
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,21 +19,28 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from seven_exp.cli.deferred_compiler import defer_compiler
 from seven_exp.cli.faults import explain, rank, stop, stop_if_explained, stop_if_not_begun
 from seven_exp.cli.overrides import for_hydra, prefer_own_presets
 from seven_exp.cli.sweep_compare import compare_begun, left_elsewhere
 from seven_exp.cli.tuned import with_tuned
 from seven_exp.config import ConfigError, RunConfig, parse
+from seven_exp.runs.known import known_hash, remember
 from seven_exp.runs.ledger import Ledger, record_of
 
 log = logging.getLogger(__name__)
 
-# Adds conf/; here and not in main, because a launcher's processes import only this module.
+SKIPPED = "already done, in %s: skipped (run.force=true repeats it)"
+
+# Both here and not in main, because a launcher's processes import only this module.
+defer_compiler()
+# Adds conf/
 OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()))
 
 
 def main(config_dir: Path) -> None:
     """Compose from ``config_dir`` and the command line, run, and exit."""
+    collect_again()  # train.py and seven-exp have disabled it before the first import
     wants_trace = "HYDRA_FULL_ERROR" in os.environ
     # Hydra would print its own error pages and exit with 1; this makes it raise.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -96,11 +106,37 @@ def checked(values: DictConfig, given: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(explain(error)) from error
     assert isinstance(plain, dict)
     config = parse({str(key): value for key, value in plain.items()})
-
-    from seven_exp.runs.check import check
-
-    check(config)
+    if known_hash(config) is None:
+        with no_collection():
+            from seven_exp.runs.check import check
+        check(config)
     return config
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Disable garbage collection during imports, unless torch is imported already.
+
+    Imports make a million objects and hardly any garbage, and the collector looks through all
+    objects again and again.
+    """
+    first = "torch" not in sys.modules and gc.isenabled()
+    if first:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if first:
+            collect_again()
+
+
+def collect_again() -> None:
+    """Enable garbage collection, of new objects only."""
+    gc.freeze()
+    gc.enable()
+    # Else Triton's bindings print at exit which of their objects are left.
+    atexit.unregister(gc.unfreeze)
+    atexit.register(gc.unfreeze)
 
 
 def run(values: DictConfig) -> float | None:
@@ -117,14 +153,23 @@ def run(values: DictConfig) -> float | None:
     """
     config = checked(values, HydraConfig.get().overrides.task)
 
-    from seven_exp.console import show_record, write_what_can_be_encoded
-    from seven_exp.runs.identity import run_hash
-    from seven_exp.runs.run import run_experiment
-    from seven_exp.tracking import Trackers, build_tracker
-    from seven_exp.training.interruption import InterruptedRun
-    from seven_exp.training.world import join
+    from seven_exp.console import write_what_can_be_encoded
 
     write_what_can_be_encoded()
+    hydra_config = HydraConfig.get()
+    multirun = hydra_config.mode == RunMode.MULTIRUN
+    job = Path(hydra_config.runtime.output_dir)
+    ledger = Ledger(Path(hydra_config.runtime.cwd, Path(config.output_root).expanduser()))
+    skip = multirun if config.run.skip_finished is None else config.run.skip_finished
+    skip = skip and not config.run.force
+    if skip and (done := _known_and_finished(config, ledger, job)) is not None:
+        return _result(*done, shown=not multirun)
+    with no_collection():
+        from seven_exp.runs.identity import run_hash
+        from seven_exp.runs.run import run_experiment
+        from seven_exp.tracking import Trackers, build_tracker
+        from seven_exp.training.interruption import InterruptedRun
+        from seven_exp.training.world import join
     # The core's warnings explain themselves; their place in its code does not help the user.
     warnings.formatwarning = lambda message, *_, **__: str(message)
     logging.captureWarnings(True)
@@ -136,14 +181,10 @@ def run(values: DictConfig) -> float | None:
         if home is not None:
             run_experiment(config, home, Trackers([]), place)
         return None
-    hydra_config = HydraConfig.get()
-    multirun = hydra_config.mode == RunMode.MULTIRUN
     if multirun:
         os.environ.pop("WANDB_RUN_ID", None)  # it would merge all runs into one
-    job = Path(hydra_config.runtime.output_dir)
-    root = Path(hydra_config.runtime.cwd, Path(config.output_root).expanduser())
-    skip = multirun if config.run.skip_finished is None else config.run.skip_finished
-    identity, ledger = run_hash(config), Ledger(root)
+    identity = run_hash(config)
+    remember(config, identity)
     with ledger.claimed(identity, config.run.wait) as mine:
         if not mine:
             line = f"{ledger.where(identity)} is being done by another process: left to it"
@@ -156,7 +197,7 @@ def run(values: DictConfig) -> float | None:
         found = None if config.run.force else ledger.finished(identity)
         record = None if found is None or not skip else record_of(found, identity)
         if found is not None and record is not None:
-            log.info("already done, in %s: skipped (run.force=true repeats it)", found)
+            log.info(SKIPPED, found)
             home = found
             world.told(None)
         else:
@@ -164,7 +205,35 @@ def run(values: DictConfig) -> float | None:
             world.told(home)
             record = run_experiment(config, home, build_tracker(config.tracker), place)
         ledger.share(identity, home, job)
-    if home != found or not multirun:
+    return _result(record, home, shown=home != found or not multirun)
+
+
+def _known_and_finished(
+    config: RunConfig, ledger: Ledger, job: Path
+) -> tuple[dict[str, Any], Path] | None:
+    """Skip a run that is finished, if that can be told without importing torch.
+
+    Returns:
+        Its record and its folder.
+    """
+    identity = known_hash(config)
+    if identity is None or "WORLD_SIZE" in os.environ:
+        return None
+    with ledger.claimed(identity, 0) as mine:
+        found = ledger.finished(identity) if mine else None
+        record = None if found is None else record_of(found, identity)
+        if found is None or record is None:
+            return None
+        log.info(SKIPPED, found)
+        ledger.share(identity, found, job)
+    return record, found
+
+
+def _result(record: dict[str, Any], home: Path, *, shown: bool) -> float:
+    """The headline metric of a record, which is shown on request."""
+    from seven_exp.console import show_record
+
+    if shown:
         show_record(record, home)
     value: float | None = record["validation"].get(record["metric"])
     return value
