@@ -1,6 +1,7 @@
 """Settings for all tests."""
 
 import atexit
+import gc
 import itertools
 import os
 import re
@@ -16,6 +17,7 @@ from hypothesis import settings
 from seven_exp.cli.deferred_compiler import defer_compiler
 
 defer_compiler()  # whose import takes longer than torch's
+gc.disable()  # until the tests are collected: their imports make a million objects
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("default")
@@ -72,6 +74,17 @@ def _environment(monkeypatch: pytest.MonkeyPatch, _homes: Iterator[Path]) -> Non
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests begin first, so that no worker is left with one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of the garbage collections during the tests."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Else Triton's bindings print at exit which of their objects are left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_the_compiler_is_imported_when_it_is_used():
 def test_a_finished_run_is_skipped_without_torch(tmp_path):
     tiny = (
         *("model=mlp", "model.widths=[4]", "trainer.max_steps=2", "tracker.mode=disabled"),
-        *("run.skip_finished=true", f"output_root={tmp_path}", f"cache_dir={tmp_path / 'cache'}"),
+        *("run.skip_finished=true", f"output_root={tmp_path}"),
     )
     subprocess.run([python(), "train.py", *tiny], check=True, cwd=ROOT)
     again = subprocess.run(
@@ -73,11 +73,11 @@ def test_a_hash_is_known_for_the_same_config_and_code_only(tmp_path, monkeypatch
     code.mkdir()
     (code / "a.py").write_text("1")
     monkeypatch.setattr(known, "PACKAGE", code)
-    config = composed(f"cache_dir={tmp_path}")
+    config = composed(f"output_root={tmp_path}")
     assert known_hash(config) is None
     remember(config, run_hash(config))
     assert known_hash(config) == run_hash(config)
-    assert known_hash(composed(f"cache_dir={tmp_path}", "seed=1")) is None
+    assert known_hash(composed(f"output_root={tmp_path}", "seed=1")) is None
     (code / "a.py").write_text("12")
     assert known_hash(config) is None
 
@@ -92,6 +92,6 @@ def test_a_hash_is_known_for_the_same_config_and_code_only(tmp_path, monkeypatch
     ids=" ".join,
 )
 def test_a_hash_that_depends_on_files_is_computed_each_time(tmp_path, reads):
-    config = composed(f"cache_dir={tmp_path}", *reads)
+    config = composed(f"output_root={tmp_path}", *reads)
     remember(config, "0" * 12)
     assert known_hash(config) is None

@@ -229,8 +229,8 @@ def _known_and_finished(
     return record, found
 
 
-def _result(record: dict[str, Any], home: Path, *, shown: bool) -> float:
-    """The headline metric of a record, which is shown on request."""
+def _result(record: dict[str, Any], home: Path, *, shown: bool) -> float | None:
+    """The headline metric on validation, if there is one; the record is shown on request."""
     from seven_exp.console import show_record
 
     if shown:

@@ -47,4 +47,4 @@ def _place(config: RunConfig) -> Path:
         if name.endswith(".py")
     }
     key = digest({"config": config.model_dump(), "code": code})
-    return Path(config.cache_dir).expanduser() / "hashes" / key
+    return Path(config.output_root).expanduser() / ".runs" / "hashes" / key

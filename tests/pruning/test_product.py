@@ -40,12 +40,11 @@ class Tiny(nn.Module):
         return self.out(self.attention(x, x, x, need_weights=False)[0]).mean(1)
 
 
-def batches():
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (torch.randn(6, 4, 5, generator=generator), torch.randint(4, (6,), generator=generator))
-        for _ in range(3)
-    ]
+GENERATOR = torch.Generator().manual_seed(1)
+BATCHES = [
+    (torch.randn(6, 4, 5, generator=GENERATOR), torch.randint(4, (6,), generator=GENERATOR))
+    for _ in range(3)
+]
 
 
 def loss_fn(model, batch):
@@ -58,16 +57,16 @@ def run(name, *, when, reload=False, **arguments):
     model = Tiny()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.1)
     measured = isinstance(SCOPES[arguments["scope"]], Measured)
-    settings = {"end_step": 8} if when == "during" else {"rounds": 1 if measured else 2}
+    settings = {"end_step": 5} if when == "during" else {"rounds": 1 if measured else 2}
     if "optimizer" in read_by(name, when):
         settings["optimizer"] = optimizer
     pruner = seven_exp.create_pruner(name, model, when=when, exclude=[], **settings, **arguments)
     if when == "before":
-        pruner.prune(batches(), loss_fn)
-    for t in range(10):
-        if when == "after" and t == 6:
-            pruner.prune(batches(), loss_fn)
-        loss_fn(model, batches()[t % 3]).backward()
+        pruner.prune(BATCHES, loss_fn)
+    for t in range(7):
+        if when == "after" and t == 4:
+            pruner.prune(BATCHES, loss_fn)
+        loss_fn(model, BATCHES[t % 3]).backward()
         optimizer.step()
         pruner.step()
         optimizer.zero_grad()
