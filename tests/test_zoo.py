@@ -1,4 +1,4 @@
-"""A small model of each family of torchvision and timm: smaller with equal outputs, or refused."""
+"""A small model of each family of torchvision: half of its units go, the outputs stay."""
 
 import copy
 from functools import partial
@@ -11,12 +11,10 @@ from torchvision.models import (  # fmt: skip
     densenet,
     efficientnet,
     maxvit,
-    mnasnet,
     mobilenetv2,
     mobilenetv3,
     regnet,
     resnet,
-    shufflenetv2,
     squeezenet,
     swin_transformer,
     vgg,
@@ -76,9 +74,7 @@ FAMILIES = {
     ),
     "mobilenet_v3": mobilenet_v3,
     "efficientnet": efficient_net,
-    "shufflenet": lambda: shufflenetv2.ShuffleNetV2([2, 2, 2], [8, 16, 32, 64, 64], 10),
     "squeezenet": lambda: squeezenet.SqueezeNet("1_1", 10),
-    "mnasnet": lambda: mnasnet.MNASNet(0.1, 10),
     "regnet": reg_net,
     "vgg": vgg_bn,
     "convnext": conv_next,
@@ -86,12 +82,6 @@ FAMILIES = {
     "swin": lambda: swin_transformer.SwinTransformer([4, 4], 16, [2, 2], [2, 2], [4, 4]),
     "maxvit": max_vit,
 }
-
-TIMM = [
-    *("test_resnet", "test_byobnet", "test_efficientnet", "test_efficientnet_gn"),
-    *("test_efficientnet_ln", "test_convnext", "test_convnext2", "test_convnext3"),
-    *("test_mambaout", "test_vit", "test_vit2", "test_vit4", "test_nfnet"),
-]
 
 
 @torch.no_grad()
@@ -137,12 +127,3 @@ def is_smaller_and_equal(model, inputs):
 def test_families_of_torchvision(family):
     torch.manual_seed(0)
     is_smaller_and_equal(FAMILIES[family](), torch.randn(2, 3, 32, 32))
-
-
-@pytest.mark.parametrize("name", TIMM)
-def test_families_of_timm(name):
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    model = timm.create_model(name, pretrained=False, num_classes=10)
-    size = model.pretrained_cfg["input_size"][-1]
-    is_smaller_and_equal(model, torch.randn(2, 3, size, size))
