@@ -1,5 +1,6 @@
 """Resizes layers: keeps some of their outputs and inputs."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -138,8 +139,11 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             settle(module)
         elif attribute == "bias" and name not in own and f"{place}.weight" in own:
             put(model.get_submodule(place), attribute, torch.empty_like(tensor))
+    # Files keep no versions of modules, which torchvision's MNASNet asks for.
+    versioned = OrderedDict(state)
+    versioned._metadata = own._metadata  # type: ignore[attr-defined]
     try:
-        missing, unknown = model.load_state_dict(dict(state), strict=False)
+        missing, unknown = model.load_state_dict(versioned, strict=False)
     except RuntimeError as error:
         raise ValueError(str(error).splitlines()[-1].strip()) from error
     places = model.state_dict(keep_vars=True)
