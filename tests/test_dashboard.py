@@ -33,6 +33,7 @@ def write(root, pruner, sparsity, seed, accuracy, model="vit_tiny"):
         json.dumps({
             "run_hash": folder.name, "status": "finished", "pruner": pruner, "model": model,
             "dataset": "digits", "seed": seed, "sparsity_target": sparsity, "params_nonzero": 1,
+            "splits": {"metrics": "test"},
             "metrics": {"accuracy": accuracy}, "seconds": 1.0, "flops_sparse": 5,
             "layers": [{"name": name, "numel": 10, "nonzero": 5} for name in LAYERS],
             "config": {"seed": seed, "sparsity": sparsity, "pruner": {"name": pruner}},
