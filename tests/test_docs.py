@@ -122,7 +122,9 @@ def test_a_pages_first_training_works(page, reviews, tmp_path):
     (found,) = out.rglob("results.json")
     record = json.loads(found.read_text())
     asked = next(float(w.partition("=")[2]) for w in words if w.startswith("sparsity="))
-    assert record["sparsity"] == pytest.approx(asked, abs=1e-4)
+    # Units go whole, so they can miss the sparsity by one unit.
+    whole = any(word.startswith("pruner.pattern=") for word in words)
+    assert record["sparsity"] == pytest.approx(asked, abs=1e-2 if whole else 1e-4)
     # Ten digits, or two kinds of review.
     assert record["metrics"]["accuracy"] > (0.9 if "minilm" in " ".join(words) else 0.3)
 
