@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seven_exp.pruning.allocation import Pool, lamp_shares
-from seven_exp.pruning.kernels import sweeps
+from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
 
@@ -95,4 +95,4 @@ def _protected(
 
 
 def _count(masks: Sequence[Tensor]) -> int:
-    return sum(sweeps.counts(masks))
+    return sum(fused.counts(masks))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.kernels import sweeps
+from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.matrices import Layer
 
 
@@ -15,7 +15,7 @@ class Masks:
     """The masks of some weights, one bit per weight.
 
     Attributes:
-        bits: Each mask as `sweeps.pack` returns it, in the memory order of its weight.
+        bits: Each mask as `fused.pack` returns it, in the memory order of its weight.
         kept: Number of kept weights in each mask.
     """
 
@@ -41,7 +41,7 @@ class Masks:
                 placed = torch.empty_strided(shape, stride, dtype=torch.bool, device=mask.device)
                 mask = placed.copy_(mask)
             flat.append(_in_memory(mask))
-        self.bits, self.kept = sweeps.pack(flat)
+        self.bits, self.kept = fused.pack(flat)
 
     def lie_like(self, weights: Sequence[Tensor]) -> list[bool]:
         """For each weight, whether its mask's bits follow the weight's memory order."""
@@ -69,7 +69,7 @@ class Masks:
 
     def unpacked(self) -> list[Tensor]:
         """Bool tensors of the weights' shapes; each call returns new ones."""
-        masks = sweeps.unpack(self.bits, [math.prod(shape) for shape, _ in self._layouts])
+        masks = fused.unpack(self.bits, [math.prod(shape) for shape, _ in self._layouts])
         return [m.as_strided(*layout) for m, layout in zip(masks, self._layouts, strict=True)]
 
     @torch.no_grad()
@@ -81,7 +81,7 @@ class Masks:
         """
         alike = self.lie_like(weights)
         flat = [_in_memory(w.detach()) for w, same in zip(weights, alike, strict=True) if same]
-        sweeps.zero(flat, [bits for bits, same in zip(self.bits, alike, strict=True) if same])
+        fused.zero(flat, [bits for bits, same in zip(self.bits, alike, strict=True) if same])
         if not all(alike):
             for weight, mask, same in zip(weights, self.unpacked(), alike, strict=True):
                 if not same:
@@ -133,7 +133,7 @@ def pack_bits(mask: Tensor) -> Tensor:
     Returns:
         uint8 tensor of shape (ceil(n / 8),).
     """
-    (bits,), _ = sweeps.pack([mask.flatten()])
+    (bits,), _ = fused.pack([mask.flatten()])
     return bits
 
 
@@ -146,5 +146,5 @@ def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
     n = math.prod(shape)
     if packed.numel() != (n + 7) // 8:
         raise ValueError(f"{packed.numel()} bytes can't hold a mask of shape {tuple(shape)}")
-    (mask,) = sweeps.unpack([packed.contiguous()], [n])
+    (mask,) = fused.unpack([packed.contiguous()], [n])
     return mask.view(*shape)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from seven_exp.pruning.kernels import sweeps
+from seven_exp.pruning.kernels import fused
 
 _DIGIT = 16
 _BINS = 1 << _DIGIT
@@ -66,7 +66,7 @@ def top_k_masks(
     if group is None and k > 0 and sum(score.numel() for score in scores) > _FEW:
         cut = _sampled_cut(scores, candidates, k)
         if cut is not None:
-            return sweeps.best(scores, candidates, cut.value, cut.ties)
+            return fused.best(scores, candidates, cut.value, cut.ties)
     return _by_digits(scores, k, candidates, group)
 
 
@@ -138,7 +138,7 @@ def _sampled_cut(
     """
     total = sum(score.numel() for score in scores)
     low, high, room = _bracket(scores, candidates, k / total)
-    parts = sweeps.partition(scores, candidates, low, high, room)
+    parts = fused.partition(scores, candidates, low, high, room)
     _check(k, parts.candidates)
     rank = k - parts.above
     if rank < 1 or parts.between is None:
@@ -229,7 +229,7 @@ def _by_digits(
 ) -> list[Tensor]:
     """`top_k_masks`, with the threshold found 16 bits at a time."""
     add = partial(_sum_over, group, scores[0].device)
-    available = sum(sweeps.counts(candidates) if candidates else map(torch.numel, scores))
+    available = sum(fused.counts(candidates) if candidates else map(torch.numel, scores))
     available = int(add(torch.tensor(available, dtype=torch.int64, device="cpu")))
     _check(k, available)
     if k == 0:

@@ -12,7 +12,7 @@ from torch import nn
 
 import seven_exp
 from seven_exp.pruning import read_by
-from seven_exp.pruning.kernels import compiled, sweeps
+from seven_exp.pruning.kernels import compiled, fused
 from seven_exp.pruning.kernels.addresses import Address, address, layers_of
 from seven_exp.pruning.registry import PRUNERS
 
@@ -212,7 +212,7 @@ no_library.cache_info = compiled.library.cache_info
 def test_a_changed_model_is_pruned_as_by_pytorch(monkeypatch, name, change):
     assert compiled.library() is not None
     found = pruned(name, change, threads=3)
-    monkeypatch.setattr(sweeps, "library", no_library)
+    monkeypatch.setattr(fused, "library", no_library)
     assert_same(found, pruned(name, change))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seven_exp.pruning.kernels import sweeps
+from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.kernels.seven_step import SevenStep
 
 pytest.importorskip("triton")
@@ -17,7 +17,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 @pytest.fixture(scope="module")
 def interpreted():
     """The kernel as Python that runs on a CPU."""
-    path = Path(sweeps.__file__).with_name("gpu_pass.py")
+    path = Path(fused.__file__).with_name("gpu_pass.py")
     spec = importlib.util.spec_from_file_location("interpreted_gpu_pass", path)
     assert spec is not None
     assert spec.loader is not None
@@ -56,7 +56,7 @@ def test_interpreted_it_is_the_pass_of_a_cpu(interpreted, sizes, weight, grad):
     for one, other in zip(kernel, plain, strict=True):
         assert interpreted.takes(one)
         interpreted.seven(one)
-        sweeps.seven(other)
+        fused.seven(other)
         assert torch.equal(bits(one), bits(other))
 
 
@@ -64,7 +64,7 @@ def test_interpreted_it_keeps_bfloat16(interpreted):
     kinds = (torch.float32, torch.float32, torch.bfloat16)
     one, other = (next(iter(steps((1030, 7, 2049), *kinds))) for _ in range(2))
     interpreted.seven(one)
-    sweeps.seven(other)
+    fused.seven(other)
     assert all(map(torch.equal, one.score, other.score))
     for mine, theirs in zip(one.m + one.v, other.m + other.v, strict=True):
         # The interpreter cuts off where a GPU rounds.
@@ -130,8 +130,8 @@ def broken(step):
 )
 def test_a_kernel_that_fails_its_trial_is_not_used(kernel, why):
     with pytest.warns(UserWarning, match=why):
-        assert not sweeps._proven(kernel, torch.device("cpu"), (torch.float32,) * 5)
-    assert sweeps._proven(sweeps.seven, torch.device("cpu"), (torch.float32,) * 5)
+        assert not fused._proven(kernel, torch.device("cpu"), (torch.float32,) * 5)
+    assert fused._proven(fused.seven, torch.device("cpu"), (torch.float32,) * 5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -140,7 +140,7 @@ def test_a_kernel_that_fails_its_trial_is_not_used(kernel, why):
 def test_a_gpu_gives_the_bits_of_a_cpu(sizes, moment):
     kinds = (torch.float32, torch.float32, moment)
     for one, other in zip(steps(sizes, *kinds, "cuda"), steps(sizes, *kinds), strict=True):
-        assert sweeps._gpu_kernel(one) is not None
-        sweeps.seven(one)
-        sweeps.seven(other)
+        assert fused._gpu_kernel(one) is not None
+        fused.seven(one)
+        fused.seven(other)
         assert torch.equal(bits(one), bits(other))

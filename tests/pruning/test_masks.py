@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seven_exp.pruning import pack_bits, unpack_bits
-from seven_exp.pruning.kernels import compiled, sweeps
+from seven_exp.pruning.kernels import compiled, fused
 from seven_exp.pruning.masks import Masks
 
 
@@ -15,7 +15,7 @@ from seven_exp.pruning.masks import Masks
 def path(request, monkeypatch):
     """Run the test with the compiled and with the PyTorch kernels, on small tensors, too."""
     if request.param == "plain":
-        monkeypatch.setattr(sweeps, "compiled_for", lambda *_, **__: None)
+        monkeypatch.setattr(fused, "compiled_for", lambda *_, **__: None)
     elif compiled.library() is None:
         pytest.skip("needs a C compiler")
     return request.param
@@ -25,10 +25,10 @@ def path(request, monkeypatch):
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 1023, 1024, 1025, 5000, (1 << 18) + 3])
 def test_bits_are_those_of_numpy(n):
     mask = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.3
-    (bits,), (count,) = sweeps.pack([mask])
+    (bits,), (count,) = fused.pack([mask])
     np.testing.assert_array_equal(bits.numpy(), np.packbits(mask.numpy(), bitorder="little"))
     assert count == int(mask.sum())
-    (again,) = sweeps.unpack([bits], [n])
+    (again,) = fused.unpack([bits], [n])
     assert again.dtype == torch.bool
     assert torch.equal(again, mask)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import seven_exp
 from seven_exp.pruning.criteria.seven import Seven
-from seven_exp.pruning.kernels import one_pass, sweeps
+from seven_exp.pruning.kernels import fused, one_pass
 from seven_exp.pruning.kernels.seven_step import SevenStep
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.select import top_k_masks
@@ -50,7 +50,7 @@ class Layers:
 
     def one_by_one(self, step, k):
         """The passes that the one pass stands for."""
-        sweeps.seven(step)
+        fused.seven(step)
         self.masks.set(top_k_masks(self.state[2], k, self.masks.unpacked()))
         self.masks.apply(self.weights)
 
@@ -98,7 +98,7 @@ def test_a_bracket_that_misses_does_no_harm(monkeypatch, misled):
     monkeypatch.setattr(one_pass, "bracket", lambda *_: misled)
     step = one.moved(1)
     assert one_pass.seven_and_best(step, one.masks, TOTAL // 3) is False
-    sweeps.seven(other.moved(1))
+    fused.seven(other.moved(1))
     other.masks.apply(other.weights)
     assert_same(one, other)
 

@@ -1,4 +1,4 @@
-"""The C kernels of sweeps.c under AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""The C kernels of fused.c under AddressSanitizer and UndefinedBehaviorSanitizer."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def sanitized(folder):
     """The library with sanitizers, and the runtime that must be loaded before Python's memory."""
     if COMPILER is None:
         pytest.skip("needs a C compiler")
-    library = folder / "sweeps.so"
+    library = folder / "fused.so"
     flags = ("-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     command = [COMPILER, *compiled._ALWAYS, *flags, "-shared", "-fPIC", "-o", library]
     made = subprocess.run([*command, compiled._SOURCE, "-lm"], capture_output=True, text=True)
@@ -41,7 +41,7 @@ def test_no_function_touches_memory_that_is_not_its_own(tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",  # Python frees little at its end
         "PYTHONMALLOC": "malloc",  # every object is an allocation of its own
     }
-    driver = Path(__file__).with_name("sanitized_sweeps.py")
+    driver = Path(__file__).with_name("sanitized_fused.py")
     done = subprocess.run(
         [sys.executable, driver, library, str(TRIALS)],
         capture_output=True,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seven_exp.pruning.criteria.score import OnePassScore, State, cleaned
-from seven_exp.pruning.kernels import sweeps
+from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.kernels.one_pass import seven_and_best
 from seven_exp.pruning.kernels.seven_step import SevenStep
 from seven_exp.pruning.masks import Masks
@@ -72,7 +72,7 @@ class Seven(OnePassScore):
     ) -> None:
         """The same without a copy: the pass over memory cleans the gradients while reading them."""
         if step := self._step(state, weights, grads):
-            sweeps.seven(step)
+            fused.seven(step)
 
     def observe_and_choose(
         self,

@@ -1,7 +1,7 @@
-"""Addresses of tensors, for the kernels in sweeps.c and Triton, which access memory directly.
+"""Addresses of tensors, for the kernels in fused.c and Triton, which access memory directly.
 
 Kernels can't check their arguments. So a tensor's address is only available together with the
-dtype, size and device that the kernel expects, and the functions of sweeps.c accept no pointer from
+dtype, size and device that the kernel expects, and the functions of fused.c accept no pointer from
 another source.
 """
 
@@ -79,7 +79,7 @@ def alike(tensors: Sequence[Tensor]) -> bool:
 
 
 class Layers(NamedTuple):
-    """The arguments that every function of sweeps.c begins with; see `layers_of`.
+    """The arguments that every function of fused.c begins with; see `layers_of`.
 
     Attributes:
         first: The first column's tensors.

@@ -1,4 +1,4 @@
-"""Compiles the C kernels of sweeps.c at first use; None if there is no compiler."""
+"""Compiles the C kernels of fused.c at first use; None if there is no compiler."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 from seven_exp.pruning.kernels.addresses import Address
 
-_SOURCE = Path(__file__).with_name("sweeps.c")
+_SOURCE = Path(__file__).with_name("fused.c")
 _ALWAYS = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _IF_KNOWN = (("-march=native", "-fopenmp"), ("-fopenmp",), ())
 # Pointers of types that ctypes checks: tensors of layers, one tensor, numbers.
@@ -53,7 +53,7 @@ def library() -> ctypes.CDLL | None:
     if compiler is None or sys.byteorder != "little":
         return None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        target = Path(folder) / "sweeps.so"
+        target = Path(folder) / "fused.so"
         for flags in _IF_KNOWN:
             command = [compiler, *_ALWAYS, *flags, "-shared", "-fPIC", "-o", target, _SOURCE, "-lm"]
             try:

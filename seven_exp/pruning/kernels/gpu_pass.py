@@ -80,7 +80,7 @@ def takes(step: SevenStep) -> bool:
 
 
 def seven(step: SevenStep) -> None:
-    """`sweeps.seven` for tensors that `takes` accepts, without gaps and in one memory order."""
+    """`fused.seven` for tensors that `takes` accepts, without gaps and in one memory order."""
     device = step.weights[0].device
     sizes = tuple(weight.numel() for weight in step.weights)
     addresses = [

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from seven_exp.pruning.kernels import sweeps
+from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.kernels.addresses import address
 from seven_exp.pruning.kernels.seven_step import SevenStep
 from seven_exp.pruning.masks import Masks
@@ -23,7 +23,7 @@ _DEVIATIONS = 3
 
 
 def seven_and_best(step: SevenStep, masks: Masks, k: int) -> bool:
-    """`sweeps.seven`, then keep the ``k`` best of the kept weights, with the ties of `top_k_masks`.
+    """`fused.seven`, then keep the ``k`` best of the kept weights, with the ties of `top_k_masks`.
 
     Args:
         step: Its weights are set to zero where they are pruned.
@@ -38,9 +38,9 @@ def seven_and_best(step: SevenStep, masks: Masks, k: int) -> bool:
     compiled = None
     in_order = all(w.is_contiguous() for w in step.weights) and all(masks.lie_like(step.weights))
     if alive > _WORTHWHILE and 0 < k < alive and in_order:
-        compiled = sweeps.compiled_seven(step)
+        compiled = fused.compiled_seven(step)
     if compiled is None:
-        sweeps.seven(step)
+        fused.seven(step)
         return False
     work, layers = compiled
     sampled, choose = {

@@ -37,7 +37,7 @@ class SevenStep(NamedTuple):
         return self[:5]
 
     def factors(self) -> "ctypes.Array[Any]":
-        """The step's constants, in the order of sweeps.c."""
+        """The step's constants, in the order of fused.c."""
         (alpha_1, alpha_2), t = self.alphas, self.t
         factors = (
             *(1 / self.unit, alpha_1, 1 - alpha_1, alpha_2, 1 - alpha_2),

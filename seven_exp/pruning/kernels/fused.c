@@ -1,4 +1,4 @@
-/* The kernels of sweeps.py over layers of sizes n[0], n[1], ...; each reads its tensors once.
+/* The kernels of fused.py over layers of sizes n[0], n[1], ...; each reads its tensors once.
 
    Every operation rounds separately (-ffp-contract=off), so the results equal those of PyTorch's
    separate operations bit for bit, for any number of threads. */

@@ -1,6 +1,6 @@
-"""Drives sweeps.c, built with sanitizers, over random layers in memory of exactly their sizes.
+"""Drives fused.c, built with sanitizers, over random layers in memory of exactly their sizes.
 
-It runs in a process of its own, without torch: `python sanitized_sweeps.py LIBRARY TRIALS`. What
+It runs in a process of its own, without torch: `python sanitized_fused.py LIBRARY TRIALS`. What
 the functions return is compared with plain statements of it, so that each really does its work.
 """
 

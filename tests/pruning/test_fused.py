@@ -11,7 +11,7 @@ from preloaded import python
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning.kernels import compiled, sweeps
+from seven_exp.pruning.kernels import compiled, fused
 from seven_exp.pruning.masks import Masks
 
 needs_a_compiler = pytest.mark.skipif(
@@ -31,7 +31,7 @@ def tensors(draw=torch.randn, **kwargs):
 def path(request, monkeypatch):
     """Run the test with the compiled and with the PyTorch kernels."""
     if request.param == "plain":
-        monkeypatch.setattr(sweeps, "library", no_library)
+        monkeypatch.setattr(fused, "library", no_library)
     elif compiled.library() is None:
         pytest.skip("needs a C compiler")
     return request.param
@@ -48,7 +48,7 @@ def both(monkeypatch, work):
     """What ``work`` returns, compiled and plain."""
     assert compiled.library() is not None
     one = work()
-    monkeypatch.setattr(sweeps, "library", no_library)
+    monkeypatch.setattr(fused, "library", no_library)
     two = work()
     monkeypatch.undo()
     return one, two
@@ -74,7 +74,7 @@ def test_seven_is_the_same_to_the_bit(monkeypatch, threads, moments):
             # Denormal, ordinary and overflowing sizes.
             grads = [g * 10.0**e for g, e in zip(tensors(), (-30, -3, 0, 15), strict=True)]
             grads[0][0, 1], grads[3][1, 1] = float("nan"), -float("inf")
-            sweeps.seven(sweeps.SevenStep(weights, grads, *state, 2.0**-9, (0.8, 0.9), t))
+            fused.seven(fused.SevenStep(weights, grads, *state, 2.0**-9, (0.8, 0.9), t))
         return state
 
     before = torch.get_num_threads()
@@ -94,7 +94,7 @@ def test_partition_counts_and_gathers(path, with_candidates):
     scores, candidates = random_scores()
     given = candidates if with_candidates else None
     low, high = 0.25, 0.5
-    found = sweeps.partition(scores, given, low, high, room=100_000)
+    found = fused.partition(scores, given, low, high, room=100_000)
     flat = np.concatenate([s.flatten().numpy() for s in scores])
     if with_candidates:
         flat = flat[np.concatenate([c.flatten().numpy() for c in candidates])]
@@ -103,15 +103,15 @@ def test_partition_counts_and_gathers(path, with_candidates):
     assert (found.at_high, found.at_low) == ((flat == high).sum(), (flat == low).sum())
     inside = np.sort(flat[(flat > low) & (flat < high)])
     np.testing.assert_array_equal(np.sort(found.between.numpy()), inside)
-    exactly = sweeps.partition(scores, given, low, high, room=inside.size)
+    exactly = fused.partition(scores, given, low, high, room=inside.size)
     np.testing.assert_array_equal(np.sort(exactly.between.numpy()), inside)
-    assert sweeps.partition(scores, given, low, high, room=inside.size - 1).between is None
+    assert fused.partition(scores, given, low, high, room=inside.size - 1).between is None
 
 
 @pytest.mark.parametrize("ties", [0, 1, 5, 300, 2000])
 def test_best_takes_the_first_ties_in_logical_order(path, ties):
     scores, candidates = random_scores()
-    masks = sweeps.best(scores, candidates, 0.5, ties)
+    masks = fused.best(scores, candidates, 0.5, ties)
     left = ties
     for mask, score, part in zip(masks, scores, candidates, strict=True):
         expected = part.flatten() & (score.flatten() > 0.5)

@@ -1,6 +1,6 @@
 """Passes over many weights, whose cost is that of reading and writing their memory.
 
-On a CPU they are single passes in C (sweeps.c) if there is a compiler and the tensors are float32,
+On a CPU they are single passes in C (fused.c) if there is a compiler and the tensors are float32,
 large enough and of one dense layout. Otherwise they are the same arithmetic in PyTorch, on a CPU in
 pieces that fit its cache. Both round after every operation and so give the same bits.
 """
