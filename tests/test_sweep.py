@@ -30,7 +30,7 @@ def test_every_point_is_a_valid_run(path):
     sweep = yaml.safe_load(path.read_text())
     assert (ROOT / sweep["program"]).is_file()
     assert sweep["command"][-1] == "${args_no_hyphens}"
-    assert sweep["metric"]["name"] == "final/accuracy"
+    assert sweep["metric"]["name"] == "final/validation/accuracy"
     seen = 0
     for point in points(sweep["parameters"]):
         arguments = create_sweep_command_args({"args": point})["args_no_hyphens"]

@@ -55,9 +55,9 @@ def run_experiment(
     keep_freed_memory()
     parts = build(config, world, device)
     log.info("%s", parts.state.pruner.coverage)
-    pruner, outcome = parts.state.pruner, parts.state.outcome
+    state, pruner = parts.state, parts.state.pruner
     facts = facts_of(
-        config, parts.state.model, pruner, parts.data, parts.departures, parts.compute.device
+        config, state.model, pruner, parts.data, parts.departures, parts.compute.device
     )
     checkpoints = Checkpoints(folder / "checkpoints", facts["run_hash"], config.run.keep)
     saved: dict[str, Any] = {
@@ -77,7 +77,7 @@ def run_experiment(
             if parts.diverged is not None:
                 raise parts.diverged
             Session(parts, tracker, checkpoints, saved, asked, config.trainer.save_model).run()
-            found = parts.state.pruner.check(parts.state.model)
+            found = pruner.check(state.model)
             facts |= _operations(parts)
             facts |= {"zeros_total": found.zeros_total, "params_zero": found.zeros}
             found.raise_for_mismatch()
@@ -86,10 +86,10 @@ def run_experiment(
         except BaseException as error:
             reason = str(error) or type(error).__name__
             status = "failed" if isinstance(error, Exception) else "interrupted"
-            unfinished = with_outcome(facts, pruner, outcome)
+            unfinished = with_outcome(facts, pruner, state.outcome)
             tracker.finish({"status": status, "error": reason, **unfinished})
             raise
-        record = {"status": "finished", **with_outcome(facts, pruner, outcome)}
+        record = {"status": "finished", **with_outcome(facts, pruner, state.outcome)}
         tracker.finish(record)
         if world.main:
             checkpoints.clear()
