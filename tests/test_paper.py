@@ -166,7 +166,7 @@ def test_a_caption_says_data_budget_seeds_test_and_correction(rows):
         "Dense: 95.00.",
         "Bold: the best mean of a sparsity",
         "*: differs from Magnitude with p < 0.05 (paired t tests over seeds, "
-        "Holm's correction over 4 tests).",
+        "Holm's correction over 2 tests at each sparsity).",
     ):
         assert part in words
 

@@ -45,7 +45,15 @@ REFUSED = {
 }
 """Keys that are errors if a method would not read them, so no sweep can contain them."""
 
-IN_ROUNDS = ("seven_pre", "taylor_pre", "synflow", "snip_iterative", "force", "obert_pre")
+IN_ROUNDS = (
+    "seven_pre",
+    "taylor_pre",
+    "synflow",
+    "snip_iterative",
+    "force",
+    "obert_pre",
+    "sensitivity_pre",
+)
 """Pruners that choose masks several times before training."""
 
 

@@ -1,7 +1,8 @@
 """Turns pydantic's errors into messages: key, value, and what would be valid."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from types import NoneType
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -51,6 +52,8 @@ def _is_key(part: str) -> bool:
 def _keys(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
     for part in path:
         annotation = schema.model_fields[part].annotation
-        assert isinstance(annotation, type)
-        schema = annotation
+        # A section that may be null is a union.
+        (section,) = (c for c in get_args(annotation) or (annotation,) if c is not NoneType)
+        assert isinstance(section, type)
+        schema = section
     return list(schema.model_fields)
