@@ -211,6 +211,12 @@ def test_mistakes_in_a_tuned_file(tmp_path, content, words):
     assert str(said.value).startswith(f"tuned is '{path}': ")
 
 
+def test_a_pruner_that_is_no_section_is_left_to_the_schema(tmp_path):
+    values = values_of(f"tuned={tmp_path / 'tuned.yaml'}")
+    values.pruner = ""
+    assert with_tuned(values, []) is values
+
+
 def test_the_command_is_a_sweep_of_train():
     assert for_train(["pruner=a,b", "tune.trials=3"])[-2:] == [
         "pruner=a,b", "hydra.sweeper.trials=3"

@@ -88,7 +88,8 @@ def with_tuned(values: DictConfig, given: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: The file can't be read, or names keys that the config does not have.
     """
-    if values.tuned is None:
+    # The schema reports a section that is none.
+    if values.tuned is None or not isinstance(values.pruner, DictConfig):
         return values
     path, name = Path(str(values.tuned)), str(values.pruner.name)
     try:
