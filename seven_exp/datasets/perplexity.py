@@ -140,36 +140,6 @@ def departures(corpus: Corpus, split: Split, path: Path, length: int) -> list[st
     return found + ([f"{length:,} tokens a sequence, not {LENGTH:,}"] if length != LENGTH else [])
 
 
-def _load(
-    name: str,
-    *,
-    batch_size: int,
-    seed: int,
-    data_dir: str | None,
-    tokenizer: str,
-    max_length: int,
-    cache_dir: str,
-) -> Data:
-    corpus, words = CORPORA[name], load_tokenizer(tokenizer)
-
-    def split(which: Split, seed: int | None) -> Blocks:
-        path = fetched(_KEY, corpus, which, data_dir)
-        settings = {"corpus": name, "split": which, "length": max_length}
-        tokens = cached(
-            *(cache_dir, words, [path], settings),
-            lambda: from_lists(
-                {"input_ids": blocks_of(corpus, which, path, words, max_length)}, None
-            ),
-        )
-        return Blocks(tokens.columns["input_ids"].view(-1, max_length), batch_size, seed)
-
-    test: Batches = split("test", None)
-    path = fetched(_KEY, corpus, "test", data_dir)
-    task = LanguageModelling(departures=tuple(departures(corpus, "test", path, max_length)))
-    train = Later(partial(split, "train", seed))
-    return Data(train, test, len(words), task=task, text=Text(len(words), max_length))
-
-
 def _check(name: str, *, max_length: int, data_dir: str | None, **_: object) -> None:
     if max_length < 2:
         raise ValueError(f"dataset.max_length is {max_length}: choose 2 or more")
@@ -187,15 +157,24 @@ def _add(name: str) -> None:
         cache_dir: str,
     ) -> Data:
         """Blocks of ``max_length`` tokens; the rest of the text is left out."""
-        return _load(
-            name,
-            batch_size=batch_size,
-            seed=seed,
-            data_dir=data_dir,
-            tokenizer=tokenizer,
-            max_length=max_length,
-            cache_dir=cache_dir,
-        )
+        corpus, words = CORPORA[name], load_tokenizer(tokenizer)
+
+        def split(which: Split, seed: int | None) -> Blocks:
+            path = fetched(_KEY, corpus, which, data_dir)
+            settings = {"corpus": name, "split": which, "length": max_length}
+            tokens = cached(
+                *(cache_dir, words, [path], settings),
+                lambda: from_lists(
+                    {"input_ids": blocks_of(corpus, which, path, words, max_length)}, None
+                ),
+            )
+            return Blocks(tokens.columns["input_ids"].view(-1, max_length), batch_size, seed)
+
+        test: Batches = split("test", None)
+        path = fetched(_KEY, corpus, "test", data_dir)
+        task = LanguageModelling(departures=tuple(departures(corpus, "test", path, max_length)))
+        train = Later(partial(split, "train", seed))
+        return Data(train, test, len(words), task=task, text=Text(len(words), max_length))
 
     known: KnownBy = "place" if CORPORA[name].repository is None else "files"
     dataset(f"lm/{name}", check=partial(_check, name), head="language_modelling", known_by=known)(

@@ -1,6 +1,6 @@
 """Sensitivity: SEVEN taken apart, with evidence, memory, noise factor and regrowth as settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,14 @@ from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import Regrowth, Remembered, StayGone, StraightThrough
 from seven_exp.registry import nearest
 
-_EVIDENCE = ("weight", "taylor", "squared", "signed")
+_EVIDENCE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "weight": lambda w, g: w.abs(),
+    "taylor": lambda w, g: (w * g).abs(),
+    "squared": lambda w, g: (w * g).square(),
+    "signed": lambda w, g: g,
+}
+"""Name -> e of a layer's weights and gradients."""
+
 _MEMORY = ("last", "average", "sum")
 _REGROWTH: Mapping[str, type[Regrowth]] = {
     "none": StayGone,
@@ -68,7 +75,7 @@ def sensitivity(
         ValueError: A setting is unknown or out of range.
     """
     for key, value, known in (
-        ("evidence", evidence, _EVIDENCE),
+        ("evidence", evidence, tuple(_EVIDENCE)),
         ("memory", memory, _MEMORY),
         ("regrowth", regrowth, tuple(_REGROWTH)),
     ):
@@ -120,12 +127,7 @@ class Sensitivity(GradientScore):
         state.numbers.update(unit=unit, t=t + 1)
         for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
             w, g, total = weight.detach().to(grad.dtype), grad / unit, state["score"][i]
-            term = {
-                "weight": lambda w, g: w.abs(),
-                "taylor": lambda w, g: (w * g).abs(),
-                "squared": lambda w, g: (w * g).square(),
-                "signed": lambda w, g: g,
-            }[self.evidence](w, g)
+            term = _EVIDENCE[self.evidence](w, g)
             if self.factor.power:
                 term = term * self._factor(state["m"][i], state["v"][i], g.abs(), t, i)
             if self.decay is not None:
