@@ -3,8 +3,9 @@
 A sample of the scores gives a bracket that contains the k-th largest with high probability. One
 pass counts the scores above the bracket and gathers the few inside, among which the search
 continues; another pass writes the masks (Floyd and Rivest, "Expected time bounds for selection",
-CACM 18, 1975). Few scores, or scores whose bracket missed, are selected digit by digit (radix
-select) on integer keys in the order of the scores. Both are exact and give the same masks.
+CACM 18, 1975). Few scores, or scores whose bracket missed, are selected on integer keys in the
+order of the scores, many of them digit by digit (radix select). All are exact and give the same
+masks.
 """
 
 import math
@@ -22,6 +23,7 @@ _BINS = 1 << _DIGIT
 _CHUNK = 1 << 20
 _LARGEST_SAMPLE = 1 << 14
 _FEW = 1 << 16
+_FEW_KEYS = 1 << 16
 _AT_ONCE = 1 << 15
 _LOWEST = torch.finfo(torch.float32).min
 
@@ -248,7 +250,10 @@ def _by_digits(
         # If everything fits into one chunk, keeping it is cheaper than recomputing it.
         keys_of = cache(keys_of)
     bits = 64 if scores[0].dtype == torch.float64 else 32
-    threshold, ties_to_keep = _kth_largest(keys_of, chunks, bits, k, add)
+    if group is None and len(chunks) == 1 and len(keys_of(chunks[0])) <= _FEW_KEYS:
+        threshold, ties_to_keep = _kth_of_few(keys_of(chunks[0]), k)
+    else:
+        threshold, ties_to_keep = _kth_largest(keys_of, chunks, bits, k, add)
     masks: list[Tensor] = []
     ties: list[Tensor] = []
     for chunk in chunks:
@@ -326,6 +331,12 @@ def _ordered_keys(
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.flatten() for t in tensors]) if len(tensors) > 1 else tensors[0].flatten()
+
+
+def _kth_of_few(keys: Tensor, k: int) -> tuple[int, int]:
+    """`_kth_largest` of keys so few that histograms of their digits would take longer."""
+    threshold = _kth_of(keys, k)
+    return int(threshold), k - int((keys > threshold).sum())
 
 
 def _kth_largest(

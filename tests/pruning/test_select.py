@@ -1,5 +1,7 @@
 """Selection is exact to the count, and ties fall in a known order."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,9 @@ VALUES = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, -1.0, float("inf"), -float("inf"), float("nan")]),
     st.floats(width=32, allow_nan=False),
 )
+
+FEW = [0, select._FEW_KEYS]
+"""Up to how many keys are ranked at once, and not digit by digit."""
 
 
 @st.composite
@@ -38,21 +43,25 @@ def by_sorting(scores, candidates, k):
     return mask
 
 
+@pytest.mark.parametrize("few", FEW)
 @given(problems())
-def test_same_as_a_stable_sort(problem):
+def test_same_as_a_stable_sort(few, problem):
     scores, candidates, k = problem
-    masks = top_k_masks(
-        [torch.from_numpy(s) for s in scores], k, [torch.from_numpy(c) for c in candidates]
-    )
+    with mock.patch.object(select, "_FEW_KEYS", few):
+        masks = top_k_masks(
+            [torch.from_numpy(s) for s in scores], k, [torch.from_numpy(c) for c in candidates]
+        )
     np.testing.assert_array_equal(torch.cat(masks).numpy(), by_sorting(scores, candidates, k))
 
 
+@pytest.mark.parametrize("few", FEW)
 @given(problems(np.float64))
-def test_same_in_float64(problem):
+def test_same_in_float64(few, problem):
     scores, candidates, k = problem
-    masks = top_k_masks(
-        [torch.from_numpy(s) for s in scores], k, [torch.from_numpy(c) for c in candidates]
-    )
+    with mock.patch.object(select, "_FEW_KEYS", few):
+        masks = top_k_masks(
+            [torch.from_numpy(s) for s in scores], k, [torch.from_numpy(c) for c in candidates]
+        )
     np.testing.assert_array_equal(torch.cat(masks).numpy(), by_sorting(scores, candidates, k))
 
 
