@@ -1,6 +1,8 @@
 """Every file below conf/ composes, is valid, and has no key without an effect."""
 
 import ast
+import copy
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -9,7 +11,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from hydra.core.override_parser.types import OverrideType
+from omegaconf import DictConfig, OmegaConf
 
 from seven_exp import config as schema
 from seven_exp.datasets import text_head
@@ -29,13 +32,32 @@ GROUPS = [
 
 
 def composed(*overrides: str) -> schema.RunConfig:
+    """As on the command line. What chooses among the files of conf/ is composed once."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    plainly = [
+        o.type is OverrideType.CHANGE and not (CONF / o.key_or_group).is_dir() for o in parsed
+    ]
+    chosen = tuple(given for given, plain in zip(overrides, plainly, strict=True) if not plain)
+    values = copy.deepcopy(_composed(chosen))
+    for override, plain in zip(parsed, plainly, strict=True):
+        if plain:
+            OmegaConf.update(values, override.key_or_group, override.value())
+    return schema.parse(OmegaConf.to_container(values, resolve=True))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         values = compose("config", list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(values)
-        plain = OmegaConf.to_container(
-            OmegaConf.masked_copy(values, [k for k in values if k != "hydra"]), resolve=True
-        )
-    return schema.parse(plain)
+        return OmegaConf.masked_copy(values, [key for key in values if key != "hydra"])
+
+
+def test_values_are_merged_as_hydra_merges_them():
+    given = ["pruner=seven_dyn", "sparsity=0.25", "pruner.alpha_1=0.5", "model.widths=[3,4]"]
+    given += ["model=mlp", "pruner.include=['*mlp*', a]", "output_root='a b'", "seed=7"]
+    merged = _composed(tuple(given))
+    assert composed(*given) == schema.parse(OmegaConf.to_container(merged, resolve=True))
 
 
 def choices(group: str) -> list[str]:
