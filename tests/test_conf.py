@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel
 
 from seven_exp import config as schema
 from seven_exp.datasets import text_head
@@ -21,7 +22,7 @@ from seven_exp.pruning import PRUNERS, SCHEDULES
 from seven_exp.runs import run_hash
 from seven_exp.runs.check import check
 from seven_exp.runs.dense_start import start_identity
-from seven_exp.runs.identity import digest
+from seven_exp.runs.identity import digest, run_identity
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -188,6 +189,36 @@ def test_no_key_is_read_by_nobody():
     for section in sections:
         for key in getattr(section, "model_fields", {}):
             assert key in read, f"{section.__name__}.{key} has no effect"
+
+
+def sections(model, prefix=""):
+    """Dotted prefix and schema of each section, also of sections in sections."""
+    yield prefix, model
+    for name, field in model.model_fields.items():
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            yield from sections(field.annotation, f"{prefix}{name}.")
+
+
+NEUTRAL = {
+    f"{prefix}{key}": field.default
+    for prefix, section in sections(schema.RunConfig)
+    for key, field in section.model_fields.items()
+    if not field.is_required()
+}
+"""Keys with a default in the schema, at which they have no effect."""
+
+
+def test_a_key_that_has_no_effect_at_its_value_is_no_part_of_a_run():
+    config = composed("model.pretrain.epochs=1")
+    for key, default in NEUTRAL.items():
+        *path, last = key.split(".")
+        value, identity = config, run_identity(config)
+        for part in path:
+            value, identity = getattr(value, part), identity[part]
+        assert getattr(value, last) == default, key
+        assert last not in identity
+        if path[0] in (start := start_identity(config)) and len(path) == 1:
+            assert last not in start[path[0]]
 
 
 def test_compare_is_three_pruners_three_sparsities_three_seeds():

@@ -20,6 +20,7 @@ from seven_exp.runs.identity import START, plugins_identity
 from seven_exp.runs.plugins import load_plugins
 from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
+from seven_exp.training.lr_schedules import LR_SCHEDULES
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,6 +49,14 @@ from seven_exp.pruning.schedules import SCHEDULES
 @SCHEDULES.register("own_schedule")
 def own_schedule(progress, sparsity):
     return sparsity * progress
+"""
+
+LR_SCHEDULE = """
+from seven_exp.training.lr_schedules import LR_SCHEDULES
+
+@LR_SCHEDULES.register("own_lr_schedule")
+def own_lr_schedule(step, steps, warmup):
+    return 0.5
 """
 
 MODEL = """
@@ -85,7 +94,7 @@ def own_data(*, batch_size: int, seed: int, data_dir: str) -> Data:
 @pytest.fixture(autouse=True)
 def _forgotten(monkeypatch, tmp_path):
     """Every test begins without plugins, in a folder from which modules are imported."""
-    for registry in (DATASETS, MODELS, PRUNERS, SCHEDULES):
+    for registry in (DATASETS, LR_SCHEDULES, MODELS, PRUNERS, SCHEDULES):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -168,6 +177,8 @@ WITHOUT_SEVEN = ("~pruner.alpha_1", "~pruner.alpha_2", "~pruner.moments")
         (SCHEDULE, [], False),
         (SCHEDULE, ["schedule.name=own_schedule"], True),
         (SCHEDULE, ["schedule.name=own_schedule", "pruner=dense"], False),
+        (LR_SCHEDULE, [], False),
+        (LR_SCHEDULE, ["optimizer.lr_schedule=own_lr_schedule", "pruner=dense"], True),
         (PRUNER, [], False),
         (PRUNER, ["pruner.name=own_pruner", *WITHOUT_SEVEN], True),
         # what it does can't be seen

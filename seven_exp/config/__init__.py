@@ -6,25 +6,31 @@ from seven_exp.config.parsing import parse
 from seven_exp.config.schema import (
     Calibration,
     Dataset,
+    Fraction,
     Model,
     Optimizer,
     Pruner,
     RunConfig,
+    Steps,
     Tracker,
     Trainer,
+    moment,
 )
 
 __all__ = [
     "Calibration",
     "ConfigError",
     "Dataset",
+    "Fraction",
     "Model",
     "Optimizer",
     "Pruner",
     "RunConfig",
+    "Steps",
     "Tracker",
     "Trainer",
     "check_arguments",
     "faults_of_the_user",
+    "moment",
     "parse",
 ]

@@ -58,7 +58,8 @@ def check_arguments(
 @functools.cache
 def _schema(name: str, function: Callable[..., Any], given: frozenset[str]) -> type[BaseModel]:
     """The keyword-only arguments of a function as a pydantic model."""
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    typed = function.__init__ if inspect.isclass(function) else function
+    hints = typing.get_type_hints(typed, include_extras=True)
     fields: dict[str, Any] = {
         parameter.name: (
             hints.get(parameter.name, Any),

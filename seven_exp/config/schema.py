@@ -1,4 +1,8 @@
-"""The sections of ``conf/``: every key and its range."""
+"""The sections of ``conf/``: every key and its range.
+
+A key with a default here has no effect at that value: a run with it is the same as one of before
+the key existed, and has the same hash.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -7,6 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=0, strict=True)] | Annotated[Fraction, Field(strict=True)]
 """An integer counts steps; a decimal is a fraction of the training."""
+
+
+def moment(value: int | float, steps: int) -> int:
+    """Number of steps that `Steps` stands for in a training of this length."""
+    return value if isinstance(value, int) else round(value * steps)
+
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Seeds that every generator accepts."""
@@ -98,8 +108,9 @@ class Optimizer(_Named):
 
     lr: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
-    lr_schedule: Literal["constant", "linear", "cosine"]
+    lr_schedule: str
     warmup_steps: Steps
+    lr_options: dict[str, Any] | None = None
 
 
 class Trainer(_Section):

@@ -18,6 +18,7 @@ from seven_exp.runs.plan import Plan
 from seven_exp.runs.plugins import load_plugins
 from seven_exp.runs.reads import Method
 from seven_exp.tracking import TRACKERS
+from seven_exp.training.lr_schedules import LR_SCHEDULES
 from seven_exp.training.optimizers import OPTIMIZERS
 
 
@@ -38,6 +39,7 @@ def check(config: RunConfig) -> None:
         _calibration,
         _model,
         _optimizer,
+        _lr_schedule,
         _teacher,
         _plan,
         _contrasts,
@@ -121,6 +123,12 @@ def _model(config: RunConfig) -> None:
 def _optimizer(config: RunConfig) -> None:
     name = config.optimizer.name
     check_arguments("optimizer", name, OPTIMIZERS[name], config.optimizer.arguments)
+
+
+def _lr_schedule(config: RunConfig) -> None:
+    name, options = config.optimizer.lr_schedule, config.optimizer.lr_options or {}
+    check_arguments("optimizer.lr_options", name, LR_SCHEDULES[name], options)
+    LR_SCHEDULES[name](0, 1, 0, **options)
 
 
 def _teacher(config: RunConfig) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seven_exp.config import RunConfig
+from seven_exp.config import RunConfig, moment
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Data
 from seven_exp.runs.build import data_of, model_of, optimizer_of
 from seven_exp.runs.identity import START, data_identity, digest, model_identity, plugins_identity
-from seven_exp.runs.plan import moment, steps_of
+from seven_exp.runs.plan import steps_of
 from seven_exp.training.compute import Compute
 from seven_exp.training.loop import Recipe, Reported, train
-from seven_exp.training.optimizers import lr_factor
+from seven_exp.training.lr_schedules import lr_factor
 from seven_exp.training.pretrain import cached_start
 from seven_exp.training.world import World
 
@@ -44,9 +44,9 @@ def start_identity(config: RunConfig) -> dict[str, Any]:
         "version": 2,
         "model": {k: v for k, v in model_identity(config).items() if k != "freeze"},
         "dataset": data_identity(config),
-        "optimizer": config.optimizer.model_dump(exclude={"lr"}),
+        "optimizer": config.optimizer.model_dump(exclude={"lr"}, exclude_defaults=True),
         "trainer": config.trainer.model_dump(
-            include={"batch_size", "accumulate", "grad_clip", "precision"}
+            include={"batch_size", "accumulate", "grad_clip", "precision"}, exclude_defaults=True
         ),
     }
     if plugins := plugins_identity(config, *START):
@@ -62,10 +62,11 @@ def _trained(config: RunConfig, data: Data, compute: Compute) -> dict[str, Tenso
     )
     batches = data_of(config.dataset, trainer.batch_size, pretrain.seed).train
     steps = steps_of(pretrain.epochs, len(batches), trainer.accumulate)
-    warmup = moment(config.optimizer.warmup_steps, steps)
+    chosen = config.optimizer
+    warmup = moment(chosen.warmup_steps, steps)
     recipe = Recipe(
         steps,
-        lambda t: lr_factor(config.optimizer.lr_schedule, t, steps, warmup),
+        lambda t: lr_factor(chosen.lr_schedule, t, steps, warmup, chosen.lr_options),
         trainer.accumulate,
         trainer.grad_clip,
     )

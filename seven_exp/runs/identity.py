@@ -18,7 +18,7 @@ from seven_exp.runs.reads import Method, unread
 RESULTS = 2
 """Raise this when the same config gives other results than before; every run is then repeated."""
 
-START = ("model", "dataset", "optimizer")
+START = ("model", "dataset", "optimizer", "lr_schedule")
 """Kinds of registered things that determine the result of dense training."""
 
 PLACES = {"data_dir", "cache_dir", "download", "workers"}
@@ -34,8 +34,8 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
     """Everything that determines a run's result.
 
     That is the config without paths, logging, analysis, comparison, device and ``run``, and without
-    the keys that the run never reads (see `unread`); the content of the user's files that it names;
-    and `RESULTS`. The dense reference also omits everything that only pruning reads.
+    the keys that the run never reads (see `unread`) or that have no effect at their value (those
+    with a default in the schema); the content of the user's files that it names; and `RESULTS`. The dense reference also omits everything that only pruning reads.
 
     Args:
         config: A checked config.
@@ -56,7 +56,8 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
                 True,
             ),
             "trainer": {"log_interval", "save_model"},
-        }
+        },
+        exclude_defaults=True,
     )
     identity["version"] = [RESULTS, SCHEMA]
     identity["model"], identity["dataset"] = model_identity(config), data_identity(config)
@@ -79,7 +80,7 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
 
 def model_identity(config: RunConfig) -> dict[str, Any]:
     """The model's config, with files identified by their content, because a path can be reused."""
-    identity = config.model.model_dump()
+    identity = config.model.model_dump(exclude_defaults=True)
     if config.model.checkpoint is not None:
         identity["checkpoint"] = hash_of(Path(config.model.checkpoint).expanduser())
     if "/" in config.model.name and Path(config.model.name).expanduser().is_dir():
@@ -94,7 +95,7 @@ def data_identity(config: RunConfig) -> dict[str, Any]:
     """
     from seven_exp.datasets import KNOWN_BY
 
-    identity = config.dataset.model_dump(exclude=PLACES)
+    identity = config.dataset.model_dump(exclude=PLACES, exclude_defaults=True)
     known_by, data_dir = KNOWN_BY[config.dataset.name], config.dataset.arguments.get("data_dir")
     if known_by != "name" and data_dir is not None:
         place = Path(str(data_dir)).expanduser()
@@ -129,6 +130,7 @@ def plugins_identity(config: RunConfig, *kinds: str) -> list[str]:
         "model": config.model.name,
         "dataset": config.dataset.name,
         "optimizer": config.optimizer.name,
+        "lr_schedule": config.optimizer.lr_schedule,
         "pruner": config.pruner.name,
         "schedule": config.schedule.name,
         "scope": config.pruner.scope or PRUNERS[config.pruner.name].scope,

@@ -36,7 +36,7 @@ from seven_exp.training.compute import Compute, layout_for
 from seven_exp.training.distillation import Distillation
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.loop import DivergedError, Objective, Recipe, Tally, endless
-from seven_exp.training.optimizers import lr_factor
+from seven_exp.training.lr_schedules import lr_factor
 from seven_exp.training.state import Outcome, State
 from seven_exp.training.world import World
 
@@ -193,10 +193,12 @@ def _objective(config: RunConfig, model: nn.Module, compute: Compute) -> Objecti
 
 
 def _recipe(config: RunConfig, plan: Plan, objective: Objective | None) -> Recipe:
-    trainer, schedule = config.trainer, config.optimizer.lr_schedule
+    trainer, optimizer = config.trainer, config.optimizer
     return Recipe(
         plan.steps,
-        lambda t: lr_factor(schedule, *plan.lr_place(t), plan.warmup),
+        lambda t: lr_factor(
+            optimizer.lr_schedule, *plan.lr_place(t), plan.warmup, optimizer.lr_options
+        ),
         trainer.accumulate,
         trainer.grad_clip,
         objective,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from seven_exp.config import ConfigError, RunConfig
+from seven_exp.config import ConfigError, RunConfig, moment
 from seven_exp.pruning import Gradual
 from seven_exp.runs.reads import Method
 
@@ -158,11 +158,6 @@ class Plan:
 def steps_of(epochs: int, batches_per_epoch: int, accumulate: int) -> int:
     """Steps of ``accumulate`` batches in this many epochs; remaining batches are dropped."""
     return max(1, epochs * batches_per_epoch // accumulate)
-
-
-def moment(value: int | float, steps: int) -> int:
-    """Number of steps: integers count steps; decimals are fractions of the training."""
-    return value if isinstance(value, int) else round(value * steps)
 
 
 def _check_retraining(config: RunConfig, steps: int, first: int, retrain: int) -> None:

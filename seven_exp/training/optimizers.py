@@ -1,6 +1,5 @@
-"""Optimizers by name, and the learning rate's schedule."""
+"""Optimizers by name."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,18 +52,3 @@ def build_optimizer(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return OPTIMIZERS[name](groups, lr, **arguments)
-
-
-def lr_factor(schedule: str, step: int, steps: int, warmup: int) -> float:
-    """Factor of the base rate at ``step`` of ``steps``, after ``warmup`` linear steps.
-
-    "constant" stays at 1, "linear" and "cosine" fall to 0 at the end.
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    if schedule == "linear":
-        return 1 - progress
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * progress)) / 2
-    return 1.0
