@@ -65,15 +65,21 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def _keywords(model: str) -> set[str]:
+    return set(inspect.signature(MODELS[model]).parameters) if model in MODELS else set()
+
+
 def _partner(group: str, name: str) -> list[str]:
     """A data set for a model of text, and the other way round."""
     if group == "calibration":
         return ["model=gpt2", "dataset=lm/wikitext2", "pruner=wanda"]
     if group == "dataset" and text_head(name):
         return ["model=bert_base"]
+    if group == "model" and "arch" in _keywords(name):
+        return ["model.arch=resnet18"]
     if group == "model" and name not in MODELS:
         return ["dataset=lm/wikitext2", *(["model.name=ORG/NAME"] if name == "hf" else [])]
-    if group == "model" and "vocab_size" in inspect.signature(MODELS[name]).parameters:
+    if group == "model" and "vocab_size" in _keywords(name):
         return ["dataset=glue/sst2"]
     return []
 
@@ -83,7 +89,7 @@ def _partner(group: str, name: str) -> list[str]:
 )
 def test_every_choice_of_every_group(group, name, tmp_path, monkeypatch):
     monkeypatch.setattr("seven_exp.datasets.check_data", lambda name, **arguments: None)
-    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head: None)
+    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head, **arguments: None)
     monkeypatch.setattr("seven_exp.runs.check.check_calibration", lambda name, **arguments: None)
     both = [f"{group}={name}", *_partner(group, name)]
     config = composed(*both, f"cache_dir={tmp_path}")

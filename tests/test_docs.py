@@ -178,7 +178,7 @@ def one_job(words: tuple[str, ...]) -> list[str]:
 def test_every_training_that_is_shown_is_valid(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("seven_exp.datasets.check_data", lambda name, **arguments: None)
-    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head: None)
+    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head, **arguments: None)
     check(composed(*one_job(words)))
 
 

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from test_conf import composed
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 
+from seven_exp.config import ConfigError, Model
 from seven_exp.models import MODELS, build_model
 from seven_exp.models.hub import NAMES
 from seven_exp.pruning import prunable_layers
+from seven_exp.runs.check import check
 
 # name: arguments, an image size it takes
 CASES = {
@@ -26,6 +29,8 @@ CASES = {
     "resnet50": ({"stem": "cifar"}, 16),
     "resnet20": ({}, 8),
     "mlp": ({"widths": [5, 6]}, 8),
+    "torchvision": ({"arch": "shufflenet_v2_x0_5"}, 32),
+    "timm": ({"arch": "convnext_atto"}, 32),
 }
 
 
@@ -41,8 +46,8 @@ def test_a_model_and_its_file_agree(name):
     parameters = inspect.signature(MODELS[name]).parameters.values()
     keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     assert given.pop("name") == name
-    assert set(given) == set(keywords)
-    assert all(default in (given[key], inspect._empty) for key, default in keywords.items())
+    assert set(given) == set(keywords) - Model.model_fields.keys()
+    assert all(keywords[key] in (given[key], inspect._empty) for key in given)
 
 
 @pytest.mark.slow
@@ -190,6 +195,112 @@ def test_a_checkpoint_that_is_used_is_found_from_home_and_says_when_its_head_is_
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "arch", "size"),
+    [
+        ("torchvision", "resnet34", 32),
+        ("torchvision", "squeezenet1_1", 32),
+        ("torchvision", "mnasnet0_5", 32),
+        ("torchvision", "efficientnet_b0", 32),
+        ("torchvision", "regnet_y_400mf", 32),
+        ("torchvision", "densenet121", 32),
+        ("torchvision", "googlenet", 32),
+        ("timm", "resnet10t", 32),
+        ("timm", "vit_tiny_patch16_224", 48),
+        ("timm", "mobilenetv3_small_050", 32),
+        ("timm", "efficientvit_b0", 32),
+        ("timm", "test_mambaout", 32),
+        ("timm", "regnetx_002", 32),
+    ],
+)
+def test_any_architecture_takes_the_classes_and_images_of_the_data(name, arch, size, channels):
+    model = build_model(name, num_classes=3, image_size=size, channels=channels, arch=arch)
+    assert model.training
+    assert model.eval()(torch.randn(2, channels, size, size)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("model=torchvision", "model.arch=resnet43"), "'resnet43': did you mean "),
+        (("model=timm", "model.arch=convnext_ato"), "did you mean 'convnext_atto'?"),
+        (("model=timm", "model.arch=resnet18.a9_in1k"), "resnet18 has weights "),
+        (("model=torchvision", "model.arch=resnet18", "+model.depth=3"), "model.depth"),
+        (("model=mlp", "model.stochastic_depth=0.1"), "model.stochastic_depth: mlp has no such"),
+        (("model=vit_tiny", "model.stochastic_depth=1.0"), "model.stochastic_depth is 1.0: "),
+    ],
+)
+def test_a_model_that_does_not_exist_is_one_line_before_data_is_read(overrides, words):
+    with pytest.raises(ConfigError, match=re.escape(words)) as raised:
+        check(composed(*overrides))
+    assert "\n" not in str(raised.value)
+
+
+def test_timm_is_an_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="it needs timm: uv sync --extra vision"):
+        build_model("timm", num_classes=3, image_size=32, channels=3, arch="resnet18")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "torchvision", "arch": "alexnet"}, "can't read images of 3x8x8"),
+        ({"name": "torchvision", "arch": "vit_b_16"}, "it can't be built for images of 8x8"),
+        ({"name": "timm", "arch": "test_vit"}, "model.arch is 'test_vit'"),
+        ({"name": "torchvision", "arch": "resnet18", "dropout": 0.1}, "resnet18 has no dropout"),
+        (
+            {"name": "torchvision", "arch": "squeezenet1_1", "stochastic_depth": 0.1},
+            "squeezenet1_1 has no layers of it",
+        ),
+    ],
+)
+def test_a_model_that_does_not_fit_the_images_is_one_line(arguments, words):
+    size = 64 if "_depth" in str(arguments) or "dropout" in arguments else 8
+    with pytest.raises(ValueError, match=re.escape(words)) as raised:
+        build_model(num_classes=10, image_size=size, channels=3, **arguments)
+    assert "\n" not in str(raised.value)
+
+
+def rates(model):
+    return [m.p for m in model.modules() if isinstance(m, torchvision.ops.StochasticDepth)]
+
+
+def test_stochastic_depth_rises_in_a_line_and_is_absent_from_evaluation():
+    make = {"num_classes": 4, "image_size": 8, "channels": 1, "depth": 3}
+    torch.manual_seed(0)
+    plain = build_model("vit_tiny", **make).eval()
+    torch.manual_seed(0)
+    model = build_model("vit_tiny", stochastic_depth=0.3, **make).eval()
+    assert rates(model) == pytest.approx([0, 0.15, 0.3])
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(model(x), plain(x))
+    # A branch is skipped for whole examples, and the others are scaled by 1 / (1 - p).
+    block = build_model("vit_tiny", stochastic_depth=0.5, **make).encoder.layers[-1].train()
+    tokens = torch.randn(200, 5, 64)
+    attended = block.self_attention(*[block.ln_1(tokens)] * 3, need_weights=False)[0]
+    added = block.dropout(attended)
+    kept = added.abs().sum((1, 2)) > 0
+    assert torch.equal(added[kept], attended[kept] / 0.5)
+    assert 60 < kept.sum() < 140
+
+
+def test_layers_of_stochastic_depth_keep_their_proportions():
+    make = {"num_classes": 4, "image_size": 32, "channels": 3, "arch": "efficientnet_b0"}
+    own = rates(build_model("torchvision", **make))
+    halved = rates(build_model("torchvision", stochastic_depth=max(own) / 2, **make))
+    assert halved == pytest.approx([p / 2 for p in own])
+
+
+def test_dropout_is_that_of_all_layers():
+    make = {"num_classes": 4, "image_size": 32, "channels": 3, "dropout": 0.4}
+    model = build_model("torchvision", arch="squeezenet1_1", **make)
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.4}
+    assert build_model("timm", arch="resnet10t", **make).drop_rate == 0.4
+
+
 @pytest.fixture
 def served(monkeypatch):
     """torchvision's download replaced by a state dict made here."""
@@ -215,6 +326,18 @@ def test_pretrained_weights_with_another_head_and_size(served):
     torch.testing.assert_close(model.encoder.pos_embedding, corners)
     summed = source.conv_proj.weight.sum(1, keepdim=True)
     assert torch.equal(model.conv_proj.weight, summed)
+
+
+@pytest.mark.parametrize("arch", ["resnet34", "googlenet"])
+def test_pretrained_weights_of_any_architecture(served, arch):
+    torch.manual_seed(1)
+    source = torchvision.models.get_model(arch, num_classes=1000)
+    served["state"] = source.state_dict()
+    make = {"num_classes": 5, "image_size": 64, "channels": 3, "pretrained": True}
+    model = build_model("torchvision", arch=arch, **make)
+    body = [name for name, _ in model.named_parameters() if not name.startswith("fc.")]
+    assert all(torch.equal(model.get_parameter(n), source.get_parameter(n)) for n in body)
+    assert model.fc.weight.shape[0] == 5
 
 
 def test_pretrained_head_is_kept_where_it_fits(served):

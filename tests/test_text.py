@@ -534,7 +534,7 @@ PAPER = sorted(p.stem for p in (ROOT / "conf/experiment/paper").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_presets(name, monkeypatch):
-    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head: None)
+    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head, **arguments: None)
     config = composed(f"experiment=paper/{name}")
     check(config)
     # (t_i, N, s) of the paper
@@ -555,7 +555,7 @@ def test_the_papers_presets(name, monkeypatch):
 
 
 def test_other_peoples_presets(monkeypatch):
-    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head: None)
+    monkeypatch.setattr("seven_exp.models.check_model", lambda name, head, **arguments: None)
     platon, movement, obert = (
         composed(f"experiment=paper/{name}") for name in ("platon", "movement", "obert")
     )

@@ -56,6 +56,19 @@ class Model(_Named):
     pretrain: Pretrain
     checkpoint: str | None
     freeze: list[str]
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments for the model's factory."""
+        own = {} if self.stochastic_depth is None else {"stochastic_depth": self.stochastic_depth}
+        return super().arguments | own
+
+    @property
+    def title(self) -> str:
+        """The name in tables: with the architecture, where one name stands for many."""
+        arch = self.arguments.get("arch")
+        return self.name if arch is None else f"{self.name}/{arch}"
 
 
 class Dataset(_Named):

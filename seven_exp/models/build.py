@@ -10,7 +10,7 @@ from torch import nn
 from seven_exp.models.hub import NAMES, is_source, needs_extra
 from seven_exp.models.hub_models import config_of, image_model, text_model
 from seven_exp.models.loading import load_state, read_state
-from seven_exp.models.registry import MODELS
+from seven_exp.models.registry import CHECKS, MODELS
 from seven_exp.models.shards import check_folder
 from seven_exp.tasks import LanguageModelling
 
@@ -36,16 +36,19 @@ def factory(name: str, kind: Kind) -> Callable[..., nn.Module]:
     return make
 
 
-def check_model(name: str, head: str | None) -> None:
-    """Check, before data or weights are read, whether transformers has the model for the task.
+def check_model(name: str, head: str | None, **arguments: Any) -> None:
+    """Check, before data or weights are read, whether there is such a model for the task.
 
     Args:
         name: A registered name, a hub id or a local folder.
         head: The text task; None for images.
+        **arguments: The model's own keywords.
 
     Raises:
         ValueError: It is not installed, can't be loaded or does not fit.
     """
+    if name in CHECKS:
+        CHECKS[name](**arguments)
     if is_hub_model(name):
         needs_extra("model.name", name)
         config = config_of(name, head or "images")

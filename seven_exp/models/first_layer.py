@@ -4,6 +4,18 @@ import torch
 from torch import nn
 
 
+def first_convolution(model: nn.Module) -> str:
+    """The name of the convolution that reads the images.
+
+    Raises:
+        ValueError: No convolution reads three channels.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            return name
+    raise ValueError("the model has no convolution that reads colour images")
+
+
 def adapt_channels(model: nn.Module, name: str, channels: int) -> None:
     """Replace the first convolution by one over ``channels``, its kernels summed over colours.
 
@@ -11,10 +23,10 @@ def adapt_channels(model: nn.Module, name: str, channels: int) -> None:
 
     Args:
         model: Changed in place.
-        name: The convolution's attribute.
+        name: Name of the convolution.
         channels: Channels of the images; 3 changes nothing.
     """
-    old = getattr(model, name)
+    old = model.get_submodule(name)
     assert isinstance(old, nn.Conv2d)
     if channels == old.in_channels:
         return
@@ -33,4 +45,5 @@ def adapt_channels(model: nn.Module, name: str, channels: int) -> None:
         new.weight.copy_(old.weight.sum(dim=1, keepdim=True))
         if new.bias is not None and old.bias is not None:
             new.bias.copy_(old.bias)
-    setattr(model, name, new)
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, new)

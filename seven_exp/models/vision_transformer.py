@@ -1,11 +1,15 @@
 """torchvision's VisionTransformer: a tiny one for laptops, and ViT-B."""
 
-from torch import nn
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from seven_exp.models.first_layer import adapt_channels
 from seven_exp.models.loading import load_state
 from seven_exp.models.pretrained import imagenet_state
 from seven_exp.models.registry import MODELS
+from seven_exp.models.stochastic_depth import set_stochastic_depth
 
 
 def _check_patches(image_size: int, patch_size: int) -> None:
@@ -18,10 +22,27 @@ def _check_patches(image_size: int, patch_size: int) -> None:
         )
 
 
-def _wake_head(model: nn.Module) -> None:
-    # torchvision initialises the head to zero. The first gradients of all other weights then
-    # vanish, and pruning at initialisation has no evidence.
-    nn.init.trunc_normal_(model.get_parameter("heads.head.weight"), std=0.02)
+def wake_head(model: nn.Module) -> None:
+    """Initialise the head of a ViT.
+
+    torchvision initialises it to zero. The first gradients of all other weights then vanish, and
+    pruning at initialisation has no evidence.
+    """
+    from torchvision.models import VisionTransformer
+
+    if isinstance(model, VisionTransformer):
+        nn.init.trunc_normal_(model.get_parameter("heads.head.weight"), std=0.02)
+
+
+def fit_positions(
+    model: nn.Module, image_size: int, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The state dict of a ViT with position embeddings for images of this size."""
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    patch = model.get_submodule("conv_proj").kernel_size
+    assert isinstance(patch, tuple)
+    return dict(interpolate_embeddings(image_size, patch[0], OrderedDict(state)))
 
 
 @MODELS.register("vit_tiny")
@@ -36,6 +57,7 @@ def vit_tiny(  # noqa: PLR0913  each keyword is a key of conf/model
     heads: int = 4,
     mlp_width: int = 128,
     dropout: float = 0.0,
+    stochastic_depth: float | None = None,
 ) -> nn.Module:
     """A small ViT: on 8x8 digits of four patches, on 32x32 images of sixty-four."""
     from torchvision.models import VisionTransformer
@@ -63,39 +85,56 @@ def vit_tiny(  # noqa: PLR0913  each keyword is a key of conf/model
         num_classes=num_classes,
     )
     adapt_channels(model, "conv_proj", channels)
-    _wake_head(model)
+    if stochastic_depth is not None:
+        set_stochastic_depth(model, "vit_tiny", stochastic_depth)
+    wake_head(model)
     assert isinstance(model, nn.Module)
     return model
 
 
 def _vit_b(
-    name: str, patch_size: int, num_classes: int, image_size: int, channels: int, pretrained: bool
+    name: str,
+    num_classes: int,
+    image_size: int,
+    channels: int,
+    pretrained: bool,
+    stochastic_depth: float | None,
 ) -> nn.Module:
     from torchvision import models
 
-    _check_patches(image_size, patch_size)
+    _check_patches(image_size, int(name.rpartition("_")[2]))
     model: nn.Module = getattr(models, name)(image_size=image_size, num_classes=num_classes)
-    _wake_head(model)
+    wake_head(model)
     if pretrained:
-        state = models.vision_transformer.interpolate_embeddings(
-            image_size, patch_size, imagenet_state(name)
-        )
+        state = fit_positions(model, image_size, imagenet_state(name))
         load_state(model, state, f"torchvision's {name}")
     adapt_channels(model, "conv_proj", channels)
+    if stochastic_depth is not None:
+        set_stochastic_depth(model, name, stochastic_depth)
     return model
 
 
 @MODELS.register("vit_b_16")
 def vit_b_16(
-    num_classes: int, image_size: int, channels: int, *, pretrained: bool = True
+    num_classes: int,
+    image_size: int,
+    channels: int,
+    *,
+    pretrained: bool = True,
+    stochastic_depth: float | None = None,
 ) -> nn.Module:
     """ViT-B/16 (Dosovitskiy et al., arXiv 2010.11929)."""
-    return _vit_b("vit_b_16", 16, num_classes, image_size, channels, pretrained)
+    return _vit_b("vit_b_16", num_classes, image_size, channels, pretrained, stochastic_depth)
 
 
 @MODELS.register("vit_b_32")
 def vit_b_32(
-    num_classes: int, image_size: int, channels: int, *, pretrained: bool = True
+    num_classes: int,
+    image_size: int,
+    channels: int,
+    *,
+    pretrained: bool = True,
+    stochastic_depth: float | None = None,
 ) -> nn.Module:
     """ViT-B/32."""
-    return _vit_b("vit_b_32", 32, num_classes, image_size, channels, pretrained)
+    return _vit_b("vit_b_32", num_classes, image_size, channels, pretrained, stochastic_depth)

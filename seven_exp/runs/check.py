@@ -117,7 +117,7 @@ def _model(config: RunConfig) -> None:
         )
     if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
         raise ConfigError(f"model.checkpoint is '{checkpoint}': no such file")
-    models.check_model(name, head)
+    models.check_model(name, head, **config.model.arguments)
 
 
 def _optimizer(config: RunConfig) -> None:

@@ -33,9 +33,10 @@ def run_hash(config: RunConfig) -> str:
 def run_identity(config: RunConfig) -> dict[str, Any]:
     """Everything that determines a run's result.
 
-    That is the config without paths, logging, analysis, comparison, device and ``run``, and without
-    the keys that the run never reads (see `unread`) or that have no effect at their value (those
-    with a default in the schema); the content of the user's files that it names; and `RESULTS`. The dense reference also omits everything that only pruning reads.
+    That is the config without paths, logging, analysis, comparison, device and ``run``, without the
+    keys that the run never reads (see `unread`) and those that have no effect at their value (they
+    have a default in the schema); the content of the user's files that it names; and `RESULTS`.
+    The dense reference also omits everything that only pruning reads.
 
     Args:
         config: A checked config.

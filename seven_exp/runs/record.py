@@ -39,7 +39,7 @@ def facts_of(
         "schedule": pruner.curve,
         "scope": pruner.scope,
         "pattern": pruner.pattern,
-        "model": config.model.name,
+        "model": config.model.title,
         "dataset": config.dataset.name,
         "data_files": identity["dataset"].get("files"),
         "seed": config.seed,
@@ -83,7 +83,7 @@ def info_of(
 ) -> RunInfo:
     """What trackers are told of a run."""
     name, group = titles(
-        pruner.name, pruner.target, config.seed, config.model.name, config.dataset.name
+        pruner.name, pruner.target, config.seed, config.model.title, config.dataset.name
     )
     return RunInfo(
         name=name,
