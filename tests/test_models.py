@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from test_conf import composed
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from test_conf import composed
 from torch import nn
 
 from seven_exp.config import ConfigError, Model

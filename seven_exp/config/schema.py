@@ -76,6 +76,15 @@ class Dataset(_Named):
 
     validation: Annotated[float, Field(ge=0, lt=1)] | None
 
+    @property
+    def title(self) -> str:
+        """The name in tables: with the set's own name, where one name stands for many."""
+        known = self.arguments
+        if "repository" not in known:
+            return self.name
+        place = str(known["repository"] or known["data_dir"]).rstrip("/").rpartition("/")[2]
+        return "/".join([self.name, place, *([known["subset"]] if known["subset"] else [])])
+
 
 class Calibration(_Section):
     """conf/calibration: the sequences that a pruner sees outside training."""

@@ -137,32 +137,40 @@ def image_model(name: str) -> Callable[..., nn.Module]:
     """The factory of an image model."""
 
     def build(
-        num_classes: int, image_size: int, channels: int, *, pretrained: bool = True
+        num_classes: int,
+        image_size: int,
+        channels: int,
+        *,
+        pretrained: bool = True,
+        dtype: Dtype = "float32",
     ) -> nn.Module:
-        """A Vision Transformer with a new head if the number of classes differs.
+        """A model of images with a new head if the number of classes differs.
 
         Raises:
             ValueError: It can't be loaded, or the images do not fit it.
         """
         config = config_of(name, "images")
-        if pretrained and image_size != config.image_size:
+        own = getattr(config, "image_size", None)  # convolutional models have none
+        if pretrained and own not in (None, image_size):
             raise ValueError(
-                f"model.name is '{name}': its weights are for images of {config.image_size} pixels "
-                f"a side, not {image_size}: dataset.image_size={config.image_size}"
+                f"model.name is '{name}': its weights are for images of {own} pixels "
+                f"a side, not {image_size}: dataset.image_size={own}"
             )
         if pretrained and channels != config.num_channels:
             raise ValueError(
                 f"model.name is '{name}': its weights are for images of {config.num_channels} "
                 f"channels, not {channels}: choose another data set or model.pretrained=false"
             )
-        if image_size % config.patch_size:
+        patch = getattr(config, "patch_size", 1)
+        if own is not None and isinstance(patch, int) and image_size % patch:
             raise ValueError(
                 f"model.name is '{name}': images of {image_size} pixels a side can't be cut into "
-                f"patches of {config.patch_size}"
+                f"patches of {patch}"
             )
-        config.num_labels = num_classes
-        config.image_size, config.num_channels = image_size, channels
-        return _build(name, "images", config, pretrained)
+        config.num_labels, config.num_channels = num_classes, channels
+        if own is not None:
+            config.image_size = image_size
+        return _build(name, "images", config, pretrained, dtype)
 
     return build
 

@@ -40,7 +40,7 @@ def facts_of(
         "scope": pruner.scope,
         "pattern": pruner.pattern,
         "model": config.model.title,
-        "dataset": config.dataset.name,
+        "dataset": config.dataset.title,
         "data_files": identity["dataset"].get("files"),
         "seed": config.seed,
         "sparsity_target": pruner.target,
@@ -83,7 +83,7 @@ def info_of(
 ) -> RunInfo:
     """What trackers are told of a run."""
     name, group = titles(
-        pruner.name, pruner.target, config.seed, config.model.title, config.dataset.name
+        pruner.name, pruner.target, config.seed, config.model.title, config.dataset.title
     )
     return RunInfo(
         name=name,
