@@ -3,6 +3,8 @@
 import itertools
 import math
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,14 @@ from PIL import Image
 from test_compare import rows_of, run_main, write
 
 from seven_exp.compare.axes import axes
+from seven_exp.compare.conclusions import Conclusions
+from seven_exp.compare.inference import Inference
 from seven_exp.compare.look import Look, parse_names, parse_width, ranking
-from seven_exp.compare.paper import caption, figure_captions, write_markdown, write_tex
+from seven_exp.compare.paper import caption, figure_captions, tables, write_markdown, write_tex
 from seven_exp.compare.plot import draw, draw_differences, write_figure
 from seven_exp.compare.records import read_records
+
+PDFLATEX = shutil.which("pdflatex")
 
 GAINS = {"magnitude": 0.0, "seven_dyn": 0.02, "seven_pre": -0.01}
 
@@ -224,10 +230,17 @@ def cells_of(lines):
     return {cells[0].strip(): [c.strip() for c in cells[1:]] for cells in lines}
 
 
+def written(folder, rows, look, metric="accuracy", baseline="magnitude", contrasts=()):
+    """The tables and captions, as t.tex and t.md."""
+    conclusions = Conclusions.of(rows, metric, Inference(contrasts=contrasts, margin=0.3))
+    found = tables(rows, metric, baseline, look, conclusions)
+    captions = figure_captions(rows, metric, baseline, look)
+    write_tex(folder / "t.tex", found, captions)
+    write_markdown(folder / "t.md", found, captions, ".png")
+
+
 def test_tables_hold_means_intervals_bold_and_stars(rows, tmp_path):
-    look = Look({"seven_dyn": "SEVEN_dyn"})
-    write_tex(tmp_path / "t.tex", rows, "accuracy", "magnitude", look, figures=True)
-    write_markdown(tmp_path / "t.md", rows, "accuracy", "magnitude", look, picture=".png")
+    written(tmp_path, rows, Look({"seven_dyn": "SEVEN_dyn"}))
     tex, markdown = (tmp_path / "t.tex").read_text(), (tmp_path / "t.md").read_text()
     body = tex.partition("\\midrule\n")[2].partition("\\bottomrule")[0]
     in_tex = cells_of(line.removesuffix("\\\\").split("&") for line in body.splitlines())
@@ -243,7 +256,7 @@ def test_tables_hold_means_intervals_bold_and_stars(rows, tmp_path):
     assert 100 * at_90.result.half == pytest.approx(half, rel=1e-5)
     assert in_tex["magnitude"][1].startswith(f"81.03\\,{{\\scriptsize$\\pm${half:.2f}}}")
     assert in_markdown["magnitude"][1].startswith(f"81.03 ± {half:.2f}")
-    star = "$^{*}$" if by_place["seven_dyn", 0.9].starred else ""
+    star = "\\rlap{$^{*}$}" if by_place["seven_dyn", 0.9].starred else ""
     assert re.fullmatch(rf"\\textbf\{{83\.03\}}.*{re.escape(star)}", in_tex["SEVEN\\_dyn"][1])
     assert in_markdown["SEVEN_dyn"][1].startswith("**83.03**")
     assert "textbf" not in "".join(in_tex["magnitude"])
@@ -254,6 +267,45 @@ def test_tables_hold_means_intervals_bold_and_stars(rows, tmp_path):
         "comparison_differences}", "").replace(" & ", ""))  # fmt: skip
 
 
+@pytest.mark.skipif(PDFLATEX is None, reason="needs pdflatex")
+def test_latex_compiles_what_is_written(tmp_path):
+    # every letter that is special to TeX, in names of one's own and in settings
+    config = {"optimizer": {"name": "a_b&c%d#e~f^g\\h{i}j$k<l>m"}}
+    for pruner, seed, sparsity in itertools.product(GAINS, range(3), (0.5, 0.7, 0.9)):
+        accuracy = 0.9 - sparsity / 10 + GAINS[pruner] + seed * 1e-3
+        write(tmp_path, pruner, sparsity, seed, accuracy, config=config, test_examples=1000)
+    rows = list(rows_of(tmp_path).values())
+    look = Look(parse_names(["seven_dyn=SEVEN$_\\mathrm{dyn}$", "mlp=50% & more_"]), width=3.25)
+    written(tmp_path, rows, look, contrasts=("seven_dyn:seven_pre",))
+    write_figure(tmp_path / "comparison.pdf", draw(rows, "accuracy", "magnitude", look))
+    heat = draw_differences(rows, "accuracy", "magnitude", look)
+    write_figure(tmp_path / "comparison_differences.pdf", heat)
+    (tmp_path / "paper.tex").write_text(
+        "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}"
+        "\\begin{document}\\input{t}\\end{document}"
+    )
+    command = [PDFLATEX, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    # nothing is wider than its column
+    assert "Overfull" not in (tmp_path / "paper.log").read_text(encoding="latin-1")
+
+
+def test_mathematics_in_names(rows, tmp_path):
+    look = Look(parse_names(["seven_dyn=SEVEN$_{dyn}$", "magnitude=|w| & $|w|_1$ 5%"]))
+    written(tmp_path, rows, look)
+    tex = (tmp_path / "t.tex").read_text()
+    assert "\nSEVEN$_{dyn}$ & " in tex
+    assert "|w| \\& $|w|_1$ 5\\% & " in tex
+    (panel,) = draw(rows, "accuracy", "magnitude", look).axes
+    panel.figure.draw_without_rendering()
+    # a dollar in a record's name is a dollar
+    assert Look().name("snip dataset.data_dir=$HOME") == "snip dataset.data_dir=\\$HOME"
+    for wrong in ("snip=a$b", "snip=$\\frac{$"):
+        with pytest.raises(ValueError, match="not mathematics as in TeX"):
+            parse_names([wrong])
+
+
 def test_the_command_writes_what_is_asked(sweep, capsys):
     arguments = ["--format", "tex,md,png", "--width", "3.25in", "--highlight", "seven_*"]
     output = sweep / "out"
@@ -262,7 +314,10 @@ def test_the_command_writes_what_is_asked(sweep, capsys):
         *("comparison.tex", "comparison.md", "comparison.png", "comparison_differences.png"),
     }
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line == f"written: {output / 'comparison'}.tex, .md, .png, _differences.png"
+    assert line == (
+        f"written to {output}: comparison.md, comparison.png, comparison.tex, "
+        "comparison_differences.png"
+    )
     assert "MLP on digits" in (output / "comparison.md").read_text()
 
 

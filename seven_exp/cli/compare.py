@@ -79,9 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--x",
         default=Look.x,
         metavar="NAME",
-        help="what the figures' curves run over: sparsity, kept, zeros, flops, seconds, a metric "
-        "or a numeric setting that differs (%(default)s)",
+        help="what the figure's curves run over: sparsity, kept, zeros, flops, seconds, a metric, "
+        "latency.VARIANT or a numeric setting that differs (%(default)s)",
     )
+    parser.add_argument("--y", metavar="NAME", help="what they show, of the same (the metric)")
+    parser.add_argument("--colour", metavar="NAME", help="colour the means by it, of the same")
     parser.add_argument("--width", help="width of the figures in a paper: 3.25in, 8.5cm, 246pt")
     parser.add_argument(
         "--serve", action="store_true", help="serve the page to a browser, updated at each reload"
@@ -103,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             serve(options.folders, options.metric, options.baseline, options.port, inference)
             return 0
         width = None if options.width is None else parse_width(options.width)
-        look = Look(parse_names(options.rename), options.highlight, width, options.x)
+        axes = options.x, options.y, options.colour
+        look = Look(parse_names(options.rename), options.highlight, width, *axes)
         compare(
             options.folders,
             options.metric,

@@ -1,30 +1,43 @@
-"""Numbers that can be an axis: what a run cost, its metrics, and numeric settings that differ."""
+"""Numbers that can be an axis: costs, metrics, measurements, and numeric settings that differ."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from seven_exp.compare.metrics import bounds, in_percent
+from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.records import Record
+from seven_exp.compare.statistics import estimate
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import percent
 
 _COSTS: Mapping[str, tuple[str, Callable[[Record], float | None]]] = {
-    "sparsity": ("sparsity, % (spaced by log density)", lambda record: record.sparsity),
+    "sparsity": ("sparsity", lambda record: record.sparsity),
     "kept": ("kept parameters", lambda record: record.kept),
     "zeros": ("zeros of all parameters", lambda record: record.zeros),
     "flops": ("operations of a forward pass (FLOPs)", lambda record: record.flops),
     "seconds": ("seconds of training", lambda record: record.seconds),
 }
 
+_MEASURED = {
+    "latency": "latency of one example, ms",
+    "throughput": "examples per second in a batch",
+    "bytes": "size of the weights, bytes",
+}
+
+_MORE_IS_BETTER = ("sparsity", "zeros", "throughput")
+
 
 def axes(records: Iterable[Record]) -> dict[str, str]:
     """Name -> title of what differs in number between the records."""
     records = list(records)
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
+    measured = dict.fromkeys(name for record in records for name in record.measured)
     settings = sorted({key for record in records for key in record.settings} - metrics.keys())
     titles = {name: title for name, (title, _) in _COSTS.items()}
     titles |= {name: f"{name}, %" if in_percent(name) else name for name in metrics}
+    for name in measured:
+        what, _, variant = name.partition(".")
+        titles[name] = f"{_MEASURED[what]} ({variant})"
     for name in settings:
         if len({number(record, name) for record in records} - {None}) > 1:
             titles[name] = name
@@ -36,12 +49,25 @@ def is_setting(name: str, records: Iterable[Record]) -> bool:
     return name not in _COSTS and any(name in record.settings for record in records)
 
 
+def direction(name: str, records: Iterable[Record]) -> int:
+    """1 if more is better on an axis, -1 if less is, 0 for a setting."""
+    records = list(records)
+    if is_setting(name, records):
+        return 0
+    if any(name in record.metrics for record in records):
+        return -1 if smaller_is_better(name) else 1
+    return 1 if name.partition(".")[0] in _MORE_IS_BETTER else -1
+
+
 def number(record: Record, name: str) -> float | None:
     """The record's value on an axis; None if it has no finite one."""
+    value: float | str | None
     if name in _COSTS:
-        value: float | str | None = _COSTS[name][1](record)
+        value = _COSTS[name][1](record)
+    elif name in record.metrics:
+        value = record.metrics[name]
     else:
-        value = record.metrics.get(name, record.settings.get(name))
+        value = record.measured.get(name, record.settings.get(name))
     try:
         found = math.nan if value is None else float(value)
     except (ValueError, OverflowError):
@@ -49,10 +75,26 @@ def number(record: Record, name: str) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def numbers(row: Row, name: str) -> dict[int, float]:
+    """Seed -> value of a row's runs on an axis."""
+    values = {record.seed: number(record, name) for record in row.records}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
 def place(row: Row, name: str) -> float | None:
     """The mean of a row's runs on an axis."""
-    known = [value for record in row.records if (value := number(record, name)) is not None]
+    known = numbers(row, name).values()
     return math.fsum(known) / len(known) if known else None
+
+
+def with_results(rows: Iterable[Row], name: str) -> list[Row]:
+    """Rows whose results are their values on an axis; without those that have none."""
+    found = [(row, numbers(row, name)) for row in rows]
+    return [
+        replace(row, by_seed=values, result=estimate(list(values.values())), difference=None)
+        for row, values in found
+        if values
+    ]
 
 
 def along(rows: Sequence[Row], name: str) -> list[Row]:
@@ -76,3 +118,21 @@ def wants_logarithm(values: Iterable[float], name: str) -> bool:
     known = list(values)
     bounded = any(map(math.isfinite, bounds(name)))
     return bool(known) and not bounded and min(known) > 0 and max(known) > 16 * min(known)
+
+
+def front(points: Iterable[tuple[float, float]], x: int, y: int) -> list[tuple[float, float]]:
+    """The Pareto front: points that no other one beats on one axis without losing on the other.
+
+    Args:
+        points: Any.
+        x: `direction` of the first axis, not 0.
+        y: `direction` of the second.
+
+    Returns:
+        From the best on the first axis to the best on the second.
+    """
+    found: list[tuple[float, float]] = []
+    for point in sorted(set(points), key=lambda p: (-x * p[0], -y * p[1])):
+        if not found or y * point[1] > y * found[-1][1]:
+            found.append(point)
+    return found

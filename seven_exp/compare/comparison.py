@@ -49,9 +49,9 @@ def compare(
     folder = output.folder or folders[0]
     try:
         written = output.write(
-            *(folder, rows, metric, baseline), lambda: found.page(relative_to(folder), cache)
+            *(folder, rows, metric, baseline, found.conclusions),
+            lambda: found.page(relative_to(folder), cache),
         )
-        more = found.conclusions.write(folder)
     except OSError as error:
         raise ValueError(f"--output is '{folder}': can't write there: {error.strerror}") from error
     # The files come first, because a pipe to `head` closes while the table is printed.
@@ -63,7 +63,7 @@ def compare(
         print(f"left out: {', '.join(left_out)}", file=sys.stderr)
     if early := measured_early(found.records):
         print(f"note: {early}", file=sys.stderr)
-    print(f"written: {', '.join([written, *more])}")
+    print(f"written to {folder}: {', '.join(written)}")
     if wandb is not None:
         addresses = publish(build_dashboard(rows, metric, baseline, entity, project))
         print(f"on W&B: {', '.join(addresses)}")

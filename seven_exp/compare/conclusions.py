@@ -1,9 +1,7 @@
-"""Planned contrasts and mean ranks on the terminal, as CSV, Markdown and JSON, and on the page."""
+"""Planned contrasts and mean ranks: on the terminal, on the page, and as data."""
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -23,8 +21,6 @@ from seven_exp.compare.ranks import Ranks, rank, sentences
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import percent, with_interval
 from seven_exp.console import table_console
-from seven_exp.files.atomic import replacing
-from seven_exp.tracking import write_json
 
 HEADINGS = ("sparsity", "contrast", "difference", "seeds", "p (Holm)", "equivalence", "result")
 
@@ -79,12 +75,13 @@ class Conclusions:
             said.append("Equivalence: two one-sided t tests against the margin, corrected alike.")
         return said
 
-    def cells(self, contrast: Planned) -> list[str]:
-        """A contrast as text, in the order of `HEADINGS`."""
+    def cells(self, contrast: Planned, name: Callable[[str], str] = str) -> list[str]:
+        """A contrast as text, in the order of `HEADINGS`; ``name`` says how methods are called."""
         found = contrast.difference
+        theirs = name(contrast.theirs.method) if contrast.theirs else "?"
         return [
             percent(contrast.ours.sparsity),
-            f"{contrast.ours.method} - {contrast.theirs.method if contrast.theirs else '?'}",
+            f"{name(contrast.ours.method)} - {theirs}",
             "" if found is None else with_interval(found.estimate, self.metric, signed=True),
             "" if found is None else str(found.estimate.n),
             "" if contrast.p is None else p_words(contrast.p),
@@ -125,29 +122,6 @@ class Conclusions:
             console.print(table)
             for line in sentences(ranks):
                 console.print(Text(line), soft_wrap=True)
-
-    def write(self, folder: Path) -> list[str]:
-        """Write the files that have content into a folder; returns their names.
-
-        Raises:
-            OSError: A file can't be written.
-        """
-        written = []
-        if self.contrasts:
-            write_table(folder / "comparison_contrasts.csv", self.facts())
-            written.append("comparison_contrasts.csv")
-        if self.ranks:
-            from seven_exp.compare.rank_diagram import write_image
-
-            write_table(folder / "comparison_ranks.csv", self.rank_facts())
-            write_image(folder / "comparison_ranks.svg", self.ranks)
-            written += ["comparison_ranks.csv", "comparison_ranks.svg"]
-        if written:
-            write_json(folder / "comparison_conclusions.json", self.as_json())
-            with replacing(folder / "comparison_conclusions.md") as partial:
-                partial.write_text(self.as_markdown(), encoding="utf-8")
-            written += ["comparison_conclusions.json", "comparison_conclusions.md"]
-        return written
 
     def facts(self) -> list[dict[str, Any]]:
         """The contrasts' numbers in full precision."""
@@ -192,32 +166,6 @@ class Conclusions:
             for method, mean in ranks.means.items()
         ]
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything."""
-        return {
-            "metric": self.metric,
-            "contrasts": self.facts(),
-            "margin": self.inference.margin,
-            "family": self.inference.family,
-            "stated": self.inference.stated or NAMED_LATE,
-            "notes": list(self.notes),
-            "ranks": self.rank_facts(),
-        }
-
-    def as_markdown(self) -> str:
-        """Tables and sentences."""
-        parts = []
-        for task in dict.fromkeys(contrast.ours.task for contrast in self.contrasts):
-            own = [contrast for contrast in self.contrasts if contrast.ours.task == task]
-            lines = [[*self.cells(c)[:-1], self.said(c)] for c in own]
-            parts += [f"**Planned contrasts: {' on '.join(task)}**", _markdown(HEADINGS, lines)]
-        parts += self.captions
-        for ranks in self.ranks:
-            means = [[method, f"{mean:.2f}"] for method, mean in ranks.means.items()]
-            parts.append(f"**Mean ranks at {percent(ranks.sparsity)}**")
-            parts += [_markdown(("method", "mean rank"), means), *_sentences(ranks)]
-        return "\n\n".join(parts) + "\n"
-
     def sections(self) -> list[Section]:
         """Sections of the page; none if there is nothing to say."""
         found = []
@@ -230,31 +178,13 @@ class Conclusions:
             title, note = f"Planned contrasts of {self.metric}", " ".join(self.captions)
             found.append(Section("contrasts", title, data, asset("contrasts.js"), note))
         if self.ranks:
-            from seven_exp.compare.rank_diagram import as_svg
+            from seven_exp.compare.plot import as_svg
+            from seven_exp.compare.rank_diagram import draw
 
             said = [f"{percent(r.sparsity)}: {line}" for r in self.ranks for line in _sentences(r)]
             title = f"Mean ranks of {self.metric} over the tasks"
-            found.append(Section("ranks", title, {}, as_svg(self.ranks), " ".join(said)))
+            found.append(Section("ranks", title, {}, as_svg(draw(self.ranks)), " ".join(said)))
         return found
-
-
-def write_table(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """Mappings with equal keys as CSV.
-
-    Raises:
-        OSError: It can't be written.
-    """
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
-
-
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [headings, ["---"] * len(headings), *lines]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
-    )
 
 
 def _sentences(ranks: Ranks) -> list[str]:

@@ -2,18 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from seven_exp.compare import paper, rank_diagram, search
+from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.look import Look
 from seven_exp.compare.page import write_html
-from seven_exp.compare.paper import has_differences, write_markdown, write_tex
 from seven_exp.compare.plot import draw, draw_differences, write_figure
 from seven_exp.compare.summary import Row
-from seven_exp.compare.table import write_csv
+from seven_exp.compare.table import write_csv, write_lines
 from seven_exp.registry import nearest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PICTURES = ("png", "svg", "pdf")
 FORMATS = ("csv", "html", *PICTURES, "tex", "md")
+
+_PARTS = {
+    f"comparison_{part}" for part in ("differences", "contrasts", "ranks", "search", "conclusions")
+}
+"""Names of files that not every comparison has."""
 
 
 @dataclass(frozen=True)
@@ -36,38 +47,76 @@ class Output:
         rows: Sequence[Row],
         metric: str,
         baseline: str | None,
+        conclusions: Conclusions,
         page: Callable[[], str],
-    ) -> str:
-        """Write the files; returns their names in few words.
+    ) -> list[str]:
+        """Write the files; returns their names.
+
+        Parts that an earlier comparison has written there, and this one does not have, are removed.
 
         Raises:
             OSError: The folder can't be written.
             ValueError: A name to replace or to highlight is unknown.
         """
         self.look.check(rows, metric)
+        figures = self._figures(rows, metric, baseline, conclusions)
+        data = {
+            "comparison_contrasts": conclusions.facts(),
+            "comparison_ranks": conclusions.rank_facts(),
+        }
+        data = {name: lines for name, lines in data.items() if lines}
+        for name in _PARTS - figures.keys() - data.keys():
+            for path in folder.glob(f"{name}.*"):
+                path.unlink()
         pictures = [form for form in PICTURES if form in self.formats]
-        table = (rows, metric, baseline, self.look)
-        for form in self.formats:
-            path = folder / f"comparison.{form}"
-            if form == "csv":
-                write_csv(path, rows, metric)
-            elif form == "html":
-                write_html(path, page())
-            elif form == "tex":
-                # LaTeX takes the figure's best format by itself.
-                write_tex(path, *table, figures=bool(pictures))
-            elif form == "md":
-                shown = [form for form in ("svg", "png") if form in pictures]
-                write_markdown(path, *table, picture=f".{shown[0]}" if shown else "")
-        names = [f".{form}" for form in self.formats]
-        figures = {"comparison": draw(*table)} if pictures else {}
-        if pictures and baseline is not None and has_differences(rows):
-            figures["comparison_differences"] = draw_differences(rows, metric, baseline, self.look)
-            names += [f"_differences.{form}" for form in pictures]
-        for name, figure in figures.items():
+        written = [f"comparison.{form}" for form in self.formats if form not in PICTURES]
+        if "csv" in self.formats:
+            write_csv(folder / "comparison.csv", rows, metric)
+            for name, lines in data.items():
+                write_lines(folder / f"{name}.csv", lines)
+                written.append(f"{name}.csv")
+        if "html" in self.formats:
+            write_html(folder / "comparison.html", page())
+        tables = paper.tables(rows, metric, baseline, self.look, conclusions)
+        captions = {name: words for name, (_, words) in figures.items()} if pictures else {}
+        if "tex" in self.formats:
+            # LaTeX takes the figure's best format by itself.
+            paper.write_tex(folder / "comparison.tex", tables, captions)
+        if "md" in self.formats:
+            form = next((form for form in ("svg", "png") if form in pictures), None)
+            paper.write_markdown(
+                folder / "comparison.md", tables, captions if form else {}, f".{form}"
+            )
+        for name, (make, _) in figures.items() if pictures else ():
+            figure = make()
             for form in pictures:
                 write_figure(folder / f"{name}.{form}", figure)
-        return f"{folder / 'comparison'}{', '.join(names)}"
+                written.append(f"{name}.{form}")
+        return sorted(written)
+
+    def _figures(
+        self, rows: Sequence[Row], metric: str, baseline: str | None, conclusions: Conclusions
+    ) -> "dict[str, tuple[Callable[[], Figure], str]]":
+        """Name without suffix -> how to draw it, and its caption."""
+        look, found = self.look, search.searches(rows, metric)
+        captions = paper.figure_captions(rows, metric, baseline, look)
+        figures: dict[str, Callable[[], Figure]] = {
+            "comparison": partial(draw, rows, metric, baseline, look)
+        }
+        if baseline is not None and paper.has_differences(rows):
+            figures["comparison_differences"] = partial(
+                draw_differences, rows, metric, baseline, look
+            )
+        if conclusions.ranks:
+            figures["comparison_ranks"] = partial(rank_diagram.draw, conclusions.ranks, look)
+            captions["comparison_ranks"] = (
+                f"Mean ranks of {look.name(metric)}, 1 is best; a bar joins methods that do not "
+                "differ at 5% (Nemenyi)."
+            )
+        if found:
+            figures["comparison_search"] = partial(search.draw, found, look)
+            captions["comparison_search"] = search.caption(found, look)
+        return {name: (make, captions[name]) for name, make in figures.items()}
 
 
 def parse_formats(text: str) -> list[str]:

@@ -26,19 +26,26 @@ class Look:
         highlight: Patterns such as ``seven_*``, of methods or pruners.
         width: Width of the figures in inches; None for the screen's.
         x: What the curves run over: one of `axes`.
+        y: What they show; None for the metric.
+        colour: What colours the means; None for their methods.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     highlight: Sequence[str] = ()
     width: float | None = None
     x: str = "sparsity"
+    y: str | None = None
+    colour: str | None = None
 
     def name(self, name: str) -> str:
-        """A name as printed; that of a method with settings is replaced word by word."""
+        r"""A name as printed; that of a method with settings is replaced word by word.
+
+        In it ``$...$`` is mathematics, which only a user's name can have, and ``\$`` a dollar.
+        """
         return self.names.get(name) or " ".join(map(self._word, name.split(" ")))
 
     def _word(self, word: str) -> str:
-        key, equals, value = word.partition("=")
+        key, equals, value = (part.replace("$", r"\$") for part in word.partition("="))
         return self.names.get(word) or f"{self.names.get(key, key)}{equals}{value}"
 
     def task(self, task: tuple[str, str]) -> str:
@@ -76,8 +83,10 @@ class Look:
         known = methods | {metric} | {name for row in rows for name in row.task}
         known |= {word for row in rows for k, v in row.settings.items() for word in (k, f"{k}={v}")}
         offered = axes(record for row in rows for record in row.records)
-        if self.x not in offered:
-            raise ValueError(f"--x is '{self.x}': {nearest(self.x, offered)}")
+        for option in ("x", "y", "colour"):
+            axis = getattr(self, option)
+            if axis is not None and axis not in offered:
+                raise ValueError(f"--{option} is '{axis}': {nearest(axis, offered)}")
         known |= offered.keys()
         for name in self.names:
             if name not in known:
@@ -108,8 +117,22 @@ def parse_names(pairs: Iterable[str]) -> dict[str, str]:
         name, _, nice = pair.rpartition("=")
         if not (name and nice):
             raise ValueError(f"--rename is '{pair}': expected NAME=NICE, such as seven_dyn=SEVEN")
+        if "$" in nice:
+            _check_mathematics(pair, nice)
         found[name] = nice
     return found
+
+
+def _check_mathematics(pair: str, text: str) -> None:
+    from matplotlib.mathtext import MathTextParser
+
+    try:
+        MathTextParser("path").parse(text)
+        if len(re.findall(r"(?<!\\)\$", text)) % 2:
+            raise ValueError("a $ has no partner")
+    except ValueError as error:
+        words = str(error).strip().splitlines()[-1]
+        raise ValueError(f"--rename is '{pair}': not mathematics as in TeX: {words}") from error
 
 
 def ranking(rows: Iterable[Row], metric: str) -> list[str]:

@@ -1,14 +1,19 @@
 """Tables of a paper in LaTeX and Markdown, with captions made from the runs' configs."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from seven_exp.compare.axes import along
+from seven_exp.compare.conclusions import HEADINGS, Conclusions
 from seven_exp.compare.look import Look, ranking
 from seven_exp.compare.metrics import in_percent
+from seven_exp.compare.plot import has_front
+from seven_exp.compare.ranks import Ranks, sentences
 from seven_exp.compare.records import Record, whole_config
 from seven_exp.compare.statistics import SIGNIFICANT, Estimate
 from seven_exp.compare.summary import Row, spans
@@ -21,63 +26,95 @@ _SPECIAL = {
     **{"±": r"$\pm$", "†": r"$^\dagger$", "<": "$<$", ">": "$>$", "*": r"$^{*}$"},
 }
 
+_AS_WIDE_AS_FITS = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
+"""A wide table is shrunk to its column; ``graphicx`` defines it."""
+
 
 @dataclass(frozen=True)
-class _Cell:
-    """A mean as text, half its interval, and its marks."""
+class Cell:
+    """Text with half of its interval, and marks."""
 
-    mean: str
-    half: str
-    best: bool
-    marks: str
+    text: str
+    half: str = ""
+    bold: bool = False
+    marks: str = ""
 
 
-def write_tex(
-    path: Path, rows: Sequence[Row], metric: str, baseline: str | None, look: Look, figures: bool
-) -> None:
-    """Write tables for the package booktabs; with ``figures``, the figures with captions too."""
-    text = ["% \\usepackage{booktabs,graphicx}"]
-    for task, own in _tasks(rows):
-        lines = _grid(own, metric, look)
-        heads = " & ".join(["method", *map(_tex, lines.targets)])
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper; the first ``words`` columns hold text, the others numbers."""
+
+    label: str
+    caption: str
+    heads: Sequence[str]
+    lines: Sequence[Sequence[Cell]]
+    words: int = 1
+
+
+def tables(
+    rows: Sequence[Row], metric: str, baseline: str | None, look: Look, conclusions: Conclusions
+) -> list[Table]:
+    """For each task the means and the planned contrasts; then the mean ranks over the tasks."""
+    found = []
+    for task, own in by_task(rows):
         label = re.sub(r"[^a-z0-9]+", "-", " ".join(task).lower())
+        found.append(_means(label, own, metric, baseline, look))
+        contrasts = [c for c in conclusions.contrasts if c.ours.task == task]
+        if contrasts:
+            lines = [list(map(Cell, conclusions.cells(c, look.name))) for c in contrasts]
+            said = f"Planned contrasts of {look.name(metric)} of {look.task(task)}."
+            found.append(
+                Table(
+                    f"{label}-contrasts",
+                    " ".join([said, *conclusions.captions]),
+                    *(HEADINGS, lines, 2),
+                )
+            )
+    if conclusions.ranks:
+        found.append(_ranks(conclusions.ranks, metric, look))
+    return found
+
+
+def write_tex(path: Path, found: Sequence[Table], figures: Mapping[str, str]) -> None:
+    """Write tables for the package booktabs, and figures: file name without suffix -> caption."""
+    text = ["% \\usepackage{booktabs,graphicx}"]
+    for table in found:
+        columns = "l" * table.words + "r" * (len(table.heads) - table.words)
         text += [
             *("\\begin{table}", "\\centering\\small"),
-            f"\\caption{{{_tex(caption(own, metric, baseline, look))}}}",
-            f"\\label{{tab:{label}}}",
-            f"\\begin{{tabular}}{{l{'r' * len(lines.targets)}}}",
-            *("\\toprule", f"{heads} \\\\", "\\midrule"),
-            *(
-                " & ".join([_tex(name), *(_tex_cell(cell) for cell in cells)]) + " \\\\"
-                for name, cells in lines.methods.items()
-            ),
-            *("\\bottomrule", "\\end{tabular}", "\\end{table}"),
+            # Article's caption is made for the place below, and touches what it stands above.
+            "\\setlength{\\abovecaptionskip}{0pt}\\setlength{\\belowcaptionskip}{6pt}",
+            *(f"\\caption{{{_tex(table.caption)}}}", f"\\label{{tab:{table.label}}}"),
+            f"{_AS_WIDE_AS_FITS}\\begin{{tabular}}{{{columns}}}",
+            *("\\toprule", f"{' & '.join(map(_tex, table.heads))} \\\\", "\\midrule"),
+            *(" & ".join(map(_tex_cell, line)) + " \\\\" for line in table.lines),
+            *("\\bottomrule", "\\end{tabular}}", "\\end{table}"),
         ]
-    for name, words in figure_captions(rows, metric, baseline, look).items() if figures else ():
+    for name, words in figures.items():
         text += [
             *("\\begin{figure}", "\\centering", f"\\includegraphics[width=\\linewidth]{{{name}}}"),
             *(f"\\caption{{{_tex(words)}}}", f"\\label{{fig:{name}}}", "\\end{figure}"),
         ]
-    with replacing(path) as partial:
-        partial.write_text("\n".join([*text, ""]), encoding="utf-8")
+    _write(path, text)
 
 
 def write_markdown(
-    path: Path, rows: Sequence[Row], metric: str, baseline: str | None, look: Look, picture: str
+    path: Path, found: Sequence[Table], figures: Mapping[str, str], suffix: str
 ) -> None:
-    """Write tables; with a ``picture``'s suffix, the figures with captions too."""
+    """Write tables and figures, as `write_tex` does; ``suffix`` is that of the figures."""
     text = []
-    for _, own in _tasks(rows):
-        lines = _grid(own, metric, look)
-        text += [
-            *(_bar(["method", *lines.targets]), _bar(["---", *["---:"] * len(lines.targets)])),
-            *(_bar([name, *map(_markdown_cell, cells)]) for name, cells in lines.methods.items()),
-            *("", caption(own, metric, baseline, look).replace("*", "\\*"), ""),
-        ]
-    for name, words in figure_captions(rows, metric, baseline, look).items() if picture else ():
-        text += [f"![{name}]({name}{picture})", "", words.replace("*", "\\*"), ""]
+    for table in found:
+        rules = ["---"] * table.words + ["---:"] * (len(table.heads) - table.words)
+        lines = [map(_markdown_cell, line) for line in table.lines]
+        text += [*map(_bar, [table.heads, rules, *lines]), "", _markdown(table.caption), ""]
+    for name, words in figures.items():
+        text += [f"![{name}]({name}{suffix})", "", _markdown(words), ""]
+    _write(path, text)
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
     with replacing(path) as partial:
-        partial.write_text("\n".join(text), encoding="utf-8")
+        partial.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def caption(rows: Sequence[Row], metric: str, baseline: str | None, look: Look) -> str:
@@ -105,17 +142,20 @@ def caption(rows: Sequence[Row], metric: str, baseline: str | None, look: Look) 
 def figure_captions(
     rows: Sequence[Row], metric: str, baseline: str | None, look: Look
 ) -> dict[str, str]:
-    """File name without suffix -> caption, of the figures that there are."""
-    tasks = ", ".join(look.task(task) for task, _ in _tasks(rows))
+    """File name without suffix -> caption, of the curves and the heat map."""
+    tasks = ", ".join(look.task(task) for task, _ in by_task(rows))
     lines = along(rows, look.x)
+    shown = look.y or metric
     grey = {row.method for row in lines if row.sparsity > 0} - look.coloured(
         lines, metric, baseline
     )
     common = budget([record for row in rows for record in row.records])
     curves = [
-        f"{_capital(look.name(metric))} over {look.name(look.x)} of {tasks}: means over seeds with "
+        f"{_capital(look.name(shown))} over {look.name(look.x)} of {tasks}: means over seeds with "
         "95% t intervals, and single seeds as faint points",
-        *([f"Grey: the means of {len(grey)} other methods"] if grey else []),
+        *([f"Colour: {look.name(look.colour)}"] if look.colour else []),
+        *([f"Grey: the means of {len(grey)} other methods"] if grey and not look.colour else []),
+        *(["Wide grey line: the Pareto front"] if has_front(lines, look, shown) else []),
         *common,
     ]
     found = {"comparison": curves}
@@ -135,32 +175,44 @@ def has_differences(rows: Sequence[Row]) -> bool:
     return any(row.difference is not None and row.sparsity > 0 for row in rows)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """The table of one task: its sparsities, and each method's cells, best method first."""
-
-    targets: list[str]
-    methods: Mapping[str, list[_Cell | None]]
-
-
-def _grid(rows: Sequence[Row], metric: str, look: Look) -> _Grid:
-    """Methods as lines, sparsities as columns; without pruning there is a single column."""
+def _means(label: str, rows: Sequence[Row], metric: str, baseline: str | None, look: Look) -> Table:
+    """Methods as lines, best first, and sparsities as columns; without pruning one column."""
     pruned = [row for row in rows if row.sparsity > 0] or rows
     targets = sorted({row.sparsity for row in pruned})
     cells = {(row.method, row.sparsity): _cell(row, metric) for row in pruned}
-    return _Grid(
-        list(map(percent, targets)),
-        {
-            look.name(method): [cells.get((method, target)) for target in targets]
+    return Table(
+        label,
+        caption(rows, metric, baseline, look),
+        ["method", *map(percent, targets)],
+        [
+            [Cell(look.name(method)), *(cells.get((method, t), Cell("")) for t in targets)]
             for method in ranking(pruned, metric)
-        },
+        ],
     )
 
 
-def _cell(row: Row, metric: str) -> _Cell:
+def _ranks(found: Sequence[Ranks], metric: str, look: Look) -> Table:
+    means = [ranks.means for ranks in found]
+    names = sorted({*chain(*means)}, key=lambda name: sum(m.get(name, math.inf) for m in means))
+    said = [f"{percent(ranks.sparsity)}: {'; '.join(sentences(ranks))}" for ranks in found]
+    return Table(
+        "ranks",
+        f"Mean ranks of {look.name(metric)} by sparsity, 1 is best. {'. '.join(said)}.",
+        ["method", *(percent(ranks.sparsity) for ranks in found)],
+        [
+            [
+                Cell(look.name(name)),
+                *(Cell(f"{m[name]:.2f}" if name in m else "") for m in means),
+            ]
+            for name in names
+        ],
+    )
+
+
+def _cell(row: Row, metric: str) -> Cell:
     mean, _, half = _words(row.result, metric).partition(" ± ")
     marks = ("*" if row.starred else "") + (BARRED if row.barred else "")
-    return _Cell(mean, half, row.best, marks)
+    return Cell(mean, half, row.best, marks)
 
 
 def _words(value: Estimate, metric: str) -> str:
@@ -225,7 +277,8 @@ def _overlaps(rows: Sequence[Row], metric: str) -> str:
     return words.replace("bold is the best mean, no ranking: its", ", whose")
 
 
-def _tasks(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
+def by_task(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
+    """(model, data set) -> its rows, in order."""
     return [(t, [r for r in rows if r.task == t]) for t in dict.fromkeys(r.task for r in rows)]
 
 
@@ -234,24 +287,31 @@ def _capital(words: str) -> str:
 
 
 def _tex(words: str) -> str:
-    return "".join(_SPECIAL.get(letter, letter) for letter in words)
+    r"""Text with TeX's special letters escaped, except in ``$...$`` and ``\$``."""
+    parts = re.split(r"(\\\$|\$[^$]*\$)", words)
+    return "".join(
+        part if i % 2 else "".join(_SPECIAL.get(letter, letter) for letter in part)
+        for i, part in enumerate(parts)
+    )
 
 
-def _tex_cell(cell: _Cell | None) -> str:
-    if cell is None:
-        return ""
-    mean = f"\\textbf{{{cell.mean}}}" if cell.best else cell.mean
+def _tex_cell(cell: Cell) -> str:
+    text = f"\\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text)
     half = f"\\,{{\\scriptsize$\\pm${cell.half}}}" if cell.half else ""
-    return f"{mean}{half}{_tex(cell.marks)}"
+    # Marks take no room, so that numbers stay in line.
+    marks = f"\\rlap{{{_tex(cell.marks)}}}" if cell.marks else ""
+    return text + half + marks
 
 
-def _markdown_cell(cell: _Cell | None) -> str:
-    if cell is None:
-        return ""
-    mean = f"**{cell.mean}**" if cell.best else cell.mean
+def _markdown(words: str) -> str:
+    return words.replace("*", "\\*")
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.bold else cell.text
     half = f" ± {cell.half}" if cell.half else ""
-    return mean + half + cell.marks.replace("*", "\\*")
+    return text + half + _markdown(cell.marks)
 
 
-def _bar(cells: Sequence[str]) -> str:
+def _bar(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,5 +1,6 @@
 """The figures: accuracy over sparsity, and a heat map of the differences to the baseline."""
 
+import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from seven_exp.compare.axes import along, place, wants_logarithm
+from seven_exp.compare.axes import along, direction, front, place, wants_logarithm, with_results
 from seven_exp.compare.axes import axes as titles
 from seven_exp.compare.look import Look, ranking
 from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
@@ -36,7 +37,6 @@ _SETTINGS: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": "medium",
-    "text.parse_math": False,  # a "$" in a name is a "$"
 }
 
 _FILES: dict[Any, Any] = {
@@ -77,10 +77,12 @@ def styles(rows: Iterable[Row]) -> dict[str, Style]:
 def draw(
     rows: Sequence[Row], metric: str, baseline: str | None = None, look: Look | None = None
 ) -> "Figure":
-    """Means over sparsity, or what else ``look.x`` names: one panel for each model and data set.
+    """Means over sparsity, or as ``look`` says: one panel for each model and data set.
 
     Each coloured method has a line, intervals, every seed as a point, and its name at the right;
-    the others are grey lines, which may leave the panel.
+    the others are grey lines, which may leave the panel. With ``look.colour`` all lines are grey
+    and the means have the colour of a number. A wide grey line is the Pareto front, see
+    `has_front`.
 
     Args:
         rows: At least one.
@@ -94,18 +96,35 @@ def draw(
     """
     look = look or Look()
     rows = along(rows, look.x)
+    named = titles(record for row in rows for record in row.records)
     chosen = look.coloured(rows, metric, baseline)
     style = styles(row for row in rows if row.sparsity == 0 or row.method in chosen)
+    if look.y is not None:
+        rows, metric = with_results(rows, look.y), look.y
     with _panels(rows, look, lambda own, width: 0.62 * width) as (figure, panels):
         for panel, own in panels:
             ends = _curves(panel, own, style, metric, look.x)
+            if has_front(rows, look, metric):
+                _front(panel, own, metric, look.x)
+            if look.colour is not None:
+                title = look.names.get(look.colour, named[look.colour])
+                _tint(panel, own, metric, look, title)
             # In a paper a figure's caption names a single task.
             if look.width is None or len(panels) > 1:
                 panel.set_title(look.task(own[0].task), loc="left", weight="bold")
-            panel.set_xlabel(look.names.get(look.x, panel.get_xlabel()))
-            panel.set_ylabel(_unit(look.name(metric), metric))
-            _name(panel, [(y, look.name(name), style[name], x) for name, x, y in ends])
+            spaced = f"{look.name(look.x)}, % (spaced by log density)"
+            name = spaced if look.x == "sparsity" else look.names.get(look.x, named[look.x])
+            panel.set_xlabel(name)
+            panel.set_ylabel(look.names.get(metric, named[metric]))
+            if look.colour is None:
+                _name(panel, [(y, look.name(name), style[name], x) for name, x, y in ends])
     return figure
+
+
+def has_front(rows: Sequence[Row], look: Look, y: str) -> bool:
+    """Whether `draw` shows a Pareto front: along sparsity it would only be the best means."""
+    records = [record for row in rows for record in row.records]
+    return "sparsity" not in (look.x, y) and direction(look.x, records) * direction(y, records) != 0
 
 
 def draw_differences(
@@ -148,6 +167,17 @@ def write_figure(path: Path, figure: "Figure") -> None:
         figure.savefig(partial, dpi=200, metadata={date: None} if date else None)
 
 
+def as_svg(figure: "Figure") -> str:
+    """The figure as an SVG element, the same for the same figure."""
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    with rc_context({**_FILES, "svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
 @contextmanager
 def _panels(
     rows: Sequence[Row], look: Look, height: Callable[[Sequence[Row], float], float]
@@ -175,8 +205,6 @@ def _curves(
     axes: "Axes", rows: Sequence[Row], look: dict[str, Style], metric: str, x: str
 ) -> list[tuple[str, float, float]]:
     """Draw one panel; return the coloured methods with their last points."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     scale = 100 if in_percent(metric) else 1
     at = {id(row): value for row in rows if (value := _place(row, x)) is not None}
     of: dict[str, list[Row]] = {row.method: [] for row in rows if id(row) in at}
@@ -187,6 +215,9 @@ def _curves(
     gaps = [b - a for a, b in pairwise(sorted(targets.values()))]
     # Side by side, so that intervals at one sparsity can be distinguished.
     step = min(0.02, 0.6 * min(gaps, default=1) / max(1, len(pruning))) if x == "sparsity" else 0
+    if x != "sparsity":
+        _ticks(axes, "x", list(at.values()), x)
+    _ticks(axes, "y", [scale * row.result.mean for row in rows], metric)
     ends = []
     for method in (method for method in look if method in of):
         means, colour = [scale * row.result.mean for row in of[method]], look[method].colour
@@ -209,14 +240,55 @@ def _curves(
     if x == "sparsity":
         ticks = sorted(targets)
         axes.set_xticks([targets[s] for s in ticks], [f"{100 * s:.4g}" for s in ticks])
-    elif wants_logarithm(at.values(), x):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(titles(record for row in rows for record in row.records)[x])
     axes.grid(alpha=0.25, lw=0.6)
     return ends
+
+
+def _front(axes: "Axes", rows: Sequence[Row], metric: str, x: str) -> None:
+    records = [record for row in rows for record in row.records]
+    scale = 100 if in_percent(metric) else 1
+    points = [
+        (at, scale * row.result.mean)
+        for row in rows
+        if not row.barred and (at := _place(row, x)) is not None
+    ]
+    found = front(points, direction(x, records), direction(metric, records))
+    axes.plot(*zip(*found, strict=True), color=_DENSE, lw=5, alpha=0.25, zorder=0, gid="front")
+
+
+def _tint(axes: "Axes", rows: Sequence[Row], metric: str, look: Look, title: str) -> None:
+    """Give the means the colour of a number, and everything else a grey one."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    for artist in (*axes.lines, *axes.collections):
+        artist.set(color=_OTHERS)
+    scale = 100 if in_percent(metric) else 1
+    assert look.colour is not None
+    tints = 100 if in_percent(look.colour) else 1
+    points = [
+        (x, scale * row.result.mean, tints * value)
+        for row in rows
+        if (x := _place(row, look.x)) is not None and (value := place(row, look.colour)) is not None
+    ]
+    if points:
+        xs, ys, values = zip(*points, strict=True)
+        norm = LogNorm() if wants_logarithm(values, look.colour) else Normalize()
+        kind: dict[str, Any] = {"cmap": "viridis", "norm": norm, "s": 22, "zorder": 4}
+        made = axes.scatter(xs, ys, c=values, clip_on=False, **kind, gid="colours")
+        axes.figure.colorbar(made, ax=axes, label=title)
+
+
+def _ticks(axes: "Axes", side: Literal["x", "y"], values: Sequence[float], name: str) -> None:
+    """A logarithmic axis where values need one, and short numbers."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    logarithmic = wants_logarithm(values, name)
+    if logarithmic:
+        axes.set(**{f"{side}scale": "log"})
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 3)) if logarithmic else MaxNLocator(6))
+    axis.set_major_formatter(lambda value, _: _short(value))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _method(
@@ -240,7 +312,6 @@ def _name(axes: "Axes", ends: Sequence[tuple[float, str, Style, float]]) -> None
     """Names at the right of the panel, as near to the last points as their height allows."""
     from scipy.optimize import isotonic_regression
 
-    low, high = axes.get_ylim()
     ordered = sorted(ends, key=lambda end: end[:2])
     texts = [textwrap.fill(name, 24) for _, name, _, _ in ordered]
     # The height of a line of text as a part of the panel's.
@@ -252,7 +323,8 @@ def _name(axes: "Axes", ends: Sequence[tuple[float, str, Style, float]]) -> None
     )
     sizes = [1.25 * line * (1 + text.count("\n")) for text in texts]
     offsets = [sum(sizes[:i]) + sizes[i] / 2 for i in range(len(sizes))]
-    wanted = [(y - low) / ((high - low) or 1) for y, _, _, _ in ordered]
+    place = (axes.transData + axes.transAxes.inverted()).transform
+    wanted = [float(place((x, y))[1]) for y, _, _, x in ordered]
     # The least squares solution for labels in order and apart.
     spread = isotonic_regression([w - o for w, o in zip(wanted, offsets, strict=True)]).x
     # Clipped, it is the solution inside the panel: above it stands the title.
@@ -306,10 +378,6 @@ def _heat(axes: "Axes", rows: Sequence[Row], metric: str, baseline: str, look: L
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("sparsity")
-
-
-def _unit(name: str, metric: str) -> str:
-    return f"{name}, %" if in_percent(metric) else name
 
 
 def _short(value: float) -> str:

@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,8 @@ class Record:
         flops: Operations of one example's forward pass without pruned weights; None if unknown.
         data_files: Fingerprint of the user's own data; None for a published set.
         metrics: Final metrics, the finite ones; empty unless the run has finished.
+        measured: "QUANTITY.VARIANT" -> what ``seven-exp measure`` found: ``latency`` in
+            milliseconds, ``throughput`` in examples per second, ``bytes``.
         settings: The other settings that determine the result: dotted key -> value as on the
             command line.
         values: The complete ``results.json``.
@@ -104,6 +106,7 @@ class Record:
     metrics: Mapping[str, float]
     settings: Mapping[str, str]
     values: Mapping[str, Any]
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def task(self) -> tuple[str, str]:
@@ -147,6 +150,8 @@ def read_runs(
             continue
         if record.status != FINISHED:
             left_out[_UNFINISHED[record.status]] += 1
+        measured = cache.whole(record.folder / "measure.json", _read_measured)
+        record = replace(record, measured=measured or {})
         other = found.get(record.run_hash)
         # A run that was found finished elsewhere has its record in two folders.
         if (
@@ -159,6 +164,25 @@ def read_runs(
             found[record.run_hash] = record
     notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
     return list(found.values()), notes
+
+
+def _read_measured(path: Path) -> dict[str, float]:
+    """What ``seven-exp measure`` wrote beside a record.
+
+    Raises:
+        OSError: The file can't be read.
+        ValueError: It is no measurement.
+    """
+    try:
+        found = {}
+        for variant in json.loads(path.read_bytes())["variants"]:
+            name = variant["name"].replace(" ", "_")
+            found[f"latency.{name}"] = 1000 * float(variant["latency"]["median"])
+            found[f"throughput.{name}"] = float(variant["examples_per_second"])
+            found[f"bytes.{name}"] = float(variant["bytes"])
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a measurement: {error!r}") from error
+    return found
 
 
 def measured_early(records: Iterable[Record]) -> str | None:

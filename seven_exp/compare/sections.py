@@ -8,22 +8,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from seven_exp.compare.axes import (
-    along,
-    axes,
-    is_setting,
-    number,
-    place,
-)
+from seven_exp.compare import search
+from seven_exp.compare.axes import along, axes, direction, is_setting, number, place, with_results
 from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import read_history, thinned
 from seven_exp.compare.inference import PAIRED, Inference
-from seven_exp.compare.look import ranking
+from seven_exp.compare.look import Look, ranking
 from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.page import Section, asset, render, rounded
 from seven_exp.compare.paper import budget
-from seven_exp.compare.plot import styles
+from seven_exp.compare.plot import as_svg, styles
 from seven_exp.compare.records import Record, differing_settings, measured_early, whole_config
 from seven_exp.compare.statistics import SIGNIFICANT, Difference, paired_difference
 from seven_exp.compare.summary import Row, method_name, spans, summarize, with_differences
@@ -84,7 +79,8 @@ def comparison_page(
         "differences": _all_differences(tables, offered, inference),
     }
     conclusions = Conclusions.of(tables[metric], metric, inference).sections()
-    parts = [*conclusions, *sections(records, methods, offered, more, cache)]
+    answer, curves, *others = sections(records, methods, offered, more, cache)
+    parts = [*conclusions, answer, curves, *_search(tables[metric], metric), *others]
     left_out = [*notes, *cache.broken_files()]
     lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(left_out)}."] if left_out else [])]
     if early := measured_early(records):
@@ -121,6 +117,15 @@ def sections(
         *explanations(records, methods, cache),
         Section("runs", "Runs", _configs(records), asset("runs.js")),
     ]
+
+
+def _search(rows: Sequence[Row], metric: str) -> list[Section]:
+    """What is known of the settings that were tried; nothing if there are few."""
+    found = search.searches(rows, metric)
+    if not found:
+        return []
+    picture = as_svg(search.draw(found))
+    return [Section("search", "Settings", {}, picture, search.caption(found, Look()))]
 
 
 CURVES_NOTE = (
@@ -317,9 +322,14 @@ def _axes(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
     found = {}
     for name, title in axes(records).items():
         lines = [row.method for row in along(rows, name)]
+        of_metric = any(name in record.metrics for record in records)
+        drawn = [] if of_metric else with_results(rows, name)
+        halves = {(row.task, row.method, row.sparsity): row.result.half for row in drawn}
         found[name] = {
             "title": title,
+            "better": direction(name, records),
             "rows": [_scaled(place(row, name), name) for row in rows],
+            "half": [rounded(halves.get((r.task, r.method, r.sparsity))) for r in rows],
             "runs": [_scaled(number(record, name), name) for record in records],
             "lines": lines if is_setting(name, records) else None,
         }

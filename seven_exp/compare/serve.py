@@ -1,7 +1,9 @@
 """Serves the page over HTTP on this machine only, updated at each reload."""
 
+import hmac
 import html
 import io
+import secrets
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -11,11 +13,13 @@ from urllib.parse import unquote, urlsplit
 
 HOST = "127.0.0.1"
 RECORDS = "records"
-"""The folders are served below this path, by their number: /records/0/..."""
+"""The folders are served below this path, by their number: /TOKEN/records/0/..."""
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the page at ``/`` and, read-only, the files below some folders.
+    """Serves a page and, read-only, the files below some folders.
+
+    All addresses begin with a random token, so that other users and pages can't guess them.
 
     Args:
         folders: Nothing outside them is served, even through a link inside them.
@@ -31,19 +35,20 @@ class Server(ThreadingHTTPServer):
     def __init__(self, folders: Sequence[Path], render: Callable[[], str], port: int) -> None:
         self.folders = [folder.resolve() for folder in folders]
         self.render = render
+        self.token = secrets.token_urlsafe()
         super().__init__((HOST, port), _Handler)
 
     @property
     def address(self) -> str:
         """The page's address for a browser."""
-        return f"http://{HOST}:{self.server_port}/"
+        return f"http://{HOST}:{self.server_port}/{self.token}/"
 
     def link(self, path: Path) -> str:
         """The unquoted address of a file or folder below one of the folders."""
         path = path.resolve()
         for number, folder in enumerate(self.folders):
             if path.is_relative_to(folder):
-                return f"/{RECORDS}/{number}/{path.relative_to(folder).as_posix()}"
+                return f"/{self.token}/{RECORDS}/{number}/{path.relative_to(folder).as_posix()}"
         raise ValueError(f"'{path}' is not below any of the folders")
 
 
@@ -55,7 +60,7 @@ class _Handler(SimpleHTTPRequestHandler):
         if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (HOST, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN)
             return None
-        if urlsplit(self.path).path == "/":
+        if self._parts() == [""]:
             return self._send_page()
         if self._target() is None:
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -72,9 +77,14 @@ class _Handler(SimpleHTTPRequestHandler):
             return "text/plain; charset=utf-8"
         return super().guess_type(path)
 
+    def _parts(self) -> list[str]:
+        """The parts of the path behind the token; none if that is wrong."""
+        _, token, *parts = [*unquote(urlsplit(self.path).path).split("/"), ""][:-1] or ["", ""]
+        return parts if hmac.compare_digest(token.encode(), self.server.token.encode()) else []
+
     def _target(self) -> Path | None:
         """The requested file or folder, if it is below one of the folders."""
-        parts = unquote(urlsplit(self.path).path).split("/")[1:]
+        parts = self._parts()
         try:
             if parts[0] != RECORDS:
                 return None
@@ -86,7 +96,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def end_headers(self) -> None:
         self.send_header("X-Content-Type-Options", "nosniff")
-        if urlsplit(self.path).path != "/":
+        if self._parts() != [""]:
             # HTML files among the records are displayed, but may not request anything here.
             self.send_header("Content-Security-Policy", "sandbox allow-scripts")
         self.send_header("Cache-Control", "no-cache")

@@ -1,7 +1,7 @@
 """Rows as a table on the terminal and as CSV."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -109,29 +109,49 @@ def print_table(rows: Sequence[Row], metric: str, baseline: str | None) -> None:
 
 def write_csv(path: Path, rows: Sequence[Row], metric: str) -> None:
     """All numbers in full precision, empty where there is none."""
+    write_lines(path, [_facts(row, metric) for row in rows])
+
+
+def _facts(row: Row, metric: str) -> dict[str, object]:
+    d = row.difference
+    return {
+        "model": row.model,
+        "dataset": row.dataset,
+        "pruner": row.pruner,
+        "method": row.method,
+        "sparsity": row.sparsity,
+        "metric": metric,
+        "mean": row.result.mean,
+        "half_interval_95": row.result.half,
+        "seeds": row.result.n,
+        "baseline": row.reference,
+        "difference": d and d.estimate.mean,
+        "difference_half_interval_95": d and d.estimate.half,
+        "pairs": d and _pairs(d),
+        "p": d and d.p,
+        "p_holm": row.p,
+        "kept": row.kept,
+        "seconds": row.seconds,
+        "zeros_total": row.zeros,
+        "without_result": sum(row.lost.values()),
+        "barred": row.barred,
+        "best": int(row.best),
+        "starred": int(row.starred),
+        "test": d and d.test,
+        "departures": departures(row),
+    }
+
+
+def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
+    """Mappings with equal keys as CSV.
+
+    Raises:
+        OSError: It can't be written.
+    """
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                *("model", "dataset", "pruner", "method", "sparsity", "metric", "mean"),
-                *("half_interval_95", "seeds", "baseline", "difference"),
-                *("difference_half_interval_95", "pairs", "p", "p_holm", "kept", "seconds"),
-                *("zeros_total", "without_result", "barred", "best", "starred", "test"),
-                "departures",
-            ]
-        )
-        for row in rows:
-            d = row.difference
-            writer.writerow(
-                [
-                    *(row.model, row.dataset, row.pruner, row.method, row.sparsity, metric),
-                    *(row.result.mean, row.result.half, row.result.n, row.reference),
-                    *((d.estimate.mean, d.estimate.half, _pairs(d), d.p) if d else [None] * 4),
-                    *(row.p, row.kept, row.seconds, row.zeros, sum(row.lost.values())),
-                    *(row.barred, int(row.best), int(row.starred), d.test if d else None),
-                    departures(row),
-                ]
-            )
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def _pairs(difference: Difference) -> int | None:
@@ -155,6 +175,7 @@ def _p(row: Row) -> str:
 def with_interval(value: Estimate, metric: str, *, signed: bool) -> str:
     """A mean, with half the width of its interval: "+1.20 ± 0.35"."""
     scale, digits = (100, 2) if in_percent(metric) else (1, 4)
-    mean = f"{scale * value.mean:{'+' if signed else ''}.{digits}f}"
+    # The sum makes "+0.00" of a rounded "-0.00".
+    mean = f"{round(scale * value.mean, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
     half = "n/a" if value.half is None else f"{scale * value.half:.{digits}f}"
     return f"{mean} ± {half}"

@@ -1,11 +1,10 @@
-/* The chosen metric over the chosen axis: a panel for each model and data set. */
+/* Any axis over any other: a panel for each model and data set. */
 (root, data, page) => {
   const {html, number, scale, state, rows, runs, tasks, methods} = page;
-  const {axes} = page, costs = ["kept", "flops", "seconds"];
-  // Whether more of it is better; null for a setting, which has no better side.
-  const more = axis => axes[axis].lines ? null : page.metrics[axis] ? !page.metrics[axis].lower : !costs.includes(axis);
+  const {axes} = page;
   const controls = root.appendChild(html("div", {class: "controls"}));
   const offered = Object.entries(axes).map(([name, {title}]) => [name, title.replace(/ \(.*|, %.*/, "")]);
+  page.choice(controls, "show", "y", [["", "the metric above"], ...offered]);
   page.choice(controls, "over", "x", offered);
   page.choice(controls, "coloured by", "colour", [["", "method"], ...offered]);
   page.tick(controls, "seeds as points", "seeds");
@@ -16,8 +15,8 @@
   const boxes = tasks.map(() => panels.appendChild(html("figure")));
 
   // The points that no other one beats on one axis without losing on the other.
-  const pareto = (points, more, lower) => {
-    const cost = p => lower ? p.y : -p.y, size = p => more ? -p.x : p.x;
+  const pareto = (points, x, y) => {
+    const cost = p => -y * p.y, size = p => -x * p.x;
     const front = [];
     for (const p of [...points].sort((a, b) => size(a) - size(b) || cost(a) - cost(b)))
       if (!front.length || cost(p) < cost(front.at(-1))) front.push(p);
@@ -25,9 +24,12 @@
   };
 
   page.follow(() => {
-    const {metric, x: axis} = state, {mean, half} = page.estimates[metric];
-    const {percent, lower} = page.metrics[metric], factor = percent ? 100 : 1;
-    const [least, most] = page.ends(metric, factor), {barred} = page.marks[metric];
+    const axis = state.x, upright = axes[state.y] ? state.y : state.metric, {better: up} = axes[upright];
+    const factor = page.metrics[upright]?.percent ? 100 : 1, scaled = values => values.map(v => v === null ? null : factor * v);
+    // The interval of a metric is no narrower than one test example.
+    const [mean, half] = page.metrics[upright] ? [page.estimates[upright].mean, page.estimates[upright].half].map(scaled)
+      : [axes[upright].rows, axes[upright].half];
+    const [least, most] = page.ends(upright, factor), {barred} = page.marks[state.metric];
     // Orange to blue, which colour-blind readers distinguish on white and on black.
     const tints = axes[state.colour]?.rows ?? [], known = tints.filter(v => v !== null), spread = scale.fitting(known);
     const tint = v => `rgb(${[[230, 0], [159, 114], [0, 178]].map(([low, high]) =>
@@ -41,7 +43,7 @@
       if (boxes[t].hidden) return;
       if (!own.length) {
         boxes[t].replaceChildren(html("figcaption", {}, task), html("p", {class: "note"},
-          `Nothing to draw: no visible method has ${metric} and ${axis}.`));
+          `Nothing to draw: no visible method has ${upright} and ${axis}.`));
         return;
       }
       // Along a setting, the methods that it distinguishes are one line, drawn like the first of them.
@@ -56,12 +58,12 @@
         const mine = some.sort((a, b) => at[a] - at[b]), style = methods[rows.method[some[0]]];
         const shift = style.dense ? 0 : step * (pruning.indexOf(name) - (pruning.length - 1) / 2);
         const points = mine.map(i => ({
-          x: at[i], y: factor * mean[i], shift, words: () => page.words(i), data: {"data-row": i},
-          colour: (tints[i] ?? null) === null ? null : tint(tints[i]), barred: barred[i], low: half[i] === null ? null : Math.max(least, factor * (mean[i] - half[i])),
-          high: Math.min(most, factor * (mean[i] + half[i]))}));
+          x: at[i], y: mean[i], shift, words: () => page.words(i), data: {"data-row": i},
+          colour: (tints[i] ?? null) === null ? null : tint(tints[i]), barred: barred[i], low: half[i] === null ? null : Math.max(least, mean[i] - half[i]),
+          high: Math.min(most, mean[i] + half[i])}));
         const faint = !state.seeds ? [] : mine.filter(i => rows.runs[i].length > 1).flatMap(i => rows.runs[i].flatMap(r => {
-          const px = axis === "sparsity" ? at[i] : axes[axis].runs[r], py = runs.metrics[metric][r];
-          return px === null || py === null ? [] : [{x: px, y: factor * py, shift, data: {"data-run": r}}];
+          const px = axis === "sparsity" ? at[i] : axes[axis].runs[r], py = axes[upright].runs[r];
+          return px === null || py === null ? [] : [{x: px, y: py, shift, data: {"data-run": r}}];
         }));
         for (const p of points) {
           values.push(p.y, ...(p.low === null ? [] : [p.low, p.high]));
@@ -70,13 +72,13 @@
         for (const p of faint) { values.push(p.y); starts.push(p.x); }
         return {style, label: name, points, faint, level: style.dense && points.length ? points[0].y : null};
       });
-      const points = series.flatMap(s => s.points), better = more(axis);
-      const front = state.front && better !== null ? pareto(points.filter(p => !p.barred), better, lower) : [];
+      const points = series.flatMap(s => s.points), {better} = axes[axis];
+      const front = state.front && better && up ? pareto(points.filter(p => !p.barred), better, up) : [];
       for (const p of front) p.ringed = true;
-      page.chart(boxes[t], {title: task, xTitle: axes[axis].title, yTitle: percent ? `${metric}, %` : metric,
+      page.chart(boxes[t], {title: task, xTitle: axis === "sparsity" ? "sparsity, % (spaced by log density)" : axes[axis].title, yTitle: axes[upright].title,
         x: axis === "sparsity" ? scale.density(starts) : page.metrics[axis]?.percent
           ? scale.linear(starts, undefined, page.ends(axis, 100)) : scale.fitting(starts),
-        y: lower ? scale.fitting(values) : scale.linear(values, undefined, [least, most]), series, front});
+        y: page.metrics[upright]?.bounds.some(b => b !== null) ? scale.linear(values, undefined, [least, most]) : scale.fitting(values), series, front});
     });
-  }, ["metric", "baseline", "x", "seeds", "front", "colour", "only", "hide", "find"]);
+  }, ["metric", "baseline", "x", "y", "seeds", "front", "colour", "only", "hide", "find"]);
 }

@@ -69,7 +69,7 @@ const page = (() => {
   };
 
   // ---- state
-  const defaults = {metric: shared.metric, x: "sparsity", baseline: shared.baseline ?? "", seeds: true,
+  const defaults = {metric: shared.metric, x: "sparsity", y: "", baseline: shared.baseline ?? "", seeds: true,
     front: true, hide: [], chosen: [], only: "", find: ""};
   const state = {...defaults}, followers = [];
   const set = patch => {

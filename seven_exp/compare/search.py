@@ -1,0 +1,246 @@
+"""Searches of hyper-parameters: best so far, importance, parallel coordinates and slices."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from seven_exp.compare.axes import wants_logarithm
+from seven_exp.compare.look import Look
+from seven_exp.compare.metrics import in_percent, smaller_is_better
+from seven_exp.compare.summary import Row
+from seven_exp.compare.table import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FEWEST = 4
+"""Number of settings from which a sweep is a search."""
+
+ENOUGH = 10
+"""Number of settings from which importances are estimated."""
+
+MOST = 6
+"""Number of searches in the figure; those with most settings are shown."""
+
+_USUAL, _BEST = "#0072B2", "#D55E00"
+
+
+@dataclass(frozen=True)
+class Search:
+    """The settings that were tried for one pruner at one sparsity of a task, in order of time.
+
+    Attributes:
+        task: (model, data set).
+        pruner: Its name.
+        sparsity: Target.
+        metric: What is compared.
+        validated: Whether the values are of the validation split, on which one may choose.
+        values: Mean of the metric over seeds, for each setting that was tried.
+        tried: Key -> its value in each of them: numbers, or words if one is no number.
+    """
+
+    task: tuple[str, str]
+    pruner: str
+    sparsity: float
+    metric: str
+    validated: bool
+    values: Sequence[float]
+    tried: Mapping[str, Sequence[float] | Sequence[str]]
+
+    @property
+    def best(self) -> int:
+        """Index of the best setting."""
+        pick = min if smaller_is_better(self.metric) else max
+        return self.values.index(pick(self.values))
+
+    @property
+    def best_so_far(self) -> list[float]:
+        """The best value of this and all earlier settings."""
+        pick = min if smaller_is_better(self.metric) else max
+        return [pick(self.values[: i + 1]) for i in range(len(self.values))]
+
+    @property
+    def importance(self) -> dict[str, float]:
+        """Key -> its share in how far a forest's predictions get worse if its values are mixed up.
+
+        Permutation importance (Breiman, Machine Learning 45, 2001) on the settings that were tried,
+        most important first; empty for fewer than `ENOUGH`, or if nothing is predictable.
+        """
+        if len(self.values) < ENOUGH:
+            return {}
+        columns = [_numbers(values) for values in self.tried.values()]
+        worse = _worse(tuple(zip(*columns, strict=True)), tuple(self.values))
+        shares = {k: w / sum(worse) for k, w in zip(self.tried, worse, strict=True) if any(worse)}
+        return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+@cache  # files and page show the same
+def _worse(inputs: tuple[tuple[float, ...], ...], values: tuple[float, ...]) -> list[float]:
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    forest = RandomForestRegressor(50, random_state=0).fit(inputs, values)
+    found = permutation_importance(forest, inputs, values, random_state=0)
+    return [max(0.0, float(mean)) for mean in found.importances_mean]
+
+
+def searches(rows: Sequence[Row], metric: str) -> list[Search]:
+    """The searches among some rows, largest first."""
+    groups: dict[object, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.place, row.pruner].append(row)
+    found = [_search(group, metric) for group in groups.values() if len(group) >= FEWEST]
+    return sorted((s for s in found if s.tried), key=lambda search: -len(search.values))
+
+
+def _search(rows: Sequence[Row], metric: str) -> Search:
+    ordered = sorted(rows, key=lambda row: max(record.written for record in row.records))
+    validation = [
+        [(r.values.get("validation") or {}).get(metric) for r in row.records] for row in ordered
+    ]
+    validated = all(isinstance(v, int | float) for own in validation for v in own)
+    values = [math.fsum(own) / len(own) for own in validation] if validated else None
+    keys = [key for key in ordered[0].settings if all(key in row.settings for row in ordered)]
+    tried = {key: [row.settings[key] for row in ordered] for key in keys}
+    return Search(
+        *(ordered[0].task, ordered[0].pruner, ordered[0].sparsity, metric, validated),
+        values=values or [row.result.mean for row in ordered],
+        tried={k: _as_numbers(words) for k, words in tried.items() if len({*words}) > 1},
+    )
+
+
+def draw(found: Sequence[Search], look: Look | None = None) -> "Figure":
+    """For each search best so far, importance, parallel coordinates, and a slice along each key."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    look, found = look or Look(), found[:MOST]
+    width = look.width or 10.5
+    columns = 1 if width < 5 else 3
+    panels = [-(-(3 + len(search.tried)) // columns) for search in found]
+    height = 0.68 * width / columns
+    style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    with rc_context(style):
+        figure = Figure(figsize=(width, height * sum(panels)), layout="constrained")
+        parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=panels).flat
+        for part, search, lines in zip(parts, found, panels, strict=True):
+            many = f"{look.name(search.pruner)} at {percent(search.sparsity)}"
+            part.suptitle(f"{many}, {look.task(search.task)}", weight="bold", size="medium")
+            axes = list(part.subplots(lines, columns, squeeze=False).flat)
+            _history(axes[0], search, look)
+            _importance(axes[1], search, look)
+            _parallel(axes[2], search, look)
+            for panel, key in zip(axes[3:], search.tried, strict=False):
+                _slice(panel, search, key, look)
+            for empty in axes[3 + len(search.tried) :]:
+                empty.remove()
+    return figure
+
+
+def caption(found: Sequence[Search], look: Look) -> str:
+    """What the reader of the figure must know."""
+    names = ", ".join(look.name(pruner) for pruner in dict.fromkeys(s.pruner for s in found))
+    split = "validation" if all(search.validated for search in found) else "test"
+    left = f" {len(found) - MOST} smaller searches are left out." if len(found) > MOST else ""
+    return (
+        f"Settings of {names} that were tried, means over seeds of {look.name(found[0].metric)} on "
+        f"the {split} split. Importance: how far a random forest's predictions get worse if a "
+        f"setting's values are mixed up, as a share of all. Orange: the best setting.{left}"
+    )
+
+
+def _scaled(search: Search) -> list[float]:
+    return [(100 if in_percent(search.metric) else 1) * value for value in search.values]
+
+
+def _label(search: Search, look: Look) -> str:
+    split = "validation " if search.validated else ""
+    return f"{split}{look.name(search.metric)}{', %' if in_percent(search.metric) else ''}"
+
+
+def _history(axes: "Axes", search: Search, look: Look) -> None:
+    scale = 100 if in_percent(search.metric) else 1
+    order = range(1, len(search.values) + 1)
+    axes.plot(order, _scaled(search), "o", ms=3, color=_USUAL, alpha=0.6)
+    best = [scale * value for value in search.best_so_far]
+    axes.step(order, best, where="post", color=_BEST, gid="best-so-far")
+    axes.set(title="best so far", xlabel="settings in order of time", ylabel=_label(search, look))
+
+
+def _importance(axes: "Axes", search: Search, look: Look) -> None:
+    axes.set_title("importance")
+    if not search.importance:
+        axes.axis("off")
+        words = "nothing is predictable" if len(search.values) >= ENOUGH else "too few settings"
+        axes.text(0.5, 0.5, words, ha="center", color="#666666")
+        return
+    names = [look.name(key) for key in search.importance]
+    bars = axes.barh(names, [100 * share for share in search.importance.values()], color=_USUAL)
+    axes.bar_label(bars, fmt="%.0f%%", padding=2)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 115), xticks=[])
+    axes.spines.bottom.set_visible(False)
+
+
+def _parallel(axes: "Axes", search: Search, look: Look) -> None:
+    from matplotlib import colormaps
+    from matplotlib.collections import LineCollection
+
+    columns = {**search.tried, _label(search, look): _scaled(search)}
+    places = [_unit(values, key) for key, values in columns.items()]
+    better = [-v if smaller_is_better(search.metric) else v for v in search.values]
+    low, high = min(better), max(better)
+    depths = [(value - low) / ((high - low) or 1) for value in better]
+    order = sorted(range(len(depths)), key=depths.__getitem__)
+    lines = [[(x, column[i]) for x, column in enumerate(places)] for i in order]
+    colours = [colormaps["Blues"](0.15 + 0.75 * depths[i]) for i in order]
+    axes.add_collection(LineCollection(lines, colors=[*colours[:-1], _BEST], lw=1, gid="lines"))
+    for x, (key, values) in enumerate(columns.items()):
+        axes.axvline(x, color="#444444", lw=0.8)
+        for y, value in sorted({*zip(places[x], values, strict=True)}):
+            if isinstance(value, str) or y in (0, 1):
+                text = value if isinstance(value, str) else f"{value:.3g}"
+                small: dict[str, Any] = {"textcoords": "offset points", "size": "small"}
+                axes.annotate(text, (x, y), (3, 0), va="center", **small)
+        axes.annotate(look.name(key), (x, 1.08), rotation=20, size="small", annotation_clip=False)
+    axes.set(xlim=(-0.1, len(columns) - 0.6), ylim=(-0.05, 1.05))
+    axes.axis("off")
+
+
+def _slice(axes: "Axes", search: Search, key: str, look: Look) -> None:
+    values, scaled = search.tried[key], _scaled(search)
+    axes.plot(values, scaled, "o", ms=3.5, color=_USUAL, alpha=0.6)
+    axes.plot(values[search.best], scaled[search.best], "*", ms=9, color=_BEST)
+    if _is_numeric(values) and wants_logarithm(values, key):
+        axes.set_xscale("log")
+    axes.set(xlabel=look.name(key), ylabel=_label(search, look))
+
+
+def _as_numbers(words: Sequence[str]) -> list[float] | list[str]:
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return list(words)
+
+
+def _is_numeric(values: Sequence[Any]) -> bool:
+    return isinstance(values[0], float)
+
+
+def _numbers(values: Sequence[float] | Sequence[str]) -> list[float]:
+    """Numbers, or the places of words in their order."""
+    words: list[Any] = sorted({*values})
+    return [v if isinstance(v, float) else float(words.index(v)) for v in values]
+
+
+def _unit(values: Sequence[float] | Sequence[str], key: str) -> list[float]:
+    """Places on an axis from 0 to 1."""
+    found = _numbers(values)
+    if _is_numeric(values) and wants_logarithm(found, key):
+        found = [math.log(value) for value in found]
+    low, high = min(found), max(found)
+    return [(value - low) / ((high - low) or 1) for value in found]
