@@ -39,7 +39,8 @@ def served(tmp_path):
     thread.join()
 
 
-def get(server, path, method="GET", host=None):
+def get(server, path, method="GET", host=None, token=None):
+    path = f"/{server.token if token is None else token}{path}"
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     connection.putrequest(method, path, skip_host=True)
     connection.putheader("Host", host or f"127.0.0.1:{server.server_port}")
@@ -61,7 +62,10 @@ def test_the_page_and_the_records_are_served(served):
     assert answer.headers.get_content_type() == "text/plain"
     answer, body = get(server, "/records/0/0%20a/")
     assert "results.json" in body
-    assert server.link(folder / "0 a" / "results.json") == "/records/0/0 a/results.json"
+    assert (
+        server.link(folder / "0 a" / "results.json")
+        == f"/{server.token}/records/0/0 a/results.json"
+    )
     with pytest.raises(ValueError, match="not below"):
         server.link(folder.parent / "secret")
 
@@ -92,6 +96,16 @@ def test_nothing_else_is_in_reach(served, path):
     assert answer.status == 404
     assert "secret" not in body.replace(path, "")
     assert "root:" not in body
+
+
+@pytest.mark.parametrize("token", ["", "x", "records/0", "%00"])
+@pytest.mark.parametrize("path", ["/", "/records/0/0%20a/results.json"])
+def test_nothing_is_served_without_the_token(served, path, token):
+    answer, body = get(served[0], path, token=token)
+    assert answer.status == 404
+    assert "page" not in body
+    assert served[0].token not in body
+    assert len(served[0].token) >= 32
 
 
 def test_records_are_read_only(served):
@@ -146,11 +160,13 @@ def test_the_command_serves_anew_until_it_is_interrupted(tmp_path):
     )
     try:
         line = process.stdout.readline()
-        port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ \(stop with Ctrl-C\)\n", line)[1])
+        address = r"http://127\.0\.0\.1:(\d+)(/[\w-]{43}/) \(stop with Ctrl-C\)\n"
+        port, start = re.fullmatch(address, line).groups()
+        port = int(port)
 
         def seeds():
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            connection.request("GET", "/")
+            connection.request("GET", start)
             page = connection.getresponse().read().decode()
             found = re.findall(r'id="data">(.*?)</script>', page)
             return json.loads(*found)["shared"]["runs"]
@@ -159,7 +175,7 @@ def test_the_command_serves_anew_until_it_is_interrupted(tmp_path):
         record(tmp_path, 1)
         (found,) = (seeds(),)
         assert found["seed"] == [0, 1]
-        assert found["link"] == ["/records/0/0/results.json", "/records/0/1/results.json"]
+        assert found["link"] == [f"{start}records/0/{seed}/results.json" for seed in (0, 1)]
         taken = subprocess.run([*command[:-1], str(port)], capture_output=True, text=True, cwd=ROOT)
         assert taken.returncode == 2
         assert re.fullmatch(rf"error: --port is {port}: .*in use.*\n", taken.stderr)

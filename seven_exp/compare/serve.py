@@ -60,7 +60,7 @@ class _Handler(SimpleHTTPRequestHandler):
         if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in (HOST, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN)
             return None
-        if self._parts() == [""]:
+        if self._route() == "":
             return self._send_page()
         if self._target() is None:
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -77,14 +77,16 @@ class _Handler(SimpleHTTPRequestHandler):
             return "text/plain; charset=utf-8"
         return super().guess_type(path)
 
-    def _parts(self) -> list[str]:
-        """The parts of the path behind the token; none if that is wrong."""
-        _, token, *parts = [*unquote(urlsplit(self.path).path).split("/"), ""][:-1] or ["", ""]
-        return parts if hmac.compare_digest(token.encode(), self.server.token.encode()) else []
+    def _route(self) -> str | None:
+        """The path behind the token; None if that is wrong."""
+        path = unquote(urlsplit(self.path).path)
+        token, _, rest = path.removeprefix("/").partition("/")
+        same = hmac.compare_digest(token.encode(), self.server.token.encode())
+        return rest if same else None
 
     def _target(self) -> Path | None:
         """The requested file or folder, if it is below one of the folders."""
-        parts = self._parts()
+        parts = (self._route() or "").split("/")
         try:
             if parts[0] != RECORDS:
                 return None
@@ -96,7 +98,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def end_headers(self) -> None:
         self.send_header("X-Content-Type-Options", "nosniff")
-        if self._parts() != [""]:
+        if self._route() != "":
             # HTML files among the records are displayed, but may not request anything here.
             self.send_header("Content-Security-Policy", "sandbox allow-scripts")
         self.send_header("Cache-Control", "no-cache")
