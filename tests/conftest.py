@@ -13,6 +13,7 @@ from pathlib import Path
 import preloaded
 import pytest
 from hypothesis import settings
+from wandb_server import WandbServer
 
 from seven_exp.cli.deferred_compiler import defer_compiler
 
@@ -112,3 +113,23 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         return folders[pattern]
 
     return get
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    """A W&B server that knows all that its clients ask."""
+    with WandbServer() as server:
+        yield server
+    assert server.unknown == []
+
+
+@pytest.fixture
+def client(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """This process as a client of the server: W&B reads its environment when it starts."""
+    import wandb
+
+    wandb.teardown()
+    for key, value in server.environment.items():
+        monkeypatch.setenv(key, value)
+    yield server
+    wandb.teardown()

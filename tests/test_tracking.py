@@ -15,6 +15,7 @@ from preloaded import python
 from test_conf import composed
 from wandb.proto import wandb_internal_pb2
 
+from seven_exp.config import Tracker
 from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import (
     Guarded,
@@ -26,14 +27,16 @@ from seven_exp.tracking import (
     build_tracker,
     write_json,
 )
-from seven_exp.tracking.weights_and_biases import command_line_keys
+from seven_exp.tracking.interface import command_line_keys
 
 ROOT = Path(__file__).parent.parent
+PLACE = Tracker(project="project")
 RECORD = {
     "status": "finished", "run_hash": "abc", "metrics": {"accuracy": 0.75, "loss": 0.5},
     "validation": {"accuracy": 0.6}, "best": {"accuracy": 0.8, "step": 20},
     "sparsity": 0.7, "params_nonzero": 30,
     "flops_dense": 200, "flops_sparse": 60, "seconds": 1.5, "seconds_pruning": 0.1,
+    "model": "mlp", "dataset": "digits", "config": {}, "sha256": {"start": "5" * 64},
 }  # fmt: skip
 CONFIG = {
     "sparsity": 0.7, "seed": 1, "pruner": {"name": "seven_dyn", "alpha_1": 0.8},
@@ -109,7 +112,7 @@ def test_a_record_is_whole_or_not_there(tmp_path, monkeypatch):
 
 def test_wandb_offline_holds_config_history_and_summary(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    tracker = WandbTracker("online", "project", None)
+    tracker = WandbTracker("online", PLACE)
     tracker.start(info(tmp_path))
     tracker.log(10, {"loss": 0.5, "validation/accuracy": 0.6, "layer_sparsity/fc": 0.1})
     tracker.log(20, {"loss": 0.4, "validation/accuracy": 0.9, "layer_sparsity/fc": 0.2})
@@ -151,7 +154,7 @@ def test_wandb_offline_holds_config_history_and_summary(tmp_path, caplog):
 
 
 def test_wandb_is_given_histograms(tmp_path):
-    tracker = WandbTracker("offline", "project", None)
+    tracker = WandbTracker("offline", PLACE)
     tracker.start(info(tmp_path))
     tracker.log(10, {"loss": 0.5, "analysis/spread": Histogram([3, 0, 4], [0.0, 0.5, 1.0, 1.5])})
     tracker.finish(RECORD)
@@ -169,7 +172,7 @@ def test_wandb_is_given_histograms(tmp_path):
 
 
 def test_a_failed_run_is_failed_at_wandb_too(tmp_path):
-    tracker = WandbTracker("offline", "project", None)
+    tracker = WandbTracker("offline", PLACE)
     tracker.start(info(tmp_path))
     tracker.finish({**RECORD, "status": "failed", "flops_dense": None})
     exits = [r.exit for r in offline_records(tmp_path) if r.WhichOneof("record_type") == "exit"]
@@ -179,7 +182,7 @@ def test_a_failed_run_is_failed_at_wandb_too(tmp_path):
 def test_jobs_of_one_process_are_runs_of_their_own(tmp_path):
     ids = set()
     for name in ("one", "two"):
-        tracker = WandbTracker("offline", "project", None)
+        tracker = WandbTracker("offline", PLACE)
         tracker.start(info(tmp_path / name, name))
         tracker.log(1, {"loss": 1.0})
         tracker.finish(RECORD)
@@ -234,7 +237,7 @@ def test_an_unreachable_server_means_offline(tmp_path, monkeypatch, caplog):
         return real(mode=mode, **arguments)
 
     monkeypatch.setattr(wandb, "init", init)
-    tracker = WandbTracker("online", "project", None)
+    tracker = WandbTracker("online", PLACE)
     tracker.start(info(tmp_path))
     tracker.finish(RECORD)
     assert "no route to host" in caplog.text
@@ -266,7 +269,7 @@ def test_disabled_never_imports_wandb(mode, variable, monkeypatch):
     code = (
         "import sys; from seven_exp.tracking import build_tracker; "
         "from seven_exp.config import Tracker; "
-        "c = Tracker(mode=sys.argv[1], project='p', entity=None, group=None, tags=[], also=[]); "
+        "c = Tracker(mode=sys.argv[1], project='p'); "
         "t = build_tracker(c); "
         "print([type(x).__name__ for x in t.trackers], 'wandb' in sys.modules)"
     )

@@ -18,6 +18,7 @@ from test_conf import composed
 from test_tracking import CONFIG, RECORD, info, offline_records
 from wandb_server import ENTITY, WandbServer
 
+from seven_exp.config import Tracker
 from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import Guarded, WandbTracker, build_tracker, weights_and_biases
 
@@ -27,23 +28,6 @@ SMALL = [
     *("model=mlp", "model.widths=[8]", "trainer.max_steps=20"),
     *("trainer.log_interval=5", "trainer.eval_interval=10"),
 ]
-
-
-@pytest.fixture
-def server():
-    with WandbServer() as server:
-        yield server
-    assert server.unknown == []
-
-
-@pytest.fixture
-def client(server, monkeypatch):
-    """This process as a client of the server: W&B reads its environment when it starts."""
-    wandb.teardown()
-    for key, value in server.environment.items():
-        monkeypatch.setenv(key, value)
-    yield server
-    wandb.teardown()
 
 
 def records(tmp_path: Path) -> list[dict]:
@@ -88,7 +72,7 @@ def test_a_run_arrives_as_it_was_recorded(tmp_path, server):
 
 
 def test_a_failed_and_a_resumed_run(tmp_path, client):
-    tracker = WandbTracker("online", "seven_exp")
+    tracker = WandbTracker("online", Tracker())
     tracker.start(replace(info(tmp_path / "one"), id="first"))
     for step in (10, 20):
         tracker.log(step, {"loss": 1 / step})
@@ -98,7 +82,7 @@ def test_a_failed_and_a_resumed_run(tmp_path, client):
     assert first.config.keys() >= {"pruner.alpha_1", "schedule"}
     assert first.config["sparsity"] == CONFIG["sparsity"]
 
-    again = WandbTracker("online", "seven_exp")
+    again = WandbTracker("online", Tracker())
     again.start(replace(info(tmp_path / "one"), id="first", resumed=10))
     for step in (20, 30):  # the last checkpoint lay before the last row
         again.log(step, {"loss": 1 / step})
@@ -111,7 +95,7 @@ def test_a_failed_and_a_resumed_run(tmp_path, client):
 @pytest.mark.parametrize("fault", ["refuse", "drop"])
 def test_a_fault_that_passes_costs_nothing(tmp_path, client, fault):
     client.fail(fault, times=2, run=0)
-    tracker = WandbTracker("online", "seven_exp")
+    tracker = WandbTracker("online", Tracker())
     tracker.start(info(tmp_path))
     for step in range(1, 6):
         tracker.log(step, {"loss": 1 / step})
@@ -129,7 +113,7 @@ def test_a_server_that_is_out_of_order_at_the_start_means_offline(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(weights_and_biases, "INIT_SECONDS", 2)
     client.fail(fault)
-    tracker = Guarded(WandbTracker("online", "seven_exp"))
+    tracker = Guarded(WandbTracker("online", Tracker()))
     tracker.start(info(tmp_path))
     tracker.log(1, {"loss": 1.0})
     tracker.finish(RECORD)

@@ -15,15 +15,16 @@ RECORD = {
     "status": "finished", "run_hash": "x", "metrics": {"accuracy": 0.5}, "validation": {},
     "best": {},
     "sparsity": 0.5, "params_nonzero": 1, "flops_dense": 1, "flops_sparse": 1, "seconds": 1.0,
-    "seconds_pruning": 0.0,
+    "seconds_pruning": 0.0, "config": {},
 }  # fmt: skip
 
 CODE = """
 import json, os, sys
 from pathlib import Path
+from seven_exp.config import Tracker
 from seven_exp.tracking import RunInfo, WandbTracker
 folder, resumed, steps, ending = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
-tracker = WandbTracker("online", "seven_exp", None)
+tracker = WandbTracker("online", Tracker(artifacts="none"))
 tracker.start(RunInfo("a", "g", [], {"seed": 1}, Path(folder), id="abcd1234", resumed=resumed))
 for step in steps:
     tracker.log(step, {"loss": step / 10})

@@ -21,8 +21,10 @@ import yaml
 
 ENTITY, PROJECT = "tester", "seven_exp"
 
-Fault = Literal["refuse", "hang", "drop"]
-"""HTTP 500; no answer; a connection closed without one."""
+Fault = Literal["refuse", "deny", "miss", "hang", "drop"]
+"""HTTP 500; 403; 404; no answer; a connection closed without one."""
+
+STATUS = {"refuse": 500, "deny": 403, "miss": 404}
 
 
 @dataclass
@@ -49,6 +51,23 @@ class Run:
         """The latest value."""
         lines = self.streams["wandb-summary.json"]
         return json.loads(lines[max(lines)]) if lines else {}
+
+
+@dataclass
+class Artifact:
+    """A version of a collection: its files, the runs that use it and the one that made it."""
+
+    id: str
+    collection: str
+    type: str
+    digest: str
+    client: str
+    metadata: dict[str, Any]
+    maker: str | None = None
+    users: list[str] = field(default_factory=list)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    complete: bool = False
 
 
 @dataclass
@@ -79,15 +98,22 @@ class Trouble:
     fault: Fault
     times: int
     run: int | None
+    about: str = ""
     begun: bool = False
 
     def concerns(self, request: bytes, runs: list[str]) -> bool:
         """Whether it strikes this request, the server knowing these runs."""
+        if self.about.encode() not in request:
+            return False
         if self.run is not None:
             if self.run >= len(runs) or runs[self.run].encode() not in request:
                 return False
             self.begun |= b"wandb-history.jsonl" in request
         return self.times > 0 and (self.begun or self.run is None)
+
+
+class RefusedError(Exception):
+    """What a query gets for an answer."""
 
 
 class WandbServer:
@@ -96,6 +122,9 @@ class WandbServer:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.sweeps: dict[str, Sweep] = {}
+        self.artifacts: dict[str, Artifact] = {}
+        self.views: dict[str, dict[str, Any]] = {}
+        self.charts: dict[str, dict[str, Any]] = {}
         self.unknown: list[str] = []
         self._troubles: list[Trouble] = []
         self._lock = threading.RLock()
@@ -126,7 +155,9 @@ class WandbServer:
             "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
         }
 
-    def fail(self, fault: Fault, *, times: int = 10**9, run: int | None = None) -> None:
+    def fail(
+        self, fault: Fault, *, times: int = 10**9, run: int | None = None, about: str = ""
+    ) -> None:
         """Fail the next ``times`` requests, then be well again.
 
         Args:
@@ -134,8 +165,9 @@ class WandbServer:
             times: How many.
             run: Only those about the run of this number, from its first rows of history on; None
                 for all, at once.
+            about: Only those with this text, such as a query's name.
         """
-        self._troubles.append(Trouble(fault, times, run))
+        self._troubles.append(Trouble(fault, times, run, about))
 
     def fault_of(self, path: str, body: bytes) -> Fault | None:
         """Whether to fail this request, and how."""
@@ -153,14 +185,17 @@ class WandbServer:
     def graphql(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a query."""
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
-        operation = found[1] if found else query[:40]
+        operation = found[1][0].upper() + found[1][1:] if found else query[:40]
         answer: Callable[[Mapping[str, Any]], dict[str, Any]] | None
         answer = getattr(self, f"_{operation}", None)
         with self._lock:
             if answer is None:
                 self.unknown.append(operation)
                 return {"errors": [{"message": f"unknown operation {operation}"}]}
-            return {"data": answer(variables)}
+            try:
+                return {"data": answer(variables)}
+            except RefusedError as error:
+                return {"errors": [{"message": str(error)}]}
 
     def stream(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Take in rows; a row sent twice lands in the same place."""
@@ -175,13 +210,14 @@ class WandbServer:
     def upload(self, name: str, file: str, content: bytes) -> None:
         """Take in a file."""
         with self._lock:
-            self.runs[name].files[file] = content
+            owner = self.artifacts.get(name) or self.runs[name]
+            owner.files[file] = content
 
     def _Viewer(self, _: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         viewer = {"id": "1", "entity": ENTITY, "username": ENTITY, "email": None, "flags": "{}"}
         return {"viewer": {**viewer, "name": ENTITY, "admin": False, "teams": {"edges": []}}}
 
-    _GetViewer = _Viewer
+    _GetViewer = _GetDefaultEntity = _Viewer
 
     def _ServerInfo(self, _: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         versions = {"max_cli_version": "99.0.0", "min_cli_version": "0.0.1"}
@@ -217,7 +253,7 @@ class WandbServer:
             "displayName": run.about["displayName"],
             "summaryMetrics": json.dumps(run.summary),
             "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
-            "tags": run.about["tags"],
+            "tags": run.about.get("tags", []),
             "notes": None,
             "wandbConfig": json.dumps({"t": {}}),
         }
@@ -254,6 +290,131 @@ class WandbServer:
         ]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
 
+    def _ArtifactType(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        found = self._artifact(variables["name"])
+        kind = None if found is None else {"artifactType": {"name": found.type}}
+        return {"project": {"artifact": kind}}
+
+    def _CreateArtifact(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        told = variables["input"]
+        collection, digest = told["artifactCollectionName"], told["digest"]
+        alike = (
+            a for a in self.artifacts.values() if (a.collection, a.digest) == (collection, digest)
+        )
+        artifact = next(alike, None)
+        if artifact is None:
+            artifact = Artifact(
+                *(f"artifact{len(self.artifacts)}", collection, told["artifactTypeName"], digest),
+                *(told["clientID"], json.loads(told["metadata"] or "{}"), told["runName"]),
+            )
+            self.artifacts[artifact.id] = artifact
+        about = {"id": artifact.id, "state": "COMMITTED" if artifact.complete else "PENDING"}
+        sequence = {"latestArtifact": None}
+        return {"createArtifact": {"artifact": {**about, "artifactSequence": sequence}}}
+
+    def _CreateArtifactManifest(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        return {"createArtifactManifest": {"artifactManifest": self._manifest(variables)}}
+
+    def _UpdateArtifactManifest(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        return {"updateArtifactManifest": {"artifactManifest": self._manifest(variables)}}
+
+    def _manifest(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        artifact = variables.get("artifactID") or variables["artifactManifestID"]
+        address = f"{self.url}/upload/{artifact}/wandb_manifest.json"
+        file = {"id": "1", "name": "wandb_manifest.json", "displayName": None}
+        return {"id": artifact, "file": {**file, "uploadUrl": address, "uploadHeaders": []}}
+
+    def _CreateArtifactFiles(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        def node(spec: Mapping[str, Any]) -> dict[str, Any]:
+            name, artifact = spec["name"], spec["artifactID"]
+            return {
+                "id": name, "name": name, "displayName": name, "uploadHeaders": [],
+                "uploadUrl": f"{self.url}/upload/{artifact}/{name}", "uploadMultipartUrls": None,
+                "storagePath": f"{artifact}/{name}", "artifact": {"id": artifact},
+            }  # fmt: skip
+
+        files = variables["input"] if "input" in variables else variables["artifactFiles"]
+        specs = files["artifactFiles"] if isinstance(files, Mapping) else files
+        return {"createArtifactFiles": {"files": {"edges": [{"node": node(s)} for s in specs]}}}
+
+    def _CommitArtifact(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        artifact = self.artifacts[variables["artifactID"]]
+        artifact.complete = True
+        return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
+
+    def _UseArtifact(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        told = variables.get("input", variables)
+        self.artifacts[told["artifactID"]].users.append(told["runName"])
+        return {"useArtifact": {"artifact": {"id": told["artifactID"]}}}
+
+    def _CreateCustomChart(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        name = variables["chartName"]
+        if name in self.charts:
+            raise RefusedError("it exists")
+        self.charts[name] = json.loads(variables["spec"])
+        return {"createCustomChart": {"chart": {"id": f"{ENTITY}/{name}"}}}
+
+    def _View(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        edges = [
+            {"node": view}
+            for view in self.views.values()
+            if view["type"] == variables["viewType"] and view["name"] == variables["viewName"]
+        ]
+        return {"project": {"allViews": {"edges": edges}}}
+
+    def _UpsertView2(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        key = variables.get("id") or f"view{len(self.views)}"
+        inserted = key not in self.views
+        project = {"name": PROJECT, "entityName": ENTITY}
+        about = {"id": key, "project": project, "updatedAt": None, "createdAt": None}
+        self.views[key] = {**variables, **about}
+        return {"upsertView": {"view": self.views[key], "inserted": inserted}}
+
+    _UpsertView = _UpsertView2
+
+    def _GetProjects(self, _: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        about = {"entityName": ENTITY, "createdAt": "2026-01-01T00:00:00", "isBenchmark": False}
+        node = {"__typename": "Project", **self._project(), **about, "user": None}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        edges = [{"cursor": "1", "node": node}]
+        return {"models": {"edges": edges, "pageInfo": page}}
+
+    def _ProjectViews(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        edges = [
+            {"node": {**view, "user": None}, "cursor": key}
+            for key, view in self.views.items()
+            if view["type"] == variables.get("viewType", "runs")
+        ]
+        page = {"endCursor": None, "hasNextPage": False}
+        return {"project": {"allViews": {"edges": edges, "pageInfo": page}}}
+
+    def _SpecificReport(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        return {"view": next(v for k, v in self.views.items() if k in variables["reportId"])}
+
+    def _ArtifactByID(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        artifact = self.artifacts[variables["id"]]
+        collection = {"name": artifact.collection, "project": self._project()}
+        sequence = {"__typename": "ArtifactSequence", **collection}
+        alias = {"__typename": "ArtifactAlias", "id": "1", "alias": "latest"}
+        found = {
+            "__typename": "Artifact", "id": artifact.id, "artifactSequence": sequence,
+            "versionIndex": 0, "artifactType": {"name": artifact.type}, "description": None,
+            "metadata": json.dumps(artifact.metadata), "ttlDurationSeconds": -2,
+            "ttlIsInherited": True, "tags": [], "historyStep": None, "state": "COMMITTED",
+            "size": sum(map(len, artifact.files.values())), "digest": artifact.digest,
+            "commitHash": None, "fileCount": len(artifact.files), "updatedAt": None,
+            "createdAt": "2026-01-01T00:00:00", "aliases": [
+                {**alias, "artifactCollection": sequence}
+            ],
+        }  # fmt: skip
+        return {"artifact": found}
+
+    def _artifact(self, name: str) -> Artifact | None:
+        """The latest version of a collection."""
+        collection = name.rpartition("/")[2].partition(":")[0]
+        found = [a for a in self.artifacts.values() if a.collection == collection]
+        return found[-1] if found else None
+
     def _UpsertSweep(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         name = f"sweep{len(self.sweeps)}"
         self.sweeps[name] = Sweep.of(name, variables["config"])
@@ -288,7 +449,7 @@ class WandbServer:
 
     def _project(self) -> dict[str, Any]:
         entity = {"id": "1", "name": ENTITY}
-        return {"id": "1", "name": PROJECT, "entity": entity}
+        return {"id": "1", "internalId": "1", "name": PROJECT, "entity": entity}
 
 
 class _Http(ThreadingHTTPServer):
@@ -330,8 +491,8 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
 
         def _failed(self, body: bytes) -> bool:
             fault = server.fault_of(self.path, body)
-            if fault == "refuse":
-                self._answer({"error": "out of order"}, 500)
+            if fault in STATUS:
+                self._answer({"errors": [{"message": "permission denied"}]}, STATUS[fault])
             elif fault is not None:
                 if fault == "hang":
                     server.hang()

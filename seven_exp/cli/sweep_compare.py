@@ -1,4 +1,4 @@
-"""Compares the runs at the end of every sweep."""
+"""Compares the runs at the end of every sweep, also in a view on W&B."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from seven_exp.cli.sweep_view import leave_view
+from seven_exp.config import Tracker
 from seven_exp.runs.ledger import Ledger
 
 
@@ -18,12 +20,14 @@ class _Sweep:
     Attributes:
         folder: Folder of its jobs.
         ledger: Finds the folders of their runs.
+        tracker: Section ``tracker`` of their config.
         compared: Whether its table has been printed.
         left: Number of jobs whose runs other processes are still executing.
     """
 
     folder: Path
     ledger: Ledger
+    tracker: DictConfig
     compared: bool = False
     left: int = 0
 
@@ -32,6 +36,11 @@ class _Sweep:
         self.compared = True
         self.left = self.ledger.gather(self.folder)
         return self.left < self.jobs
+
+    def leave_view(self) -> None:
+        """Leave a view on W&B."""
+        with suppress(ValueError):  # a job has reported it
+            leave_view(self.folder, Tracker.model_validate(dict(self.tracker)))
 
     @property
     def jobs(self) -> int:
@@ -48,14 +57,14 @@ class CompareAfterMultirun(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Store the folder: Hydra calls no callback at the end of a sweep with a failed job."""
         root = Path(config.hydra.runtime.cwd, Path(config.output_root).expanduser())
-        _sweeps.append(_Sweep(Path(config.hydra.sweep.dir), Ledger(root)))
+        _sweeps.append(_Sweep(Path(config.hydra.sweep.dir), Ledger(root), config.tracker))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table and write the pictures to the sweep's folder."""
         from seven_exp.cli.compare import main
 
-        if _sweeps[-1].gather():
-            main([str(config.hydra.sweep.dir)])
+        if _sweeps[-1].gather() and main([str(config.hydra.sweep.dir)]) == 0:
+            _sweeps[-1].leave_view()
 
 
 def compare_begun() -> None:
@@ -66,6 +75,7 @@ def compare_begun() -> None:
         with suppress(ValueError, OSError):
             if not sweep.compared and sweep.gather():
                 compare([sweep.folder])
+                sweep.leave_view()
 
 
 def left_elsewhere() -> str | None:

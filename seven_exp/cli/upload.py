@@ -20,9 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", default="wandb", metavar="TRACKER", help="(wandb)")
     parser.add_argument("--project", help="(W&B's setting, or seven_exp)")
     parser.add_argument("--entity", help="user or team on W&B (the account's default)")
+    parser.add_argument(
+        "--artifacts", choices=("none", "masks", "model"), default="masks", help="on W&B (masks)"
+    )
     options = parser.parse_args(arguments)
-    where = {"project": options.project, "entity": options.entity}
-    config = Tracker(mode="online", group=None, tags=None, also=[], **where)
+    config = Tracker(
+        mode="online", project=options.project, entity=options.entity, artifacts=options.artifacts
+    )
     try:
         runs = list(_runs(options.folders))
         arrived = [_upload(folder, record, options.to, config) for folder, record in runs]
@@ -62,7 +66,7 @@ def _upload(folder: Path, record: dict[str, Any], name: str, config: Tracker) ->
     if name == "wandb":
         if not logged_in():
             raise ConfigError("not logged in to W&B: wandb login")
-        wandb = WandbTracker("online", config.project, config.entity, None, None)
+        wandb = WandbTracker("online", config)
         guarded = Guarded(wandb)
     else:
         wandb, guarded = None, Guarded(TRACKERS[name](config))

@@ -41,7 +41,10 @@ def compare(
         from seven_exp.compare.dashboard import build_dashboard, parse_place, publish, require_login
 
         entity, project = parse_place(wandb)
-        require_login()
+        try:
+            require_login()
+        except ValueError as error:
+            raise ValueError(f"--wandb: {error}") from error
     cache = FileCache()
     found = read(folders, metric, baseline, cache, inference)
     rows, metric, baseline = found.rows, found.metric, found.baseline

@@ -1,14 +1,17 @@
 """A comparison on Weights & Biases: workspaces, and a report with the present results.
 
 W&B's own plots use the runs that the tracker has logged. W&B computes no t intervals, so a separate
-run of the job type "comparison" holds the means with their intervals; a custom chart plots them.
+run of the job type "comparison" holds the means with their intervals; a custom chart plots them. It
+uses the artifacts of the runs that it compares.
 """
 
 import hashlib
 import json
 import math
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +19,10 @@ from seven_exp.compare.metrics import bounds, in_percent
 from seven_exp.compare.plot import styles
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import captions, cells, headings
+from seven_exp.tracking.weights_and_biases import artifact_name, limits
 
 if TYPE_CHECKING:
+    import wandb
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -26,10 +31,10 @@ VIEW = "sevenexp"
 """Prefix of a workspace's name in its address; constant, so that later calls find it."""
 
 RUN = "seven-exp-comparison"
-"""Id of the run that holds the tables."""
+"""Id of the run that holds the tables; that of a sweep ends with a hash of the sweep's name."""
 
 COLUMNS = (
-    *("method", "sparsity", "mean", "low", "high", "seeds", "difference", "p_holm"),
+    *("method", "sparsity", "reached", "mean", "low", "high", "seeds", "difference", "p_holm"),
     *("without_result", "zeros_total"),
 )
 
@@ -47,12 +52,16 @@ class Dashboard:
         report: The same panels with the statistics.
         charts: Name -> Vega-Lite of the custom charts.
         tables: Key -> rows of `COLUMNS`.
+        run: Name of the run that holds the tables.
+        used: Names of the artifacts of the runs that are compared.
     """
 
     workspaces: list["ws.Workspace"]
     report: "wr.Report"
     charts: dict[str, dict[str, Any]]
     tables: dict[str, list[list[Any]]]
+    run: str
+    used: list[str]
 
 
 def parse_place(place: str) -> tuple[str, str]:
@@ -73,18 +82,23 @@ def require_login() -> None:
     Raises:
         ValueError: The extra isn't installed, or there is no login.
     """
+    from seven_exp.tracking.weights_and_biases import logged_in
+
     try:
         import wandb_workspaces  # noqa: F401
     except ImportError:
-        raise ValueError("--wandb needs wandb-workspaces: uv sync --extra dashboard") from None
-    from seven_exp.tracking.weights_and_biases import logged_in
-
+        raise ValueError("needs wandb-workspaces: uv sync --extra dashboard") from None
     if not logged_in():
-        raise ValueError("--wandb: not logged in to W&B: type wandb login, or set WANDB_API_KEY")
+        raise ValueError("not logged in to W&B: type wandb login, or set WANDB_API_KEY")
 
 
 def build_dashboard(
-    rows: Sequence[Row], metric: str, baseline: str | None, entity: str, project: str
+    rows: Sequence[Row],
+    metric: str,
+    baseline: str | None,
+    entity: str,
+    project: str,
+    sweep: str | None = None,
 ) -> Dashboard:
     """Build the objects without sending them.
 
@@ -94,27 +108,31 @@ def build_dashboard(
         baseline: The baseline of the differences.
         entity: W&B entity.
         project: W&B project of the runs.
+        sweep: Name of the sweep whose own view this is; None: a comparison of any runs.
     """
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces import expr
 
+    run = " ".join(["comparison", *([sweep] if sweep else [])])
+
     spec = _interval_chart(rows, metric)
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
     # The name contains a hash of the content, so an existing chart of this name is the same one.
-    chart = f"seven-exp-intervals-{digest}"
+    chart = f"seven-exp-intervals-{_digest(json.dumps(spec, sort_keys=True))}"
     tasks = list(dict.fromkeys(row.task for row in rows))
     tables = {f"comparison/{metric}/{'-'.join(task).replace('/', '-')}": task for task in tasks}
     blocks: list[Any] = [wr.P(_explained(metric, baseline)), wr.TableOfContents()]
     workspaces = []
-    means = expr.And(expr.Metric("JobType") == "comparison")
+    means = expr.And(expr.Metric("JobType") == "comparison", expr.Metric("Name") == run)
     for key, task in tables.items():
         own = [row for row in rows if row.task == task]
         title = " on ".join(task)
         panels = _panels(own, metric, key, f"{entity}/{chart}")
+        compared = sorted({record.run_hash for row in own for record in row.records})
         runs = [
-            expr.Metric("JobType") == "train",
             expr.Config("model") == task[0],
             expr.Config("dataset") == task[1],
+            # Others of the same model and data are not in the table.
+            expr.Summary("run_hash").isin(compared),
         ]
         top = max(row.sparsity for row in own)
         at_top = expr.Config("sparsity") == top
@@ -139,7 +157,7 @@ def build_dashboard(
         ]
         workspaces.append(
             _workspace(
-                *(entity, project, title),
+                *(entity, project, ", ".join([title, *([sweep] if sweep else [])])),
                 {f"{metric} over sparsity": [*panels["intervals"], *panels["runs"]]}
                 | {name: panels[name] for name in ("layers", "training")},
                 expr.Or(means, expr.And(*runs)),
@@ -158,11 +176,17 @@ def build_dashboard(
         key: [_cells(row, metric) for row in rows if row.task == task]
         for key, task in tables.items()
     }
-    return Dashboard(workspaces, report, {chart: spec}, by_table)
+    used = [
+        artifact_name(record.values)
+        for row in rows
+        for record in row.records
+        if _logged(record.values).get("artifacts", "none") != "none"
+    ]
+    return Dashboard(workspaces, report, {chart: spec}, by_table, run, used)
 
 
 def publish(dashboard: Dashboard) -> list[str]:
-    """Send the objects; those that an earlier call created are updated.
+    """Send all objects; those that an earlier call created are updated.
 
     Returns:
         The addresses of the report and the workspaces.
@@ -170,16 +194,32 @@ def publish(dashboard: Dashboard) -> list[str]:
     Raises:
         ConnectionError: W&B refuses or can't be reached.
     """
-    try:
+    views = publish_views(dashboard)
+    with _refusals():
+        return [_save_report(dashboard.report), *views]
+
+
+def publish_views(dashboard: Dashboard) -> list[str]:
+    """Send all objects but the report; those that an earlier call created are updated.
+
+    Returns:
+        The addresses of the workspaces.
+
+    Raises:
+        ConnectionError: W&B refuses or can't be reached.
+    """
+    with _refusals():
         _send_tables(dashboard)
         _register_charts(dashboard)
-        return [
-            _save_report(dashboard.report),
-            *map(_save_workspace, dashboard.workspaces),
-        ]
+        return [*map(_save_workspace, dashboard.workspaces)]
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turns all of the client's exceptions, which share no base class, into one."""
+    try:
+        yield
     except Exception as error:
-        # The client's exceptions share no base class: refused calls raise other types than
-        # wandb.Error.
         raise ConnectionError(f"W&B: {' '.join(str(error).split())}") from error
 
 
@@ -187,19 +227,32 @@ def _send_tables(dashboard: Dashboard) -> None:
     import wandb
 
     columns: list[str | int] = [*COLUMNS]
+    id = RUN if dashboard.run == "comparison" else f"{RUN}-{_digest(dashboard.run)}"
     with tempfile.TemporaryDirectory() as scratch:
         run = wandb.init(
             entity=dashboard.report.entity,
             project=dashboard.report.project,
-            id=RUN,
+            id=id,
             resume="allow",
-            name="comparison",
+            name=dashboard.run,
             job_type="comparison",
             dir=scratch,
-            settings=wandb.Settings(console="off", silent=True, disable_git=True),
+            settings=limits(),
         )
         run.log({key: wandb.Table(columns, rows) for key, rows in dashboard.tables.items()})
+        _use(run, dashboard.used)
         run.finish()
+
+
+def _use(run: "wandb.Run", artifacts: Sequence[str]) -> None:
+    """Declare the artifacts as inputs of the run, as far as the project has them."""
+    try:
+        for name in artifacts:
+            with suppress(ValueError):  # it is not there
+                run.use_artifact(f"{name}:latest", "run")
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        print(f"W&B: the comparison is not linked to its runs ({reason})", file=sys.stderr)
 
 
 def _register_charts(dashboard: Dashboard) -> None:
@@ -216,8 +269,10 @@ def _register_charts(dashboard: Dashboard) -> None:
                 spec=spec,
             )
         except Exception as error:
-            # W&B can't be asked whether a chart exists; for its exceptions see `publish`.
-            wandb.termwarn(f"the chart {name} was not registered; does it exist already? ({error})")
+            # W&B can't be asked whether a chart exists; for its exceptions see `_refusals`.
+            reason = " ".join(str(error).split())
+            if "exist" not in reason:
+                print(f"W&B: the chart {name} was not registered ({reason})", file=sys.stderr)
 
 
 def _save_report(report: "wr.Report") -> str:
@@ -244,6 +299,7 @@ def _workspace(
 ) -> "ws.Workspace":
     """A workspace with panels over the runs of one model and data set."""
     import wandb_workspaces.workspaces as ws
+    from wandb_workspaces import expr
 
     return ws.Workspace(
         entity=entity,
@@ -252,7 +308,10 @@ def _workspace(
         sections=[ws.Section(name, own, is_open=True) for name, own in panels.items()],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
         runset_settings=ws.RunsetSettings(
-            filters=filters, pinned_columns=["run:displayName", *_columns(metric)]
+            filters=filters,
+            # A group is a point of the curves: its runs differ in their seeds.
+            groupby=[expr.Config("pruner"), expr.Config("sparsity")],
+            pinned_columns=["run:displayName", *_columns(metric)],
         ),
     )
 
@@ -260,14 +319,14 @@ def _workspace(
 def _save_workspace(workspace: "ws.Workspace") -> str:
     import wandb_workspaces.workspaces as ws
 
-    view = VIEW + hashlib.sha256(workspace.name.encode()).hexdigest()[:8]
+    view = VIEW + _digest(workspace.name)
     address = f"https://wandb.ai/{workspace.entity}/{workspace.project}?nw={view}"
     try:
         before = ws.Workspace.from_url(address)
     except ValueError:
         workspace._internal_name = f"nw-{view}-v"
     else:
-        before.sections = workspace.sections
+        before.sections, before.settings = workspace.sections, workspace.settings
         before.runset_settings = workspace.runset_settings
         workspace = before
     return str(workspace.save().url)  # type: ignore[no-untyped-call]
@@ -292,14 +351,14 @@ def _panels(rows: Sequence[Row], metric: str, table: str, chart: str) -> dict[st
         ],
         "runs": [
             wr.ScatterPlot(
-                title=f"{metric} over sparsity, every run",
+                title=f"{metric} over the sparsity reached",
                 # The reached sparsity, not the requested one: a dense run keeps everything.
                 x=wr.SummaryMetric("final/sparsity"),
                 y=wr.SummaryMetric(f"final/{metric}"),
                 layout=wr.Layout(w=12, h=9),
             ),
             wr.ScatterPlot(
-                title=f"{metric} over FLOPs, every run",
+                title=f"{metric} over FLOPs",
                 x=wr.SummaryMetric("final/flops_sparse"),
                 y=wr.SummaryMetric(f"final/{metric}"),
                 log_x=True,
@@ -334,6 +393,16 @@ def _panels(rows: Sequence[Row], metric: str, table: str, chart: str) -> dict[st
             for place, name in enumerate((f"validation/{metric}", "loss", "sparsity"))
         ],
     }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _logged(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How a run was logged: the section ``tracker`` of its config."""
+    config: Mapping[str, Any] = values.get("config") or {}
+    return config.get("tracker") or {}
 
 
 def _layers(values: Any) -> list[dict[str, Any]]:
@@ -371,8 +440,19 @@ def _table_of_runs(filters: Any, metric: str) -> "wr.Runset":
 def _cells(row: Row, metric: str) -> list[Any]:
     low, high = row.result.ends(*bounds(metric)) or (row.result.mean,) * 2
     difference = row.difference.estimate.mean if row.difference else None
+    reached = [float(record.values.get("sparsity", row.sparsity)) for record in row.records]
     return [
-        *(row.method, row.sparsity, row.result.mean, low, high, row.result.n, difference, row.p),
+        *(
+            row.method,
+            row.sparsity,
+            sum(reached) / len(reached),
+            row.result.mean,
+            low,
+            high,
+            row.result.n,
+            difference,
+            row.p,
+        ),
         *(sum(row.lost.values()), row.zeros),
     ]
 
@@ -401,7 +481,13 @@ def _interval_chart(rows: Sequence[Row], metric: str) -> dict[str, Any]:
         "type": "nominal",
         "scale": {"domain": list(look), "range": [style.colour for style in look.values()]},
     }
-    x = {"field": "${field:sparsity}", "type": "quantitative", "axis": {"format": "%"}}
+    reached = {
+        "field": "${field:reached}",
+        "type": "quantitative",
+        "title": "sparsity",
+        "axis": {"format": "%"},
+        "scale": {"zero": False},
+    }
     y = {
         "type": "quantitative",
         "title": metric,
@@ -409,27 +495,28 @@ def _interval_chart(rows: Sequence[Row], metric: str) -> dict[str, Any]:
         "scale": {"zero": False, "nice": not math.isfinite(bounds(metric)[1])},
         "axis": {"format": "%" if in_percent(metric) else "g"},
     }
+    mean = {**y, "field": "${field:mean}"}
+    tooltip = [{"field": f"${{field:{column}}}"} for column in COLUMNS]
+    ends = {"y": {**y, "field": "${field:low}"}, "y2": {"field": "${field:high}"}}
+    shape = {"field": "${field:method}", "type": "nominal"}
+    dense, pruned = (
+        {"filter": {"field": "${field:sparsity}", **condition}}
+        for condition in ({"lte": 0}, {"gt": 0})
+    )
+    point = {"type": "point", "filled": True, "size": 50}
+    layers = [
+        (dense, {"type": "rule", "strokeDash": [2, 4]}, {"y": mean, "tooltip": tooltip}),
+        (pruned, "line", {"x": reached, "y": mean}),
+        (pruned, point, {"x": reached, "y": mean, "shape": shape, "tooltip": tooltip}),
+        (pruned, "rule", {"x": reached, **ends}),
+    ]
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "title": "${string:title}",
         "data": {"name": "wandb"},
-        "encoding": {"x": x, "color": colour},
+        "encoding": {"color": colour},
         "layer": [
-            {"mark": "line", "encoding": {"y": {**y, "field": "${field:mean}"}}},
-            {
-                "mark": {"type": "point", "filled": True, "size": 50},
-                "encoding": {
-                    "y": {**y, "field": "${field:mean}"},
-                    "shape": {"field": "${field:method}", "type": "nominal"},
-                    "tooltip": [{"field": f"${{field:{column}}}"} for column in COLUMNS],
-                },
-            },
-            {
-                "mark": "rule",
-                "encoding": {
-                    "y": {**y, "field": "${field:low}"},
-                    "y2": {"field": "${field:high}"},
-                },
-            },
+            {"transform": [chosen], "mark": mark, "encoding": encoding}
+            for chosen, mark, encoding in layers
         ],
     }

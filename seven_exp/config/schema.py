@@ -165,12 +165,15 @@ class Analysis(_Section):
 class Tracker(_Section):
     """conf/tracker; if a key is null, W&B's own settings decide."""
 
-    mode: Literal["online", "offline", "disabled"] | None
-    project: str | None
-    entity: str | None
-    group: str | None
-    tags: list[str] | None
-    also: list[str]
+    mode: Literal["online", "offline", "disabled"] | None = None
+    project: str | None = None
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] | None = None
+    notes: str | None = None
+    artifacts: Literal["none", "masks", "model"] = "masks"
+    view: bool = True
+    also: list[str] = []
 
 
 Contrast = Annotated[str, Field(pattern=r"^[^:]+:.*[^:]$")]

@@ -44,9 +44,9 @@ from seven_exp.runs.build import calibration_of, check_length, data_of, first_ex
 from seven_exp.runs.parts import pruner_of
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.reads import Method
-from seven_exp.runs.record import facts_of, info_of, with_outcome
+from seven_exp.runs.record import facts_of, with_outcome
 from seven_exp.tasks import LanguageModelling
-from seven_exp.tracking import Tracker, writing
+from seven_exp.tracking import Tracker, described, writing
 from seven_exp.training.checkpoints import digest_of
 from seven_exp.training.compute import Compute
 from seven_exp.training.flops import forward_flops
@@ -224,10 +224,12 @@ def run(turn: InTurn, folder: Path, tracker: Tracker) -> dict[str, Any]:
         place(model, turn.shards.read(turn.rest, model.state_dict()), turn.compute.device)
         _to_device(model, turn.compute.device)
     model.tie_weights()  # type: ignore[operator]
-    facts = facts_of(config, model, pruner, turn.data, turn.departures, turn.compute.device)
+    plan, device = Plan.of(config, 1), turn.compute.device
+    facts = facts_of(config, model, pruner, turn.data, plan, turn.departures, device)
     outcome = Outcome(turn.data.task.metric)
     facts |= {"started": provenance.now(), "sha256": {}}
-    tracker.start(info_of(config, pruner, turn.data.task, folder, uuid.uuid4().hex[:8], 0))
+    worse = turn.data.task.lower_is_better
+    tracker.start(described(facts, folder, lower_is_better=worse, id=uuid.uuid4().hex[:8]))
     since = time.perf_counter()
     with postponed() as asked:
         try:

@@ -1,7 +1,6 @@
 """The contents of ``results.json``."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +12,8 @@ from seven_exp.pruning import PRUNERS, Pruner
 from seven_exp.runs import provenance
 from seven_exp.runs.artifacts import SCHEMA
 from seven_exp.runs.identity import digest, run_identity
+from seven_exp.runs.plan import Plan
 from seven_exp.runs.reads import Method, unread
-from seven_exp.tasks import Task
-from seven_exp.tracking import RunInfo, titles
 from seven_exp.training.state import Outcome
 
 
@@ -24,11 +22,12 @@ def facts_of(
     model: nn.Module,
     pruner: Pruner,
     data: Data,
+    plan: Plan,
     departures: Sequence[str],
     device: torch.device,
 ) -> dict[str, Any]:
     """The part of a record that is known before the run starts."""
-    identity = run_identity(config)
+    identity, method = run_identity(config), Method.of(config)
     chosen_on = None if data.validation is None else "validation"
     return {
         "schema": SCHEMA,
@@ -42,6 +41,7 @@ def facts_of(
         "model": config.model.title,
         "dataset": config.dataset.title,
         "data_files": identity["dataset"].get("files"),
+        "metric": data.task.metric,
         "seed": config.seed,
         "sparsity_target": pruner.target,
         "params_total": sum(p.numel() for p in model.parameters()),
@@ -54,7 +54,8 @@ def facts_of(
             torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         ),
         "config": config.model_dump(),
-        "unread": unread(Method.of(config)),
+        "unread": unread(method),
+        "effective": effective(method, data, plan, device),
         "test_examples": data.test_examples,
         "validation_examples": getattr(data.validation, "examples", None),
         # Records without this key measured the test split during training, and took best from it.
@@ -78,21 +79,24 @@ def with_outcome(facts: Mapping[str, Any], pruner: Pruner, outcome: Outcome) -> 
     }
 
 
-def info_of(
-    config: RunConfig, pruner: Pruner, task: Task, folder: Path, id: str, resumed: int
-) -> RunInfo:
-    """What trackers are told of a run."""
-    name, group = titles(
-        pruner.name, pruner.target, config.seed, config.model.title, config.dataset.title
-    )
-    return RunInfo(
-        name=name,
-        group=group,
-        tags=[pruner.name],
-        config=config.model_dump(),
-        folder=folder,
-        metric=task.metric,
-        lower_is_better=task.lower_is_better,
-        id=id,
-        resumed=resumed,
-    )
+def effective(method: Method, data: Data, plan: Plan, device: torch.device) -> dict[str, Any]:
+    """Dotted key -> what a null, "auto" or a fraction of the config stands for in this run.
+
+    ``plan`` has the steps of warmup and pruning.
+    """
+    sizes = [getattr(split, "examples", None) for split in (data.validation, data.train)]
+    held_out = None if None in sizes else round(sizes[0] / sum(sizes), 3)
+    window = ("begin", "end", "interval") if method.in_training else ("prune_at", "retrain")
+    found = {
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "dataset.validation": 0.0 if data.validation is None else held_out,
+        "trainer.max_steps": plan.steps,
+        "trainer.eval_interval": plan.eval_interval,
+        "plan.warmup": plan.warmup,
+    }
+    if method.prunes:
+        found |= {f"pruner.{key}": value for key, value in method.chosen.items()}
+        found |= {f"plan.{key}": getattr(plan, key) for key in window}
+    hidden = unread(method)
+    return {key: v for key, v in found.items() if v is not None and key not in hidden}

@@ -11,9 +11,9 @@ from seven_exp.config import RunConfig
 from seven_exp.runs import artifacts, in_turn, provenance
 from seven_exp.runs.build import first_example
 from seven_exp.runs.parts import Parts, build
-from seven_exp.runs.record import facts_of, info_of, with_outcome
+from seven_exp.runs.record import facts_of, with_outcome
 from seven_exp.runs.session import Session
-from seven_exp.tracking import Tracker, Trackers, write_json, writing
+from seven_exp.tracking import Tracker, Trackers, described, write_json, writing
 from seven_exp.training.checkpoints import Checkpoints
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.freed_memory import keep_freed_memory
@@ -57,7 +57,8 @@ def run_experiment(
     log.info("%s", parts.state.pruner.coverage)
     state, pruner = parts.state, parts.state.pruner
     facts = facts_of(
-        config, state.model, pruner, parts.data, parts.departures, parts.compute.device
+        *(config, state.model, pruner, parts.data, parts.plan, parts.departures),
+        parts.compute.device,
     )
     checkpoints = Checkpoints(folder / "checkpoints", facts["run_hash"], config.run.keep)
     saved: dict[str, Any] = {
@@ -71,7 +72,12 @@ def run_experiment(
     if saved["step"]:
         log.info("continuing after step %d of %d in %s", saved["step"], parts.plan.steps, folder)
     tracker = tracker if world.main else Trackers([])
-    tracker.start(info_of(config, pruner, parts.data.task, folder, saved["id"], saved["step"]))
+    tracker.start(
+        described(
+            facts, folder, lower_is_better=parts.data.task.lower_is_better,
+            id=saved["id"], resumed=saved["step"],
+        )
+    )  # fmt: skip
     with postponed() as asked:
         try:
             if parts.diverged is not None:

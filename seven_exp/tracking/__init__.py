@@ -1,15 +1,14 @@
 """Trackers: the record on disk, and others, such as W&B, whose failures are contained."""
 
-import os
-
 from seven_exp.config import Tracker as TrackerConfig
+from seven_exp.tracking.described import Sweep, described, sweep_name
 from seven_exp.tracking.guarded import Guarded
-from seven_exp.tracking.interface import Histogram, RunInfo, Tracker, Trackers, Value, titles
+from seven_exp.tracking.interface import Histogram, RunInfo, Tracker, Trackers, Value
 from seven_exp.tracking.local import LocalRecord, RecordError, plain, write_json, writing
 from seven_exp.tracking.registry import TRACKERS
 from seven_exp.tracking.replay import replay
 from seven_exp.tracking.through_accelerate import AccelerateTracker
-from seven_exp.tracking.weights_and_biases import WandbTracker, logged_in
+from seven_exp.tracking.weights_and_biases import WandbTracker, logged_in, mode_of, place_of
 
 __all__ = [
     "TRACKERS",
@@ -19,15 +18,19 @@ __all__ = [
     "LocalRecord",
     "RecordError",
     "RunInfo",
+    "Sweep",
     "Tracker",
     "Trackers",
     "Value",
     "WandbTracker",
     "build_tracker",
+    "described",
     "logged_in",
+    "mode_of",
+    "place_of",
     "plain",
     "replay",
-    "titles",
+    "sweep_name",
     "write_json",
     "writing",
 ]
@@ -41,18 +44,7 @@ def build_tracker(config: TrackerConfig) -> Tracker:
         ValueError: A tracker is unknown.
     """
     trackers: list[Tracker] = [LocalRecord()]
-    environment = os.environ.get("WANDB_MODE")
-    if "disabled" not in (config.mode, environment):
-        offline = config.mode == "offline" or (
-            config.mode is None and environment in ("offline", "dryrun")
-        )
-        wandb = WandbTracker(
-            "offline" if offline else "online",
-            config.project,
-            config.entity,
-            config.group,
-            config.tags,
-        )
-        trackers.append(Guarded(wandb))
+    if (mode := mode_of(config)) != "disabled":
+        trackers.append(Guarded(WandbTracker(mode, config)))
     trackers += [Guarded(TRACKERS[name](config)) for name in config.also]
     return Trackers(trackers)

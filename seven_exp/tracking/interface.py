@@ -1,7 +1,7 @@
 """The interface of trackers, which log a run's metrics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -36,6 +36,9 @@ class RunInfo:
         lower_is_better: Whether lower values of it are better.
         id: Unique, and the same when the run continues after an interruption.
         resumed: Number of steps whose metrics are kept; later ones will be logged again. 0: none.
+        job: "train", "prune" or "tune".
+        effective: Dotted key -> what a null or a fraction of the config stands for in this run.
+        unread: Dotted keys of the config that the run never reads.
     """
 
     name: str
@@ -47,11 +50,33 @@ class RunInfo:
     lower_is_better: bool = False
     id: str | None = None
     resumed: int = 0
+    job: str = "train"
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    unread: Sequence[str] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the run reads, with the keys of the command line and no null."""
+        names = {key.removesuffix(".name") for key in self.unread}
+        below = tuple(f"{key}." for key in self.unread)
+        used = {
+            key: value
+            for key, value in command_line_keys(self.config).items()
+            if value not in (None, "auto") and key not in names and not key.startswith(below)
+        }
+        return {**self.effective, **used}
 
 
-def titles(pruner: str, sparsity: float, seed: int, model: str, dataset: str) -> tuple[str, str]:
-    """A run's name and group."""
-    return f"{pruner}-{sparsity:g}-seed{seed}", f"{model}-{dataset}-{pruner}"
+def command_line_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested config with the keys of the command line: ``group`` for its name, ``group.key``."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            inner = command_line_keys(value)
+            flat |= {key if k == "name" else f"{key}.{k}": v for k, v in inner.items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 class Tracker(Protocol):

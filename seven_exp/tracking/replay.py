@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from seven_exp.tracking.interface import RunInfo, Tracker, titles
+from seven_exp.tracking.described import described
+from seven_exp.tracking.interface import Tracker
 
 
 def replay(folder: Path, record: dict[str, Any], tracker: Tracker, lower_is_better: bool) -> None:
@@ -19,24 +20,9 @@ def replay(folder: Path, record: dict[str, Any], tracker: Tracker, lower_is_bett
     Raises:
         OSError, ValueError: ``metrics.jsonl`` can't be read.
     """
-    name, group = titles(
-        *(record["pruner"], record["sparsity_target"], record["seed"]),
-        *(record["model"], record["dataset"]),
-    )
     lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     curves = [json.loads(line) for line in lines]
-    tracker.start(
-        RunInfo(
-            name=name,
-            group=group,
-            tags=[record["pruner"]],
-            config=record["config"],
-            folder=folder,
-            metric=record.get("metric", "accuracy"),
-            lower_is_better=lower_is_better,
-            id=record["run_hash"],
-        )
-    )
+    tracker.start(described(record, folder, lower_is_better=lower_is_better, id=record["run_hash"]))
     for values in curves:
         step = values.pop("step")
         tracker.log(step, {key: value for key, value in values.items() if value is not None})

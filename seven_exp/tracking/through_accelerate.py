@@ -10,7 +10,7 @@ from seven_exp.config import ConfigError
 from seven_exp.config import Tracker as TrackerConfig
 from seven_exp.tracking.interface import Histogram, RunInfo, Value
 from seven_exp.tracking.registry import TRACKERS
-from seven_exp.tracking.weights_and_biases import PROJECT, command_line_keys
+from seven_exp.tracking.weights_and_biases import PROJECT
 
 ARGUMENTS: Mapping[str, Callable[[str, RunInfo], dict[str, Any]]] = {
     "tensorboard": lambda _, run: {"run_name": "", "logging_dir": run.folder / "tensorboard"},
@@ -53,8 +53,7 @@ class AccelerateTracker:
         kind = LOGGER_TYPE_TO_CLASS[self._name]
         self._tracker = kind(**ARGUMENTS[self._name](self._project, run))
         self._tracker.start()
-        config = command_line_keys(run.config)
-        self._tracker.store_init_configuration({k: _simple(v) for k, v in config.items()})
+        self._tracker.store_init_configuration({k: _simple(v) for k, v in run.settings.items()})
         self._step = run.resumed
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:

@@ -1,13 +1,14 @@
-"""Weights & Biases: one W&B run per run, offline without a login."""
+"""Weights & Biases: one W&B run per run, offline without a login; its files as artifacts."""
 
 import logging
 import netrc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from seven_exp.config import Tracker as TrackerConfig
 from seven_exp.tracking.interface import Histogram, RunInfo, Value
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROJECT = "seven_exp"
+
+PACKAGE = Path(__file__).parent.parent
+"""The code that W&B saves if its setting ``save_code`` asks for it."""
 
 INIT_SECONDS = 30
 """Seconds that an unreachable server may delay a run's start."""
@@ -27,34 +31,31 @@ FINISH_SECONDS = 60
 """
 
 
+ALERTED = 63
+"""Most characters of an alert's title."""
+
+
 class WandbTracker:
-    """Logs a run's config, curves and final metrics; a group is a model, a data set and a pruner.
+    """Logs a run's config, curves, final metrics and files.
 
     The x axis of curves is ``step``; final metrics are in the summary under ``final/`` and
     ``best/``. The config has one level, with the keys of the command line: ``pruner``,
-    ``sparsity``, ``optimizer.lr``; so it agrees with a W&B sweep over the same keys.
+    ``sparsity``, ``optimizer.lr``; so it agrees with a W&B sweep over the same keys. It holds what
+    the run reads, with the values that nulls stand for.
 
-    For arguments that are None, W&B's own settings decide: its environment variables, and the file
-    that ``wandb init`` writes; then the defaults given here.
+    A finished run uses an artifact that identifies its dense start, and logs one with its files.
+    A run that fails causes an alert.
+
+    For values that are None, W&B's own settings decide: its environment variables, and the file
+    that ``wandb init`` writes; then "seven_exp" as the project, and `RunInfo`.
 
     Args:
         mode: "online" or "offline".
-        project: W&B project; None: "seven_exp".
-        entity: User or team; None: the account's default.
-        group: Runs that belong together; None: as `RunInfo` says.
-        tags: Besides those of `RunInfo`; None: none.
+        config: The section ``tracker`` of the config.
     """
 
-    def __init__(
-        self,
-        mode: str,
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        tags: Sequence[str] | None = None,
-    ) -> None:
-        self.mode, self.project, self.entity = mode, project, entity
-        self.group, self.tags = group, tags
+    def __init__(self, mode: str, config: TrackerConfig) -> None:
+        self.mode, self.config = mode, config
         self._run: wandb.Run | None = None
 
     @property
@@ -64,13 +65,14 @@ class WandbTracker:
 
     def start(self, run: RunInfo) -> None:
         """Open the W&B run, or an offline one without an account or a server."""
-        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_SILENT", "true")  # read when W&B is first used
         # W&B's usage statistics print errors when they can't be delivered.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         import wandb
 
         # An agent passes its run id to a process, which may execute other runs after this one.
         self._id = os.environ.pop("WANDB_RUN_ID", run.id)
+        self._folder = run.folder
         mode = self.mode
         if mode == "online" and not logged_in():
             mode = "offline"
@@ -115,6 +117,15 @@ class WandbTracker:
             TimeoutError: The wait timed out; the message says how to upload the rest.
         """
         assert self._run is not None
+        if record["status"] == "failed":
+            title = f"failed: {self._run.name}"[:ALERTED]
+            self._run.alert(title, str(record.get("error")), level="ERROR")
+        elif record["status"] == "finished" and self.config.artifacts != "none":
+            try:
+                self._log_files(record)
+            except Exception as error:
+                # W&B's exceptions share no base class.
+                log.warning("W&B has not got the run's files (%s)", " ".join(str(error).split()))
         summary = {
             "status": record["status"],
             "run_hash": record["run_hash"],
@@ -139,52 +150,125 @@ class WandbTracker:
                 f"the server did not receive everything; to upload the rest: wandb sync {folder}"
             ) from error
 
+    def _log_files(self, record: Mapping[str, Any]) -> None:
+        """The dense start as an artifact that the run uses, and the run's files as its own.
+
+        W&B uploads files from where they are: it makes no copies, and an offline run writes only
+        their names and checksums.
+        """
+        import wandb
+
+        assert self._run is not None
+        if (start := record.get("sha256", {}).get("start")) is not None:
+            about = {key: record[key] for key in ("model", "dataset")}
+            dense = wandb.Artifact(
+                f"dense-{start[:12]}", "dense-start", metadata={**about, "sha256": start}
+            )
+            # `use_artifact` waits for the server, and refuses to work offline.
+            self._run._log_artifact(dense, aliases=[], is_user_created=True, use_after_commit=True)
+        figures = {"sparsity": record["sparsity"], **record["metrics"]}
+        own = wandb.Artifact(artifact_name(record), "run", metadata=figures)
+        for name, path in self._files(record):
+            own.add_file(str(path), name, policy="immutable", skip_cache=True)
+        self._run.log_artifact(own)
+        if not self.offline:
+            own.wait(FINISH_SECONDS)
+
+    def _files(self, record: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+        """Names and places of the files that the run's artifact holds."""
+        names = ["results.json", *record.get("sha256", {})]
+        if self.config.artifacts == "model":
+            # The record has no checksums of a language model's configs and tokenizer.
+            names += [f"model/{path.name}" for path in sorted(self._folder.glob("model/*"))]
+        else:
+            names = [name for name in names if "/" not in name]
+        plugins = map(Path, record["config"].get("plugins", ()))
+        places = {name: self._folder / name for name in names}
+        places |= {f"plugins/{path.name}": path for path in plugins}
+        yield from ((name, path) for name, path in places.items() if path.is_file())
+
     def _open(self, run: RunInfo, mode: str) -> "wandb.Run":
         import wandb
 
-        own = wandb.setup().settings
-        tags = own.run_tags or () if self.tags is None else self.tags
+        own, config = wandb.setup().settings, self.config
+        tags = own.run_tags or () if config.tags is None else config.tags
         opened = wandb.init(
             mode="offline" if mode == "offline" else "online",
-            project=self.project or own.project or PROJECT,
-            entity=self.entity,
+            project=config.project or own.project or PROJECT,
+            entity=config.entity,
             id=self._id,
             resume="allow" if run.resumed else None,
             name=own.run_name or run.name,
-            group=self.group or own.run_group or run.group,
+            group=config.group or own.run_group or run.group,
+            notes=config.notes or own.run_notes,
             tags=[*run.tags, *tags],
-            job_type="train",
+            job_type=own.run_job_type or run.job,
             dir=os.environ.get("WANDB_DIR", run.folder),
-            config=command_line_keys(run.config),
+            config=run.settings,
             # Each job of a sweep in one process is a separate run.
             reinit="finish_previous",
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                init_timeout=INIT_SECONDS,
-                finish_timeout=own.finish_timeout or FINISH_SECONDS,
-                finish_timeout_raises=True,
-                disable_git=True,
-            ),
+            settings=limits(),
         )
         assert opened is not None
+        if opened.settings.save_code:
+            opened.log_code(str(PACKAGE), f"source-{PACKAGE.name}")
         return opened
 
 
-def command_line_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested config with the keys of the command line: ``group`` for its name, ``group.key``."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            inner = command_line_keys(value)
-            flat |= {key if k == "name" else f"{key}.{k}": v for k, v in inner.items()}
-        else:
-            flat[key] = value
-    return flat
+def limits() -> "wandb.Settings":
+    """Settings of every W&B run: nothing on the terminal, and no long wait for a server.
+
+    The commit and the diff are those of this package's checkout, or else of the present folder.
+    """
+    import wandb
+
+    checkout = PACKAGE.parent if (PACKAGE.parent / ".git").exists() else Path.cwd()
+    return wandb.Settings(
+        git_root=str(checkout),
+        console="off",
+        silent=True,
+        init_timeout=INIT_SECONDS,
+        finish_timeout=wandb.setup().settings.finish_timeout or FINISH_SECONDS,
+        finish_timeout_raises=True,
+    )
+
+
+def artifact_name(record: Mapping[str, Any]) -> str:
+    """Name of the artifact with a run's files."""
+    return f"run-{record['run_hash']}"
+
+
+def mode_of(config: TrackerConfig) -> str:
+    """Online, offline or disabled, as the config says, or else ``WANDB_MODE``."""
+    environment = os.environ.get("WANDB_MODE")
+    if "disabled" in (config.mode, environment):
+        return "disabled"
+    if config.mode is None:
+        return "offline" if environment in ("offline", "dryrun") else "online"
+    return config.mode
+
+
+def place_of(entity: str | None, project: str | None) -> tuple[str, str]:
+    """Entity and project of runs whose config says this; None: as W&B's settings say.
+
+    Raises:
+        ConnectionError: The account's default entity is needed, and W&B does not tell it.
+    """
+    import wandb
+
+    own = wandb.setup().settings
+    try:
+        entity = entity or own.entity or wandb.Api().default_entity
+    except Exception as error:
+        raise ConnectionError(" ".join(str(error).split())) from error
+    if entity is None:
+        raise ConnectionError("the account has no default entity: tracker.entity names one")
+    return entity, project or own.project or PROJECT
 
 
 def logged_in() -> bool:
     """Whether W&B has a key or token: in its settings, or stored by ``wandb login``."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # read when W&B is first used
     import wandb
 
     settings = wandb.setup().settings
