@@ -155,7 +155,7 @@ def test_a_set_that_can_t_be_downloaded_is_one_line(loaded, monkeypatch):
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(ValueError, match="dataset.repository is 'a/b': it can't be read: no netw"):
+    with pytest.raises(ValueError, match=r"dataset.repository is 'a/b': it can't be read: no netw"):
         loaded(None, data_dir=None, repository="a/b")
 
 

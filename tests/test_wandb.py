@@ -10,13 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import wandb
 import yaml
 from preloaded import python
 from test_cli import ROOT, train
 from test_conf import composed
 from test_tracking import CONFIG, RECORD, info, offline_records
-from wandb_server import ENTITY, WandbServer
+from wandb_server import ENTITY
 
 from seven_exp.config import Tracker
 from seven_exp.runs.run import run_experiment
