@@ -1,9 +1,11 @@
 """Main effects and interactions, against a textbook's and against least squares."""
 
+import csv
 import itertools
 
 import numpy as np
 import pytest
+from test_compare import run_main, write
 
 from seven_exp.compare.effects import factorials, sentences
 from seven_exp.compare.statistics import estimate
@@ -128,3 +130,28 @@ def test_what_is_no_factorial_is_one_line(change, factors, words):
         values = {cell: own for cell, own in values.items() if cell[0] == "a0"}
     with pytest.raises(ValueError, match=words):
         factorials(rows_with(values, KEYS), factors)
+
+
+def test_a_sweeps_effects_are_printed_drawn_and_written(tmp_path, capsys):
+    for seed, power, memory in itertools.product(range(3), (0.0, 1.0), ("last", "sum")):
+        pruner = {"name": "sensitivity_dyn", "power": power, "memory": memory}
+        accuracy = 0.8 + 0.04 * (memory == "sum") + 0.01 * seed + 0.001 * seed * power
+        write(tmp_path, "sensitivity_dyn", 0.9, seed, accuracy, config={"pruner": pruner})
+    write(tmp_path, "dense", 0.0, 0, 0.97)
+    assert run_main([str(tmp_path), "--effects", "pruner.power, pruner.memory"]) == 0
+    said = capsys.readouterr().out
+    assert "mlp on digits at 90%, 3 seeds:" in said
+    assert "pruner.memory: 99.9% of the variance, most for sum: +2.00 ± 0.00 points" in said
+    with (tmp_path / "comparison_effects.csv").open() as file:
+        lines = {(line["term"], line["level"]): line for line in csv.DictReader(file)}
+    assert float(lines["pruner.memory", "last"]["effect"]) == pytest.approx(-0.02)
+    # Seeds 0, 1 and 2 gain 0, 0.1 and 0.2 points with the factor: half of the mean is 0.05.
+    assert float(lines["pruner.power", "1.0"]["effect"]) == pytest.approx(0.0005)
+    assert ("pruner.power x pruner.memory", "1.0 x sum") in lines
+    assert (tmp_path / "comparison_effects.png").stat().st_size > 1000
+    assert "Effects of crossed settings" in (tmp_path / "comparison.html").read_text()
+
+    assert run_main([str(tmp_path), "--effects", "pruner.powr,pruner.memory"]) == 2
+    assert "did you mean 'pruner.power'" in capsys.readouterr().err
+    assert run_main([str(tmp_path)]) == 0
+    assert not list(tmp_path.glob("comparison_effects.*"))

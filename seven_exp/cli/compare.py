@@ -52,6 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="whose p values Holm's correction covers together (sparsity)",
     )
     parser.add_argument(
+        "--effects",
+        default="",
+        metavar="KEY,KEY,...",
+        help="main effects and interactions of settings that a sweep has crossed: pruner, or keys "
+        "such as trainer.max_steps",
+    )
+    parser.add_argument(
         "--published", action="store_true", help="also print the published figures of SEVEN"
     )
     parser.add_argument("--output", type=Path, help="folder of the files (the first FOLDER)")
@@ -99,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.margin is not None and not 0 < options.margin < math.inf:
             raise ValueError(f"--margin is {options.margin}: choose a number above 0")
         inference = Inference(
-            options.unpaired, options.family, split(options.contrast), options.margin
+            *(options.unpaired, options.family, split(options.contrast), options.margin),
+            factors=tuple(filter(None, map(str.strip, options.effects.split(",")))),
         )
         if options.serve:
             serve(options.folders, options.metric, options.baseline, options.port, inference)

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from seven_exp.compare import effects
 from seven_exp.compare.contrasts import (
     Planned,
     p_words,
@@ -36,6 +37,7 @@ class Conclusions:
         inference: The options of the tests.
         contrasts: The planned ones; empty if none was planned.
         ranks: One for each sparsity; empty for a single task.
+        factorials: One for each task and sparsity; empty if no factors were named.
         notes: Planned contrasts that have no result.
     """
 
@@ -43,6 +45,7 @@ class Conclusions:
     inference: Inference
     contrasts: Sequence[Planned]
     ranks: Sequence[Ranks]
+    factorials: Sequence[effects.Factorial]
     notes: Sequence[str]
 
     @classmethod
@@ -50,10 +53,13 @@ class Conclusions:
         """Test the plan and rank the methods.
 
         Raises:
-            ValueError: A contrast names no method of the rows.
+            ValueError: A contrast names no method of the rows, or the named factors are not
+                crossed.
         """
         contrasts, notes = planned(rows, metric, inference)
-        return cls(metric, inference, contrasts, rank(rows, metric), notes)
+        factors = inference.factors
+        crossed = effects.factorials(rows, factors) if factors else []
+        return cls(metric, inference, contrasts, rank(rows, metric), crossed, notes)
 
     @property
     def captions(self) -> list[str]:
@@ -122,6 +128,9 @@ class Conclusions:
             console.print(table)
             for line in sentences(ranks):
                 console.print(Text(line), soft_wrap=True)
+        for factorial in self.factorials:
+            for line in effects.sentences(factorial, self.metric):
+                console.print(Text(line), soft_wrap=True)
 
     def facts(self) -> list[dict[str, Any]]:
         """The contrasts' numbers in full precision."""
@@ -166,6 +175,10 @@ class Conclusions:
             for method, mean in ranks.means.items()
         ]
 
+    def effect_facts(self) -> list[dict[str, Any]]:
+        """The effects in full precision."""
+        return [line for one in self.factorials for line in one.lines(self.metric)]
+
     def sections(self) -> list[Section]:
         """Sections of the page; none if there is nothing to say."""
         found = []
@@ -184,6 +197,12 @@ class Conclusions:
             said = [f"{percent(r.sparsity)}: {line}" for r in self.ranks for line in _sentences(r)]
             title = f"Mean ranks of {self.metric} over the tasks"
             found.append(Section("ranks", title, {}, as_svg(draw(self.ranks)), " ".join(said)))
+        if self.factorials:
+            from seven_exp.compare.plot import as_svg
+
+            title = f"Effects of crossed settings on {self.metric}"
+            picture = as_svg(effects.draw(self.factorials, self.metric))
+            found.append(Section("effects", title, {}, picture, effects.CAPTION))
         return found
 
 

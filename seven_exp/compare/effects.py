@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+CAPTION = (
+    "Main effects (mean over all combinations with a level minus mean over all, with 95% intervals "
+    "over seeds) and the share of each setting and pair in the variance between combinations."
+)
+
+_SMALL = 0.005
+"""Share of the variance below which a term has no sentence."""
+
 Term = tuple[str, ...]
 """One factor for its main effect, two for their interaction."""
 
@@ -212,17 +220,18 @@ def _draw_shares(axes: "Axes", one: Factorial, look: Look) -> None:
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_xlim(0, 115)
-    axes.set_xlabel(f"share of the variance between combinations, % (sum {sum(values):.1f})")
+    axes.set_xlabel(f"share of the variance, % (sum {sum(values):.1f})")
 
 
 def sentences(one: Factorial, metric: str) -> list[str]:
-    """The terms by their share, with the range of their effects."""
+    """The terms with the largest shares, each with its largest effect."""
     model, dataset = one.task
     scale, unit = (100, " points") if in_percent(metric) else (1, "")
     said = [f"{model} on {dataset} at {percent(one.sparsity)}, {len(one.seeds)} seeds:"]
     if one.left_out:
         said[0] += f" ({one.left_out} seeds without all combinations are left out)"
-    for term, share in sorted(one.shares.items(), key=lambda item: -item[1]):
+    told = {term: share for term, share in one.shares.items() if share >= _SMALL}
+    for term, share in sorted(told.items(), key=lambda item: -item[1]):
         own = one.effects[term]
         best = max(own, key=lambda levels: own[levels].mean)
         effect = own[best]
@@ -231,4 +240,6 @@ def sentences(one: Factorial, metric: str) -> list[str]:
             f"  {' x '.join(term)}: {100 * share:.1f}% of the variance, most for "
             f"{' x '.join(best)}: {scale * effect.mean:+.2f}{half}{unit}"
         )
+    if untold := len(one.shares) - len(told):
+        said.append(f"  {untold} other terms: below {100 * _SMALL:g}% of the variance each")
     return said

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seven_exp.compare import paper, rank_diagram, search
+from seven_exp.compare import effects, paper, rank_diagram, search
 from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.look import Look
 from seven_exp.compare.page import write_html
@@ -22,7 +22,8 @@ PICTURES = ("png", "svg", "pdf")
 FORMATS = ("csv", "html", *PICTURES, "tex", "md")
 
 _PARTS = {
-    f"comparison_{part}" for part in ("differences", "contrasts", "ranks", "search", "conclusions")
+    f"comparison_{part}"
+    for part in ("differences", "contrasts", "ranks", "effects", "search", "conclusions")
 }
 """Names of files that not every comparison has."""
 
@@ -63,6 +64,7 @@ class Output:
         data = {
             "comparison_contrasts": conclusions.facts(),
             "comparison_ranks": conclusions.rank_facts(),
+            "comparison_effects": conclusions.effect_facts(),
         }
         data = {name: lines for name, lines in data.items() if lines}
         for name in _PARTS - figures.keys() - data.keys():
@@ -113,6 +115,11 @@ class Output:
                 f"Mean ranks of {look.name(metric)}, 1 is best; a bar joins methods that do not "
                 "differ at 5% (Nemenyi)."
             )
+        if conclusions.factorials:
+            figures["comparison_effects"] = partial(
+                effects.draw, conclusions.factorials, metric, look
+            )
+            captions["comparison_effects"] = effects.CAPTION
         if found:
             figures["comparison_search"] = partial(search.draw, found, look)
             captions["comparison_search"] = search.caption(found, look)

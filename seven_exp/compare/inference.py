@@ -24,6 +24,7 @@ class Inference:
             otherwise in the metric's unit; None: equivalence is not tested.
         stated: Where the runs' configs state contrasts and margin, as part of a sentence; "" if
             they were named when comparing.
+        factors: Crossed settings whose effects are estimated.
     """
 
     differ: Differ = paired_difference
@@ -31,6 +32,7 @@ class Inference:
     contrasts: tuple[str, ...] = ()
     margin: float | None = None
     stated: str = ""
+    factors: tuple[str, ...] = ()
 
 
 PAIRED = Inference()
