@@ -21,7 +21,8 @@ defer_compiler()  # whose import takes longer than torch's
 gc.disable()  # until the tests are collected: their imports make a million objects
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=30)
-settings.load_profile("default")
+settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(autouse=True, scope="session")

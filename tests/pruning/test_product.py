@@ -105,7 +105,7 @@ def check_counts(pruner, scope, pattern, sparsity):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PRUNERS if PRUNERS[name].prunes])
-@settings(max_examples=30)
+@settings(max_examples=settings().max_examples * 2 // 5)
 @given(
     when=st.sampled_from(["before", "during", "after"]),
     schedule=st.sampled_from(list(SCHEDULES)),
