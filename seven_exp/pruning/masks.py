@@ -43,8 +43,8 @@ class Masks:
             flat.append(_in_memory(mask))
         self.bits, self.kept = fused.pack(flat)
 
-    def lie_like(self, weights: Sequence[Tensor]) -> list[bool]:
-        """For each weight, whether its mask's bits follow the weight's memory order."""
+    def same_layout(self, weights: Sequence[Tensor]) -> list[bool]:
+        """For each weight, whether its mask is stored in the weight's memory order."""
         return [w.stride() == stride for w, (_, stride) in zip(weights, self._layouts, strict=True)]
 
     def beside(self, weights: Sequence[Tensor]) -> "Masks":
@@ -79,7 +79,7 @@ class Masks:
         Args:
             weights: Tensors of the shapes that the masks were made for.
         """
-        alike = self.lie_like(weights)
+        alike = self.same_layout(weights)
         flat = [_in_memory(w.detach()) for w, same in zip(weights, alike, strict=True) if same]
         fused.zero(flat, [bits for bits, same in zip(self.bits, alike, strict=True) if same])
         if not all(alike):

@@ -9,9 +9,11 @@ import tempfile
 from ctypes import POINTER, c_float, c_int, c_int64
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from seven_exp.pruning.kernels.addresses import Address
+import torch
+
+from seven_exp.pruning.kernels.addresses import Address, Layers
 
 _SOURCE = Path(__file__).with_name("fused.c")
 _ALWAYS = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
@@ -40,6 +42,23 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "zero_4_bytes": (_COLUMN, _COLUMN, c_int),
     "zero_2_bytes": (_COLUMN, _COLUMN, c_int),
 }
+
+
+class Kernels(NamedTuple):
+    """The functions of fused.c, and the layers that a call works on.
+
+    Attributes:
+        library: See `library`.
+        layers: The arguments that every function begins with.
+    """
+
+    library: ctypes.CDLL
+    layers: Layers
+
+    def run(self, name: str, *arguments: Any) -> None:
+        """Call a function on the layers, with as many threads as torch uses."""
+        threads = torch.get_num_threads()
+        getattr(self.library, name)(*self.layers.arguments, *arguments, threads)
 
 
 @cache

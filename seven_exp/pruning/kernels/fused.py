@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.kernels.addresses import Column, Layers, address, alike, layers_of, plain
-from seven_exp.pruning.kernels.compiled import library
+from seven_exp.pruning.kernels.addresses import Column, address, alike, layers_of, plain
+from seven_exp.pruning.kernels.compiled import Kernels, library
 from seven_exp.pruning.kernels.seven_step import SevenStep
 
 _WORTH_COMPILING = 1 << 17
@@ -45,8 +45,8 @@ class Partition(NamedTuple):
     between: Tensor | None
 
 
-def compiled_seven(step: SevenStep) -> tuple[ctypes.CDLL, Layers] | None:
-    """The C library and its view of a step's tensors; see `compiled_for`."""
+def compiled_seven(step: SevenStep) -> Kernels | None:
+    """The compiled kernels for a step's tensors; see `compiled_for`."""
     single, moment = torch.float32, step.m[0].dtype
     if moment not in _MOMENTS:
         return None
@@ -57,9 +57,7 @@ def compiled_seven(step: SevenStep) -> tuple[ctypes.CDLL, Layers] | None:
 def seven(step: SevenStep) -> None:
     """Take the step: update ``m``, ``v`` and ``score`` in place."""
     if compiled := compiled_seven(step):
-        work, layers = compiled
-        passes = {torch.float32: work.seven_float32, torch.bfloat16: work.seven_bfloat16}
-        passes[step.m[0].dtype](*layers.arguments, step.factors(), torch.get_num_threads())
+        compiled.run(f"seven_{step.kind}", step.factors())
         return
     if kernel := _gpu_kernel(step):
         kernel(step)
@@ -135,18 +133,12 @@ def _trial(sizes: Sequence[int], device: torch.device, dtypes: Sequence[torch.dt
 
 def _seven_in_pieces(step: SevenStep) -> None:
     factors = list(step.factors())
-    for w, g, mean, square, total in _bundles(*step.tensors):
-        _seven_in_torch(w, g, mean, square, total, factors)
+    for columns in _bundles(*step.tensors):
+        _seven_in_torch(columns, factors)
 
 
-def _seven_in_torch(
-    w: list[Tensor],
-    g: list[Tensor],
-    mean: list[Tensor],
-    square: list[Tensor],
-    s: list[Tensor],
-    factors: Sequence[float],
-) -> None:
+def _seven_in_torch(columns: Sequence[list[Tensor]], factors: Sequence[float]) -> None:
+    w, g, mean, square, s = columns
     per_unit, alpha_1, beta_1, alpha_2, beta_2, unbias_root, unbias = factors
     a = [
         torch.nan_to_num(x.to(like.dtype), nan=0.0, posinf=0.0, neginf=0.0)
@@ -203,27 +195,24 @@ def partition(
     """
     columns = (scores,) if candidates is None else (scores, candidates)
     if compiled := compiled_for((scores, torch.float32), (candidates, torch.bool)):
-        work, layers = compiled
         between = torch.empty(room, dtype=torch.float32, device="cpu")
         totals = (ctypes.c_int64 * 5)()
-        work.partition(
-            *(*layers.arguments, low, high, address(between, torch.float32, room), room),
-            *(totals, torch.get_num_threads()),
-        )
+        found = address(between, torch.float32, room)
+        compiled.run("partition", low, high, found, room, totals)
         taking, above, at_high, at_low, taken = totals
         inside = between[:taken] if taken <= room else None
         return Partition(taking, above, at_high, at_low, inside)
 
-    found, gathered, device = [], [], scores[0].device
+    numbers, gathered, device = [], [], scores[0].device
     for bundle in _bundles(*columns):
         for score, *given in zip(*bundle, strict=True):
             (part,) = given or [torch.ones_like(score, dtype=torch.bool)]
             strictly = part & (score > low) & (score < high)
             marks = (part, part & (score > high), part & (score == high), part & (score == low))
-            numbers = [torch.count_nonzero(mark) for mark in [*marks, strictly]]
-            found.append(torch.stack(numbers).to(device))
+            own = torch.stack([torch.count_nonzero(mark) for mark in [*marks, strictly]])
+            numbers.append(own.to(device))
             gathered.append(score[strictly].to(device))
-    taking, above, at_high, at_low, taken = torch.stack(found).sum(0).tolist()
+    taking, above, at_high, at_low, taken = torch.stack(numbers).sum(0).tolist()
     inside = torch.cat(gathered) if taken <= room else None
     return Partition(taking, above, at_high, at_low, inside)
 
@@ -246,13 +235,10 @@ def best(
     columns = (scores,) if candidates is None else (scores, candidates)
     noted: list[list[int] | None] = [None] * len(scores)
     if compiled := compiled_for((scores, torch.float32), (candidates, torch.bool)):
-        work, layers = compiled
         masks = [torch.empty_like(score, dtype=torch.bool) for score in scores]
-        found, places = layers.totals(), (ctypes.c_int64 * (_NOTED * len(scores)))()
-        work.best(
-            *(*layers.arguments, threshold, layers.alike(masks, torch.bool)),
-            *(places, _NOTED, found, torch.get_num_threads()),
-        )
+        found, places = compiled.layers.totals(), (ctypes.c_int64 * (_NOTED * len(scores)))()
+        into = compiled.layers.alike(masks, torch.bool)
+        compiled.run("best", threshold, into, places, _NOTED, found)
         noted = [
             sorted(places[i * _NOTED : i * _NOTED + number])
             if number <= _NOTED and mask.is_contiguous()
@@ -282,9 +268,8 @@ def best(
 def counts(masks: Sequence[Tensor]) -> list[int]:
     """Number of True elements in each of some bool tensors."""
     if compiled := compiled_for((masks, torch.bool)):
-        work, layers = compiled
-        totals = layers.totals()
-        work.count(*layers.arguments, totals, torch.get_num_threads())
+        totals = compiled.layers.totals()
+        compiled.run("count", totals)
         return list(totals)
     # Collected on one device, so that the host synchronises once.
     return torch.stack([torch.count_nonzero(m).to(masks[0].device) for m in masks]).tolist()
@@ -300,10 +285,9 @@ def pack(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
         uint8 tensors of shape (ceil(n / 8),), element i being bit i % 8 of byte i // 8; the counts.
     """
     if compiled := compiled_for((masks, torch.bool)):
-        work, layers = compiled
         bits = [mask.new_empty((mask.numel() + 7) // 8, dtype=torch.uint8) for mask in masks]
-        totals = layers.totals()
-        work.pack(*layers.arguments, layers.bits(bits), totals, torch.get_num_threads())
+        totals = compiled.layers.totals()
+        compiled.run("pack", compiled.layers.bits(bits), totals)
         return bits, list(totals)
     bits = []
     for mask in masks:
@@ -317,8 +301,7 @@ def unpack(bits: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
     """The inverse of `pack`: bool tensors of shape (n,), given each n."""
     masks = [part.new_empty(size, dtype=torch.bool) for part, size in zip(bits, sizes, strict=True)]
     if compiled := compiled_for((masks, torch.bool)):
-        work, layers = compiled
-        work.unpack(*layers.arguments, layers.bits(bits), torch.get_num_threads())
+        compiled.run("unpack", compiled.layers.bits(bits))
         return masks
     return [
         _bytes_of(part.device)[part.int()].view(-1)[:size]
@@ -344,9 +327,7 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
         return
     dtype = weights[0].dtype
     if dtype in _ZEROED and (compiled := compiled_for((weights, dtype))):
-        work, layers = compiled
-        passes = {2: work.zero_2_bytes, 4: work.zero_4_bytes}
-        passes[dtype.itemsize](*layers.arguments, layers.bits(bits), torch.get_num_threads())
+        compiled.run(f"zero_{dtype.itemsize}_bytes", compiled.layers.bits(bits))
         return
     for weight, packed in zip(weights, bits, strict=True):
         on_cpu = weight.device.type == "cpu"
@@ -359,14 +340,14 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
             values.view(integer).bitwise_and_(mask.to(integer).neg_())
 
 
-def compiled_for(*columns: Column) -> tuple[ctypes.CDLL, Layers] | None:
-    """The C library and its arguments, if the tensors are supported and large enough."""
+def compiled_for(*columns: Column) -> Kernels | None:
+    """The compiled kernels, if the tensors are supported and large enough."""
     large = any(tensor.numel() >= _WORTH_COMPILING for tensor in columns[0][0] or ())
     if not large and not library.cache_info().currsize:
         return None
     layers = layers_of(*columns)
     compiled = library() if layers else None
-    return (compiled, layers) if compiled and layers else None
+    return Kernels(compiled, layers) if compiled and layers else None
 
 
 def _bundles(*columns: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:

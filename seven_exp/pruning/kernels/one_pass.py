@@ -36,18 +36,13 @@ def seven_and_best(step: SevenStep, masks: Masks, k: int) -> bool:
     """
     alive = sum(masks.kept)
     compiled = None
-    in_order = all(w.is_contiguous() for w in step.weights) and all(masks.lie_like(step.weights))
+    in_order = all(w.is_contiguous() for w in step.weights) and all(masks.same_layout(step.weights))
     if alive > _WORTHWHILE and 0 < k < alive and in_order:
         compiled = fused.compiled_seven(step)
     if compiled is None:
         fused.seven(step)
         return False
-    work, layers = compiled
-    sampled, choose = {
-        torch.float32: (work.sampled_float32, work.seven_and_best_float32),
-        torch.bfloat16: (work.sampled_bfloat16, work.seven_and_best_bfloat16),
-    }[step.m[0].dtype]
-    factors, threads = step.factors(), torch.get_num_threads()
+    factors, layers = step.factors(), compiled.layers
     new = [torch.empty_like(part) for part in masks.bits]
     old_bits, new_bits = layers.bits(masks.bits), layers.bits(new)
 
@@ -55,10 +50,8 @@ def seven_and_best(step: SevenStep, masks: Masks, k: int) -> bool:
     stride = sample_stride(total)
     drawn_at_most, number = math.ceil(total / stride), ctypes.c_int64()
     sample = torch.empty(drawn_at_most, dtype=torch.float32, device="cpu")
-    sampled(
-        *(*layers.arguments, old_bits, factors, stride),
-        *(address(sample, torch.float32, drawn_at_most), ctypes.byref(number), threads),
-    )
+    into = address(sample, torch.float32, drawn_at_most), ctypes.byref(number)
+    compiled.run(f"sampled_{step.kind}", old_bits, factors, stride, *into)
     drawn = number.value
     low, high, share = bracket(sample[:drawn], drawn, k / alive, _DEVIATIONS)
 
@@ -67,10 +60,8 @@ def seven_and_best(step: SevenStep, masks: Masks, k: int) -> bool:
     places = torch.empty(room, dtype=torch.int64, device="cpu")
     noted = address(values, torch.float32, room), address(places, torch.int64, room)
     counts = (ctypes.c_int64 * 2)()
-    choose(
-        *(*layers.arguments, old_bits, new_bits, factors, low, high),
-        *(*noted, room, counts, threads),
-    )
+    numbers = factors, low, high
+    compiled.run(f"seven_and_best_{step.kind}", old_bits, new_bits, *numbers, *noted, room, counts)
     above, inside = counts
     if not above < k <= above + inside or inside > room:
         return False
@@ -81,11 +72,10 @@ def seven_and_best(step: SevenStep, masks: Masks, k: int) -> bool:
     equal = (values == cut.value).nonzero().squeeze(1)
     if len(equal) > cut.ties:
         values[equal[places[equal].argsort()[cut.ties :]]] = -torch.inf
-    now, (count, sizes, weights, *_) = layers.totals(), layers.arguments
+    now, weights = layers.totals(), layers._replace(columns=layers.columns[:1])
     noted = address(values, torch.float32, inside), address(places, torch.int64, inside)
-    work.drop(
-        *(count, sizes, weights, old_bits, new_bits, *noted),
-        *(inside, cut.value, now, threads),
+    compiled._replace(layers=weights).run(
+        "drop", old_bits, new_bits, *noted, inside, cut.value, now
     )
     masks.bits, masks.kept = new, list(now)
     return True

@@ -32,6 +32,11 @@ class SevenStep(NamedTuple):
     t: int
 
     @property
+    def kind(self) -> str:
+        """The dtype of the moments, which ends the names of the compiled functions."""
+        return str(self.m[0].dtype).removeprefix("torch.")
+
+    @property
     def tensors(self) -> tuple[Sequence[Tensor], ...]:
         """The five sequences of tensors."""
         return self[:5]
