@@ -2,7 +2,7 @@
 
 from seven_exp.pruning import criteria
 from seven_exp.pruning.check import Check, LayerCheck
-from seven_exp.pruning.create import check_sparsity, create_pruner
+from seven_exp.pruning.create import create_pruner
 from seven_exp.pruning.criteria.score import GradientScore, ModelScore, Score, State
 from seven_exp.pruning.criteria.solver import Budget, GradientSolver, Solver
 from seven_exp.pruning.evidence import NoEvidenceError
@@ -49,7 +49,6 @@ __all__ = [
     "TopK",
     "WalkPlan",
     "build_method",
-    "check_sparsity",
     "create_pruner",
     "criteria",
     "needs_batches",

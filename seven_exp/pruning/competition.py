@@ -7,12 +7,13 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from seven_exp.pruning.allocation import SCOPES, Measured, Pool, measured_pools
-from seven_exp.pruning.choose import choose_masks
+from seven_exp.pruning.allocation import SCOPES, Measured, Pool, lamp_shares, measured_pools
 from seven_exp.pruning.evidence import undecidable
+from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.layers import Layer, transposed
 from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.replicas import Group, average
+from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
 from seven_exp.pruning.structure import blocks_of
 
 COMPETITIVE = ("global", "lamp")
@@ -79,16 +80,16 @@ class Competition:
     def measured(
         self,
         model: nn.Module,
-        tensor: Callable[[int], Tensor],
         group: Group | None,
+        scored: Callable[[int], Tensor] | None = None,
         without: Collection[int] = (),
     ) -> "Competition":
         """The same, with the numbers of a measured scope; unchanged for other scopes.
 
         Args:
             model: Holds the layers.
-            tensor: What the scope measures of a layer, shaped like the weight.
             group: Ranks, over which the numbers are averaged.
+            scored: |W_ij| ||X_j|| of a layer, shaped like the weight, for scopes of inputs.
             without: Layers that get no weights.
         """
         scope = SCOPES[self.scope]
@@ -101,7 +102,8 @@ class Competition:
                 members.setdefault(block.get(layer.module, layer.module), []).append(i)
         numbers = torch.zeros(len(self.layers), dtype=torch.float64)
         for own in members.values():
-            tensors = [tensor(i) for i in own]
+            weights = [self.layers[i].weight.detach() for i in own]
+            tensors = [scored(i) for i in own] if scored and scope.of_inputs else weights
             stacked = [self.layers[i].stacked for i in own]
             tensors = [t if s else t.flatten(1) for t, s in zip(tensors, stacked, strict=True)]
             numbers[own] = scope.measure(tensors)
@@ -112,7 +114,7 @@ class Competition:
 
     def plainly_kept(self, wanted: Wanted) -> int | None:
         """Number of weights that stay if only their scores decide; None otherwise."""
-        if self._units is not None or type(self.pattern) is not Pattern or self.min_density:
+        if type(self.pattern) is not Pattern or self.min_density:
             return None
         pools = self.pools(wanted)
         if len(pools) != 1 or pools[0].each_row or pools[0].by_share:
@@ -143,19 +145,59 @@ class Competition:
         places = [self._matrix(i, candidates[i]) for i in pool.layers]
         if undecidable(scores, places, pool, available):
             return None
-        chosen = choose_masks(
-            scores,
-            places,
-            pool,
-            available=available,
-            pattern=self.pattern,
-            units=None if self._units is None else [self._units[i] for i in pool.layers],
-            min_density=self.min_density,
-        )
+        chosen = self._chosen(pool, scores, places, available)
         return {
             i: (mask.T if i in self._turned else mask).reshape(candidates[i].shape)
             for i, mask in zip(pool.layers, chosen, strict=True)
         }
+
+    def _chosen(
+        self, pool: Pool, scores: Sequence[Tensor], candidates: Sequence[Tensor], available: int
+    ) -> list[Tensor]:
+        """The best candidates of a pool, given one matrix for each of its layers."""
+        pairs = list(zip(scores, candidates, strict=True))
+        if pool.by_share:
+            pairs = [(lamp_shares(score, places), places) for score, places in pairs]
+        if pool.each_row:
+            return [self._best_of_rows(pool, score, places) for score, places in pairs]
+        scores = [score for score, _ in pairs]
+        if self._units is not None:
+            units = [self._units[i] for i in pool.layers]
+            return top_units(scores, units, pool.kept, candidates)
+        kept = min(pool.kept, available)
+        protected = [self._protected(score, places) for score, places in pairs]
+        if all(mask is None for mask in protected):
+            return top_k_masks(scores, kept, candidates)
+        certain = [
+            torch.zeros_like(places) if mask is None else mask
+            for mask, places in zip(protected, candidates, strict=True)
+        ]
+        others = [places & ~mask for places, mask in zip(candidates, certain, strict=True)]
+        room = min(max(0, kept - _count(certain)), _count(others))
+        more = top_k_masks(scores, room, others)
+        return [mask | other for mask, other in zip(certain, more, strict=True)]
+
+    def _best_of_rows(self, pool: Pool, score: Tensor, candidates: Tensor) -> Tensor:
+        protected = self.pattern.protected(score, candidates)
+        if protected is not None:
+            score = score.masked_fill(protected, torch.inf)
+        rows, alive = score.flatten(1), candidates.flatten(1)
+        best = first_of_rows(rows, pool.kept, alive)
+        if pool.more:
+            following = first_of_rows(rows, pool.kept + 1, alive) & ~best
+            room = min(pool.more, _count([following]))
+            best |= top_k_masks([rows], room, [following])[0]
+        return best.view_as(candidates)
+
+    def _protected(self, score: Tensor, candidates: Tensor) -> Tensor | None:
+        """Weights of a layer that stay regardless of others: the pattern's and the floor's."""
+        mask = self.pattern.protected(score, candidates)
+        floor = kept_count(self.min_density, candidates.numel())
+        if mask is not None or floor == 0:
+            return mask  # a pattern's own floor is never lower
+        floor = min(floor, _count([candidates]))
+        (least,) = top_k_masks([score], floor, [candidates])
+        return least
 
     @cached_property
     def _units(self) -> list[Tensor] | None:
@@ -176,3 +218,7 @@ class Competition:
         """A tensor with a layer's weight shape, viewed in the layer's `_shape`."""
         matrix = self.layers[i].matrix(tensor)
         return matrix.T.contiguous() if i in self._turned else matrix
+
+
+def _count(masks: Sequence[Tensor]) -> int:
+    return sum(fused.counts(masks))

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from seven_exp.pruning.allocation import SCOPES, Measured
+from seven_exp.pruning.bounds import count, fraction, positive
 from seven_exp.pruning.competition import COMPETITIVE, Competition
 from seven_exp.pruning.criteria.solver import Solver
-from seven_exp.pruning.keywords import check_optimizer, count, fraction, positive, refuse_unread
+from seven_exp.pruning.keywords import check_optimizer, refuse_unread
 from seven_exp.pruning.layers import Coverage, Layer, matches, survey
 from seven_exp.pruning.method import Method, needs_batches, needs_model, regrows, starts_sparse
-from seven_exp.pruning.misfits import Misfits, misfits_of, settle, unserved
+from seven_exp.pruning.misfits import Misfits, misfits_of, resolve
 from seven_exp.pruning.name_patterns import check_patterns
-from seven_exp.pruning.patterns import NOfM, Pattern, Units, parse_pattern
+from seven_exp.pruning.patterns import Pattern, Units, parse_pattern
 from seven_exp.pruning.pruner import Pruner
 from seven_exp.pruning.registry import PRUNERS, PrunerSpec, When, build_method, check_when
 from seven_exp.pruning.regrowth import FromZero, StayGone
@@ -151,7 +152,7 @@ def _timing(
     when: When,
     curve: str,
     usual_rounds: int,
-    numbers: Mapping[str, int | None],
+    numbers: Mapping[str, Any],
 ) -> Gradual | Rounds:
     """When the masks are chosen.
 
@@ -167,17 +168,14 @@ def _timing(
     if when == "during":
         if end is None:
             raise ValueError(f"{name} prunes during training: give end_step")
-        assert begin is not None
-        assert interval is not None
         return Gradual(curve, begin, end, interval, levels)
     if when == "before" and None not in (rounds, end) and rounds != end:
         raise ValueError(
             f"rounds is {rounds} and end_step {end}: before training they mean the same, give one"
         )
-    chosen = next(
-        r for r in (rounds, end if when == "before" else None, usual_rounds) if r is not None
-    )
-    return Rounds(curve, positive("rounds", chosen), when)
+    if rounds is None:
+        rounds = usual_rounds if end is None or when == "after" else end
+    return Rounds(curve, positive("rounds", rounds), when)
 
 
 def check_scope(name: str, method: Method, scope: str, when: When, rounds: int) -> None:
@@ -216,13 +214,15 @@ def _fitting(
         ValueError: Some layers don't fit and ``misfits`` is "error", or no layer fits.
     """
     solved = isinstance(method, Solver)
-    if solved:
-        coverage = settle(coverage, unserved(coverage.layers, pattern, each_row=each_row), "dense")
     frozen_too = needs_batches(method) and when == "during"
     found = misfits_of(
         coverage.layers, pattern, each_row=each_row, solved=solved, needs_gradients=frozen_too
     )
-    return settle(coverage, found, misfits)
+    if solved:
+        # A solver leaves these dense whatever ``misfits`` says.
+        coverage, found = resolve(coverage, found, "dense"), {}
+    fitting = [layer for layer in coverage.layers if layer.name not in found]
+    return resolve(coverage, found | pattern.misfits(fitting), misfits)
 
 
 def _defaults(spec: PrunerSpec) -> dict[str, Any]:
@@ -248,11 +248,6 @@ def _groups(
     return groups
 
 
-def check_sparsity(sparsity: float) -> None:
-    """Raise ValueError unless the sparsity is a number in [0, 1)."""
-    fraction("sparsity", sparsity)
-
-
 def _check_floor(min_density: float, sparsity: float, pattern: Pattern, scope: str) -> None:
     # In floating point, 0.1 > 1 - 0.9.
     if min_density > 1 - sparsity + 1e-9:
@@ -260,7 +255,7 @@ def _check_floor(min_density: float, sparsity: float, pattern: Pattern, scope: s
             f"min_density is {min_density}, more than the final density {1 - sparsity:g}: "
             f"choose {1 - sparsity:g} or less"
         )
-    if min_density and not (isinstance(pattern, NOfM) or type(pattern) is Pattern):
+    if min_density and isinstance(pattern, Units):
         raise ValueError(
             f"min_density counts single weights, but pattern '{pattern}' removes whole units: "
             "leave min_density out"

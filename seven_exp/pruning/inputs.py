@@ -71,10 +71,10 @@ def _use(layer: Layer, owners: Mapping[nn.Module, nn.MultiheadAttention]) -> Use
         return Use(module, partial(_patches_of, module))
     if isinstance(module, _TRANSPOSED):
         return Use(module, partial(_pixels_of, module), turned=True)
-    return Use(module, _rows, turned=turned) if shown(layer) else None
+    return Use(module, _rows, turned=turned) if reveals_inputs(layer) else None
 
 
-def shown(layer: Layer) -> bool:
+def reveals_inputs(layer: Layer) -> bool:
     """Whether calls of some module reveal a layer's inputs; recurrent and fused layers do not."""
     return isinstance(layer.module, nn.MultiheadAttention) or layer.attribute == "weight"
 

@@ -1,7 +1,6 @@
 """The keywords of `create_pruner`: which ones a pruner reads, and which values are valid."""
 
 from collections.abc import Iterable, Mapping
-from numbers import Rational, Real
 from typing import Any
 
 from torch import nn
@@ -107,64 +106,3 @@ def check_optimizer(name: str, optimizer: Any, layers: Iterable[Layer], *, neede
                 f"{layer.name} is not a parameter of the optimizer: pass the optimizer that "
                 "trains it, or exclude it"
             )
-
-
-def fraction(keyword: str, value: Any) -> float:
-    """A fraction in [0, 1) as a Python float. Narrower dtypes keep their decimal value.
-
-    A float32 of 0.9 is 0.899999976 in binary; it means 0.9.
-
-    Raises:
-        ValueError: It is not such a fraction; the message names a valid one near it.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        number, near = None, 0.9
-    else:
-        number = float(value) if isinstance(value, float | Rational) else float(str(value))
-        near = _nearest_fraction(number)
-    if number is None or not 0 <= number < 1:
-        meaning = "a fraction of zeros" if keyword == "sparsity" else "a fraction"
-        shown = value if isinstance(value, Real) else repr(value)
-        raise ValueError(
-            f"{keyword} is {shown}: choose {meaning} from 0 up to, not including, 1, "
-            f"such as {near:g}"
-        )
-    return number
-
-
-def _nearest_fraction(number: float) -> float:
-    """A valid fraction near a number; a number from 2 to 99 is read as a percentage."""
-    if number < 0:
-        return 0.0
-    if 2 <= number < 100:
-        return round(number / 100, 6)
-    return 0.9 if number != number else 0.99
-
-
-def count(keyword: str, value: Any) -> int:
-    """A whole number as a Python int, such as 23, 23.0 or a NumPy integer.
-
-    Raises:
-        ValueError: It is not whole; the message names the nearest whole numbers.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(f"{keyword} is {value!r}: choose a whole number, such as 100")
-    number = float(value)
-    if number.is_integer():
-        return int(number)
-    if number - number != 0:
-        raise ValueError(f"{keyword} is {value}: choose a whole number, such as 100")
-    below = int(number // 1)
-    raise ValueError(f"{keyword} is {value}: choose a whole number, {below} or {below + 1}")
-
-
-def positive(keyword: str, value: Any) -> int:
-    """A whole number of 1 or more as a Python int.
-
-    Raises:
-        ValueError: It is not one.
-    """
-    number = count(keyword, value)
-    if number < 1:
-        raise ValueError(f"{keyword} is {number}: choose 1 or more")
-    return number

@@ -112,6 +112,8 @@ def walk(
     runs: Sequence[Run],
     see: See,
     hold: Hold | None = None,
+    *,
+    to_the_end: bool = False,
 ) -> Generator[list[int]]:
     """Capture the inputs of some weights, block by block, with the weights yielded before pruned.
 
@@ -125,12 +127,13 @@ def walk(
         see: Called for each weight of a block and each batch that reaches the block.
         hold: Called for each block that a pass enters, whether or not weights of it are pruned.
             None: all weights exist all the time.
+        to_the_end: Whether the passes go on after the last of the weights.
 
     Yields:
         The weights whose inputs have been captured, if there are any. The caller may prune them;
         the walk continues with their new values.
     """
-    if not uses:
+    if not (uses or to_the_end):
         return
     gates = _gates(uses, blocks)
     held = set() if hold is None else set(blocks)
@@ -150,20 +153,19 @@ def walk(
             stack.callback(one.stop)
             current = one
             one.start()
-        while left and (places := Counter(one.place for one in passes if one.place)):
-            place = places.most_common(1)[0][0]
+        while (left or to_the_end) and (place := _next_place(passes)):
             waiting = [one for one in passes if one.place is place]
             members = sorted(left & gates[place])
             here = {i: uses[i] for i in members if uses[i].module is place}
             inside = {i: uses[i] for i in members if uses[i].module is not place}
             with hold(place) if hold and place in held else nullcontext():
                 if members:
-                    with showing(inside, see):
+                    with capturing(inside, see):
                         for current in waiting:
-                            current.work(_shows(place, here, see, run=bool(inside)))
+                            current.work(_capture(place, here, see, run=bool(inside)))
                     yield members
                 left -= set(members)
-                for current in waiting if left else ():
+                for current in waiting if left or to_the_end else ():
                     current.go_on()
         if left:
             yield sorted(left)
@@ -177,24 +179,14 @@ def side_by_side(blocks: Sequence[nn.Module], runs: Sequence[Run], hold: Hold) -
         runs: One forward pass per batch; they end in their order.
         hold: Called for each block that the passes enter.
     """
-    passes = [_Pass(_as_here(run)) for run in runs]
-    current = passes[0]
+    for _ in walk({}, blocks, runs, lambda i, inputs: None, hold, to_the_end=True):
+        pass
 
-    def gate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        current.halt(module, args, kwargs)
 
-    with ExitStack() as stack:
-        for block in blocks:
-            stack.enter_context(block.register_forward_pre_hook(gate, with_kwargs=True))
-        for one in passes:
-            stack.callback(one.stop)
-            current = one
-            one.start()
-        while places := Counter(one.place for one in passes if one.place):
-            place = places.most_common(1)[0][0]
-            with hold(place):
-                for current in [one for one in passes if one.place is place]:
-                    current.go_on()
+def _next_place(passes: Sequence[_Pass]) -> nn.Module | None:
+    """The module that most passes wait for; None: all have ended."""
+    places = Counter(one.place for one in passes if one.place)
+    return places.most_common(1)[0][0] if places else None
 
 
 def _gates(uses: Mapping[int, Use], blocks: Sequence[nn.Module]) -> dict[nn.Module, set[int]]:
@@ -210,7 +202,7 @@ def _gates(uses: Mapping[int, Use], blocks: Sequence[nn.Module]) -> dict[nn.Modu
     return gates
 
 
-def _shows(module: nn.Module, here: Mapping[int, Use], see: See, *, run: bool) -> _Work:
+def _capture(module: nn.Module, here: Mapping[int, Use], see: See, *, run: bool) -> _Work:
     """Capture the inputs of weights that a module uses itself, and run it for those inside it."""
 
     def work(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -228,22 +220,22 @@ def _cloned(argument: Any) -> Any:
 
 
 @contextmanager
-def showing(uses: Mapping[int, Use], see: See) -> Iterator[None]:
+def capturing(uses: Mapping[int, Use], see: See) -> Iterator[None]:
     """Capture the inputs at each call that uses one of the weights, within the context."""
     with ExitStack() as hooks:
         for i, use in uses.items():
 
-            def show(_: nn.Module, args: Any, kwargs: Any, i: int = i, use: Use = use) -> None:
+            def capture(_: nn.Module, args: Any, kwargs: Any, i: int = i, use: Use = use) -> None:
                 see(i, use.inputs(args, kwargs))
 
-            hooks.enter_context(use.module.register_forward_pre_hook(show, with_kwargs=True))
+            hooks.enter_context(use.module.register_forward_pre_hook(capture, with_kwargs=True))
         yield
 
 
 def used_again(uses: Mapping[int, Use], run: Run) -> set[int]:
     """The weights that a forward pass uses more than once."""
     counts: Counter[int] = Counter()
-    with showing(uses, lambda i, _: counts.update([i])):
+    with capturing(uses, lambda i, _: counts.update([i])):
         run()
     return {i for i, count in counts.items() if count > 1}
 

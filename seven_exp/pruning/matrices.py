@@ -146,20 +146,11 @@ def _numbers(tensor: Tensor) -> str | None:
     return None if dtype.is_floating_point and not small else str(dtype).removeprefix("torch.")
 
 
-def width_in(layer: Layer) -> int:
-    """Number of inputs that a weight multiplies."""
-    shape = layer.weight.shape
-    if layer.stacked:
-        return shape[1] if transposed(layer) else shape[2]
-    return shape[0] if transposed(layer) else shape[1] * getattr(layer.module, "groups", 1)
-
-
-def width_out(layer: Layer) -> int:
-    """Number of outputs that a weight computes."""
-    shape = layer.weight.shape
-    if layer.stacked:
-        return shape[2] if transposed(layer) else shape[1]
-    return shape[1] * getattr(layer.module, "groups", 1) if transposed(layer) else shape[0]
+def widths(layer: Layer) -> tuple[int, int]:
+    """Number of inputs that a weight multiplies, and of outputs that it computes."""
+    first, second, *_ = layer.weight.shape[1 if layer.stacked else 0 :]
+    second *= getattr(layer.module, "groups", 1)
+    return (first, second) if transposed(layer) else (second, first)
 
 
 def _attributes(path: str, module: nn.Module) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from seven_exp.pruning.criteria.solver import Solver
 from seven_exp.pruning.inputs import uses_of
 from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import prunable_layers
-from seven_exp.pruning.matrices import width_in
+from seven_exp.pruning.matrices import widths
 from seven_exp.pruning.pruner import Pruner
 from seven_exp.pruning.structure import blocks_of
 
@@ -86,7 +86,7 @@ class WalkPlan(NamedTuple):
     Attributes:
         outside: Parameters outside all blocks: embeddings, norms, the output layer.
         block: Parameters of the largest block.
-        statistics: What a solver sums over the inputs of a block's weights.
+        statistics: A solver's sums over the inputs of a block's weights.
         solving: An upper estimate of a solver's copies while it solves one weight: four of its
             statistics in float64 and eight of the weight in float32.
         inputs: The inputs of a block for all sequences, and the embeddings, which passes keep.
@@ -143,7 +143,7 @@ def plan_walk(
     embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding)]
     itemsize = pruner.layers[0].weight.element_size()
     width = max(module.embedding_dim for module in embeddings)
-    widest = max(max(layer.shape[0], width_in(layer)) for layer in pruner.layers)
+    widest = max(max(layer.shape[0], widths(layer)[0]) for layer in pruner.layers)
     words = max(module.num_embeddings for module in embeddings)
     return WalkPlan(
         outside=sum(map(_bytes, model.parameters())) - sum(sizes),

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from seven_exp.pruning.inputs import shown
+from seven_exp.pruning.inputs import reveals_inputs
 from seven_exp.pruning.layers import Coverage, matches
 from seven_exp.pruning.matrices import Layer, transposed
 from seven_exp.pruning.patterns import Pattern, Units
@@ -25,42 +25,25 @@ def misfits_of(
     solved: bool,
     needs_gradients: bool,
 ) -> dict[str, str]:
-    """Name -> reason, as a sentence, for each layer that can't be pruned with these settings.
+    """Name -> reason, as a sentence, for each layer that the method can't prune.
 
     Args:
         layers: The prunable weights.
-        pattern: Which sets of weights may be pruned together.
+        pattern: Which sets of weights may be pruned together; see also `Pattern.misfits`.
         each_row: Whether weights compete within their output row.
-        solved: Whether a solver prunes them.
+        solved: Whether a solver prunes them by their inputs.
         needs_gradients: Whether frozen weights are misfits.
     """
     of_rows = each_row or pattern.counts_rows
     found: dict[str, str] = {}
     for layer in layers:
-        if of_rows and transposed(layer) and not (solved and _turns(layer, pattern)):
+        if solved and not reveals_inputs(layer):
+            kind = type(layer.module).__name__
+            found[layer.name] = f"{layer.name} is part of a {kind}, which hides its inputs"
+        elif of_rows and transposed(layer) and not (solved and _turns(layer, pattern)):
             found[layer.name] = f"{layer.name} is transposed: its rows are inputs"
         elif needs_gradients and not layer.weight.requires_grad:
             found[layer.name] = f"{layer.name} is frozen, but the pruner needs its gradient"
-    fitting = [layer for layer in layers if layer.name not in found]
-    return found | pattern.misfits(fitting)
-
-
-def unserved(layers: Sequence[Layer], pattern: Pattern, *, each_row: bool) -> dict[str, str]:
-    """Name -> reason, as a sentence, for each layer that a solver always leaves dense.
-
-    Args:
-        layers: The prunable weights.
-        pattern: Which sets of weights may be pruned together.
-        each_row: Whether weights compete within their output row.
-    """
-    of_rows = each_row or pattern.counts_rows
-    found = {}
-    for layer in layers:
-        if not shown(layer):
-            kind = type(layer.module).__name__
-            found[layer.name] = f"{layer.name} is part of a {kind}, which hides its inputs"
-        elif of_rows and transposed(layer) and not _turns(layer, pattern):
-            found[layer.name] = f"{layer.name} is transposed: its rows are inputs"
     return found
 
 
@@ -69,7 +52,7 @@ def _turns(layer: Layer, pattern: Pattern) -> bool:
     return layer.weight.dim() == 2 and not layer.stacked and not isinstance(pattern, Units)
 
 
-def settle(coverage: Coverage, found: Mapping[str, str], choice: Misfits) -> Coverage:
+def resolve(coverage: Coverage, found: Mapping[str, str], choice: Misfits) -> Coverage:
     """Refuse the misfits, or leave them dense with one warning.
 
     Raises:

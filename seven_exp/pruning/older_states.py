@@ -1,4 +1,4 @@
-"""States that older versions saved, in today's words."""
+"""Converts the states that older versions saved."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ from seven_exp.pruning.schedules import Gradual
 
 
 def translated(state: Mapping[str, Any], window: Gradual | None) -> dict[str, Any]:
-    """A pruner's state with what its score has gathered under today's names.
+    """A pruner's state with the present names of its score's tensors and numbers.
 
     RigL's score was called "gradient", and soft movement kept "rise", a function of the progress.
 
     Args:
-        state: What `Pruner.state_dict` returned, now or then.
-        window: The pruner's, as saved.
+        state: Returned by `Pruner.state_dict` of this or an older version.
+        window: The pruner's window in this state.
     """
     tensors, numbers = dict(state["state"]), dict(state["numbers"])
     if state["name"] == "rigl" and "gradient" in tensors:

@@ -1,5 +1,6 @@
 """Patterns: which sets of weights may be pruned together."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,13 +108,21 @@ class Units(Pattern):
 
     counts_rows: ClassVar[bool] = True
 
-    name = "units"
+    spans_weights: ClassVar[bool] = False
+    """Whether a unit has parts in several weights."""
+
+    name: ClassVar[str]
 
     def __str__(self) -> str:
         return self.name
 
     def check(self, sparsity: float, scope: str) -> None:
-        """Units must be able to compete within a layer."""
+        """The scope must let whole units compete."""
+        if self.spans_weights and scope != "global":
+            raise ValueError(
+                f"pattern {self} spans several weights: scope '{scope}' does not fit it; "
+                "choose global"
+            )
         if scope == "per_row":
             raise ValueError(
                 f"pattern {self} removes whole units: scope 'per_row' ranks weights within "
@@ -150,8 +159,6 @@ class Blocks(Units):
     rows: int
     columns: int
 
-    name = "blocks"
-
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns}"
 
@@ -174,15 +181,9 @@ class Blocks(Units):
 class Heads(Units):
     """Whole attention heads: their rows of the projections and their columns of the output."""
 
-    name = "heads"
+    spans_weights: ClassVar[bool] = True
 
-    def check(self, sparsity: float, scope: str) -> None:
-        """A head spans several weights."""
-        if scope != "global":
-            raise ValueError(
-                f"pattern heads spans several weights: scope '{scope}' does not fit it; "
-                "choose global"
-            )
+    name = "heads"
 
     def misfits(self, layers: Sequence[Layer]) -> dict[str, str]:
         """Only attention has heads."""
@@ -197,12 +198,9 @@ class Heads(Units):
     def units(self, layers: Sequence[Layer]) -> list[Tensor] | None:
         """One number per head, in all weights of its attention."""
         owners = self._owners(layers)
-        first: dict[nn.MultiheadAttention, int] = {}
-        start = 0
-        for attention in owners.values():
-            if attention not in first:
-                first[attention] = start
-                start += attention.num_heads
+        attentions = dict.fromkeys(owners.values())
+        starts = itertools.accumulate((a.num_heads for a in attentions), initial=0)
+        first = dict(zip(attentions, starts, strict=False))
         numbered = []
         for layer in layers:
             attention = owners[layer.module]
@@ -258,20 +256,18 @@ class Coupled(Units):
 
     counts_rows: ClassVar[bool] = False
 
+    spans_weights: ClassVar[bool] = True
+
     name = "coupled"
 
     def check(self, sparsity: float, scope: str) -> None:
-        """The groups of the model must be known, and they span several weights."""
+        """The groups of the model must be known."""
         if not self.groups:
             raise ValueError(
                 "pattern coupled needs the model's units: pass "
                 "pattern=seven_exp.shrink.coupled_pattern(model, example_inputs)"
             )
-        if scope != "global":
-            raise ValueError(
-                f"pattern coupled spans several weights: scope '{scope}' does not fit it; "
-                "choose global"
-            )
+        super().check(sparsity, scope)
 
     def misfits(self, layers: Sequence[Layer]) -> dict[str, str]:
         """Layers none of whose dimensions is divided into units."""
@@ -336,11 +332,10 @@ def parse_pattern(text: str) -> Pattern:
         ValueError: None of these.
     """
     text = str(text)
-    if text == "unstructured":
-        return Pattern()
-    for kind in (Rows, Heads, Coupled):
-        if text == kind.name:
-            return kind()
+    named: dict[str, type[Pattern]] = {"unstructured": Pattern}
+    named |= {kind.name: kind for kind in (Rows, Heads, Coupled)}
+    if text in named:
+        return named[text]()
     if found := re.fullmatch(r"(\d+):(\d+)", text):
         n, m = int(found[1]), int(found[2])
         if 0 < n < m:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.allocation import Pool
+from seven_exp.pruning.bounds import positive
 from seven_exp.pruning.check import Check, check_zeros, counterparts
 from seven_exp.pruning.competition import COMPETITIVE, Competition
 from seven_exp.pruning.criteria.score import (
@@ -29,7 +30,6 @@ from seven_exp.pruning.criteria.score import (
 from seven_exp.pruning.criteria.solver import GradientSolver, Solver
 from seven_exp.pruning.evidence import NoEvidenceError, informative, no_evidence
 from seven_exp.pruning.identity import Anchors, Pulse
-from seven_exp.pruning.keywords import positive
 from seven_exp.pruning.layers import Coverage, unwrap
 from seven_exp.pruning.layerwise import Hold
 from seven_exp.pruning.masks import Masks, Passing, pack_bits, unpack_bits
@@ -76,12 +76,11 @@ class Pruner:
         self.name, self.method, self.timing, self.competition = name, method, timing, competition
         self.coverage, self.layers = coverage, coverage.layers
         self.target = competition.sparsity
-        self.window = _window(timing)
+        self.window = timing if isinstance(timing, Gradual) else timing.window
         self.state = State()
         self._model, self._group = unwrap(model), group_of(model)
         self._anchors, self._pulse = Anchors(self._model, self.layers), Pulse()
         self._t = 0
-        self._unused: set[int] = set()
         self._warned_of_waiting = False
         self._masks = Masks(self._weights())
         self._sizes = [weight.numel() for weight in self._weights()]
@@ -473,7 +472,7 @@ class Pruner:
 
     def _zero(self) -> None:
         """Set every pruned weight of the model to exactly zero."""
-        self._regrowth.reclaim()
+        self._regrowth.store_unmasked()
         if sum(self._masks.kept) < sum(self._sizes):
             self._masks.apply(self._weights())
 
@@ -568,7 +567,7 @@ class Pruner:
         if self.window.updates(self._t) and isinstance(self.method, Ranking):
             self._update()
         elif self.window.covers(self._t):
-            self._regrowth.settle()
+            self._regrowth.store()
         self._move_on()
 
     def _move_on(self) -> None:
@@ -615,16 +614,13 @@ class Pruner:
             hold,
             done,
         )
-        try:
-            solving.run([partial(loss_fn, self._model, batch) for batch in batches])
-        finally:
-            self._unused = solving.unused
-        self._warn_of_unused(stacklevel=5)
+        solving.run([partial(loss_fn, self._model, batch) for batch in batches])
+        self._warn_of_unused(solving.unused, stacklevel=5)
 
     def _gradients(
         self, solver: Solver, batches: Sequence[Any], loss_fn: LossFunction
     ) -> list[Tensor]:
-        """What a solver reads of the gradients of the present model, one tensor per layer."""
+        """The scores of `GradientSolver.gradients` on the present model, one tensor per layer."""
         if not isinstance(solver, GradientSolver):
             return []
         score, weights = solver.gradients(), self._weights()
@@ -666,22 +662,20 @@ class Pruner:
         ceiling = rule.ceiling(scores, progress)
         self.state.numbers["progress"] = progress
         asked = partial(self.window.sparsity, self._t)
-        competition = self.competition.measured(
-            self._model, lambda i: self.layers[i].weight.detach(), self._group
-        )
+        competition = self.competition.measured(self._model, self._group)
         pools = competition.pools(lambda target: min(asked(target), ceiling))
         density = sum(map(self.competition.kept, pools)) / sum(self._sizes)
         ranks = rule.rank(scores, values, masks, Moment(progress, density))
         # Ranks may differ between processes by a random draw or by rounding.
         average(ranks, self._group)
         after = self._choose(pools, ranks, masks)
-        self._regrowth.revive(masks, after, dict(enumerate(values)))
+        self._regrowth.revive(masks, after, values)
         score = self._ranking.score
         if isinstance(score, CompensatingScore):
             moved = score.compensate(self.state, values, masks, after)
             for weight, value in zip(self._weights(), moved, strict=True):
                 weight.data.copy_(value)
-        self._regrowth.settle(dict(enumerate(values)))
+        self._regrowth.store(values)
         if self._t + 1 >= self.window.end and rule.ceiling(scores, 1.0) < self.target:
             warnings.warn(
                 f"{self.name} ends at sparsity {self.sparsity:.3f} instead of {self.target:.3f}, "
@@ -718,14 +712,14 @@ class Pruner:
             warnings.warn(f"{reason}; the masks stay unchanged", stacklevel=stacklevel)
         self._warned_of_waiting = True
 
-    def _warn_of_unused(self, *, stacklevel: int) -> None:
-        if len(self._unused) == len(self.layers):
+    def _warn_of_unused(self, unused: Collection[int], *, stacklevel: int) -> None:
+        if len(unused) == len(self.layers):
             raise NoEvidenceError(
                 f"{self.name} has captured no layer's inputs: loss_fn(model, batch) must call the "
                 "model that it receives"
             )
-        if self._unused:
-            names = [self.layers[i].name for i in sorted(self._unused)]
+        if unused:
+            names = [self.layers[i].name for i in sorted(unused)]
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             warnings.warn(
                 f"{', '.join(names[:3])}{more} stay dense: no batch calls their modules, so their "
@@ -764,13 +758,6 @@ def _unfrozen(weights: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
-
-
-def _window(timing: Gradual | Rounds) -> Gradual | None:
-    """The steps at which masks are chosen; "after" pruners get theirs in `Pruner.prune`."""
-    if isinstance(timing, Gradual):
-        return timing
-    return timing.window if timing.when == "before" else None
 
 
 def _endless(batches: Iterable[Any]) -> Iterable[Any]:

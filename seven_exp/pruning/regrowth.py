@@ -1,7 +1,7 @@
 """Regrowth: the value that a pruned weight returns with, and its optimizer moments."""
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from seven_exp.pruning.criteria.score import Tensors
 from seven_exp.pruning.layers import Layer
 from seven_exp.pruning.masks import Masks
 
@@ -40,25 +41,19 @@ class Regrowth:
         """The present weights; pruned ones have the value with which they would return."""
         return [weight.detach() for weight in self._weights()]
 
-    def revive(
-        self,
-        before: Sequence[Tensor],
-        after: Sequence[Tensor],
-        values: Mapping[int, Tensor],
-    ) -> None:
+    def revive(self, before: Tensors, after: Tensors, values: Tensors) -> None:
         """Set the values of returning weights.
 
         Args:
             before: The layers' previous masks.
             after: The layers' new masks.
-            values: Index of a layer -> its weights as `dense` returned them; ordered like the
-                masks.
+            values: The weights as `dense` returned them.
         """
 
-    def settle(self, values: Mapping[int, Tensor] | None = None) -> None:
-        """Store the dense weights: the given ones, by layer, or the present ones of all layers."""
+    def store(self, values: Tensors | None = None) -> None:
+        """Store the dense weights: the given ones, or the present ones."""
 
-    def reclaim(self) -> None:
+    def store_unmasked(self) -> None:
         """Store what the parameters hold at pruned positions, before the pruner sets it to zero."""
 
     def load(self, memory: list[Tensor] | None) -> None:
@@ -86,15 +81,10 @@ class FromZero(Regrowth):
         super().__init__(layers, masks)
         self._optimizer = optimizer
 
-    def revive(
-        self,
-        before: Sequence[Tensor],
-        after: Sequence[Tensor],
-        values: Mapping[int, Tensor],
-    ) -> None:
+    def revive(self, before: Tensors, after: Tensors, values: Tensors) -> None:
         """Clear weights and moments."""
-        for i, old, new in zip(values, before, after, strict=True):
-            weight, places = self._layers[i].weight, new & ~old
+        for weight, old, new in zip(self._weights(), before, after, strict=True):
+            places = new & ~old
             weight.data.masked_fill_(places, 0.0)
             for moment in self._optimizer.state.get(weight, {}).values():
                 if isinstance(moment, Tensor) and moment.shape == weight.shape:
@@ -134,79 +124,69 @@ class Remembered(Regrowth):
         self._optimizer, self._watching = optimizer, watching
         self._inside = False
         # Index of a layer -> version of its weight, if the memory holds W of the forward pass.
-        self._noted: dict[int, int] = {}
+        self._recorded: dict[int, int] = {}
         # Layers whose parameters hold W since the start of the optimizer's step.
-        self._lent: set[int] = set()
-        self._hidden: list[tuple[nn.Parameter, Tensor]] = []
-        self._listeners: list[RemovableHandle] = []
+        self._unmasked: set[int] = set()
+        self._originals: list[tuple[nn.Parameter, Tensor]] = []
+        self._gradient_hooks: list[RemovableHandle] = []
         self._attach()
 
     def begin(self, inside: bool) -> None:
         """Inside the window, record W of weights without an optimizer when the gradient arrives."""
         self._inside = inside
-        for listener in self._listeners:
-            listener.remove()
-        self._listeners = []
+        for handle in self._gradient_hooks:
+            handle.remove()
+        self._gradient_hooks = []
         if not (inside and self._watching):
             return
         held = self._held()
         for i, weight in enumerate(self._weights()):
             if i not in held and weight.requires_grad:
-                hook = _weakly(self, partial(Remembered._hear, i=i))
-                self._listeners.append(
+                hook = _weakly(self, partial(Remembered._on_gradient, i=i))
+                self._gradient_hooks.append(
                     weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
                 )
 
     def forward(self) -> list[Tensor]:
         """W of the forward pass; the present W if there was no backward pass or optimizer step."""
-        if self.memory is None or not self._noted:
+        if self.memory is None or not self._recorded:
             return self.dense()
-        if len(self._noted) == len(self._layers):
+        if len(self._recorded) == len(self._layers):
             return list(self.memory)
         pairs = enumerate(zip(self.memory, self.dense(), strict=True))
-        return [noted if i in self._noted else now for i, (noted, now) in pairs]
+        return [old if i in self._recorded else now for i, (old, now) in pairs]
 
     def dense(self) -> list[Tensor]:
         """The present W: the parameters themselves if they hold it, else new tensors."""
         weights = super().dense()
         triples = zip(self._masks.unpacked(), weights, self.memory or weights, strict=True)
         return [
-            weight if i in self._lent else torch.where(mask, weight, self._at_rest(w, weight))
+            weight if i in self._unmasked else torch.where(mask, weight, self._pruned(w, weight))
             for i, (mask, weight, w) in enumerate(triples)
         ]
 
-    def revive(
-        self,
-        before: Sequence[Tensor],
-        after: Sequence[Tensor],
-        values: Mapping[int, Tensor],
-    ) -> None:
+    def revive(self, before: Tensors, after: Tensors, values: Tensors) -> None:
         """Write W to the parameters of returning weights."""
-        for (i, value), old, new in zip(values.items(), before, after, strict=True):
-            weight = self._layers[i].weight
+        for weight, value, old, new in zip(self._weights(), values, before, after, strict=True):
             torch.where(new & ~old, value.to(weight.dtype), weight, out=weight.data)
 
-    def settle(self, values: Mapping[int, Tensor] | None = None) -> None:
+    def store(self, values: Tensors | None = None) -> None:
         """Store W in memory; the parameters' values at pruned positions are then not needed."""
-        values = dict(enumerate(self.dense())) if values is None else values
-        memory = self.memory or self.dense()
-        self.memory = [
-            values[i].clone() if i in self._lent and i in values else values.get(i, own)
-            for i, own in enumerate(memory)
-        ]
-        self._noted, self._lent = {}, set()
+        values = self.dense() if values is None else values
+        self.memory = [w.clone() if i in self._unmasked else w for i, w in enumerate(values)]
+        self._recorded, self._unmasked = {}, set()
 
-    def reclaim(self) -> None:
-        """Settle if the optimizer has stepped and the pruner has not."""
-        if self._lent:
-            self.settle()
+    def store_unmasked(self) -> None:
+        """Store W if the optimizer has stepped and the pruner has not."""
+        if self._unmasked:
+            self.store()
 
     def load(self, memory: list[Tensor] | None) -> None:
         """Continue with a saved memory."""
         super().load(memory)
-        self._noted, self._lent, self._hidden = {}, set(), []
+        self._recorded, self._unmasked, self._originals = {}, set(), []
 
-    def _at_rest(self, remembered: Tensor, weight: Tensor) -> Tensor:
+    def _pruned(self, remembered: Tensor, weight: Tensor) -> Tensor:
         """W at pruned positions, given the parameter's value there."""
         return remembered
 
@@ -220,29 +200,29 @@ class Remembered(Regrowth):
         """Register hooks on the optimizer for the lifetime of this object."""
         if self._optimizer is not None:
             for register, act in (
-                (self._optimizer.register_step_pre_hook, Remembered._lend),
-                (self._optimizer.register_step_post_hook, Remembered._unhide),
+                (self._optimizer.register_step_pre_hook, Remembered._unmask),
+                (self._optimizer.register_step_post_hook, Remembered._restore_gradients),
             ):
                 weakref.finalize(self, register(_weakly(self, act)).remove)
 
     @torch.no_grad()
-    def _hear(self, weight: Tensor, *, i: int) -> None:
+    def _on_gradient(self, weight: Tensor, *, i: int) -> None:
         """A gradient has arrived: the weights are still those of the forward pass."""
-        if weight._version != self._noted.get(i):
-            self._note(set(range(len(self._layers))) - self._held(), self.dense())
+        if weight._version != self._recorded.get(i):
+            self._record(set(range(len(self._layers))) - self._held(), self.dense())
 
-    def _note(self, layers: set[int], dense: Sequence[Tensor]) -> None:
+    def _record(self, layers: set[int], dense: Tensors) -> None:
         memory = self.memory or dense
         self.memory = [dense[i] if i in layers else own for i, own in enumerate(memory)]
-        self._noted |= {i: self._layers[i].weight._version for i in layers}
+        self._recorded |= {i: self._layers[i].weight._version for i in layers}
 
     @torch.no_grad()
-    def _lend(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _unmask(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Before the optimizer's step: put W in the parameters."""
         if not self._inside:
             return
-        if self._lent:
-            self.settle()
+        if self._unmasked:
+            self.store()
             self._masks.apply(self._weights())
             raise RuntimeError("call the pruner's step() after each optimizer.step()")
         if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None:
@@ -251,29 +231,29 @@ class Remembered(Regrowth):
                 "optimizer.step() without a closure, or create the pruner without optimizer="
             )
         held = self._held()
-        self._note(held, self.dense())
+        self._record(held, self.dense())
         assert self.memory is not None
         for i, mask in enumerate(self._masks.unpacked()):
             weight = self._layers[i].weight
             if i not in held or self._masks.kept[i] == weight.numel():
                 continue
             weight.data.copy_(self.memory[i])
-            self._lent.add(i)
+            self._unmasked.add(i)
             if self.hides_gradients and weight.grad is not None:
-                self._hidden.append((weight, weight.grad))
+                self._originals.append((weight, weight.grad))
                 weight.grad = weight.grad.masked_fill(~mask, 0.0)
 
     @torch.no_grad()
-    def _unhide(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _restore_gradients(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """After the optimizer's step: restore the criterion's gradients."""
         scale = getattr(optimizer, "grad_scale", None)
-        for weight, grad in self._hidden:
+        for weight, grad in self._originals:
             # Fused optimizers unscale the gradients that they receive.
             weight.grad = grad if scale is None else grad.div_(scale)
-        self._hidden = []
+        self._originals = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_listeners": []}
+        return self.__dict__ | {"_gradient_hooks": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -290,7 +270,7 @@ class StraightThrough(Remembered):
 
     hides_gradients = False
 
-    def _at_rest(self, remembered: Tensor, weight: Tensor) -> Tensor:
+    def _pruned(self, remembered: Tensor, weight: Tensor) -> Tensor:
         return remembered + weight
 
 

@@ -1,13 +1,13 @@
 """Rules: scores in, ranks out; the next masks keep the highest ranks."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import magnitudes, precision
+from seven_exp.pruning.bounds import below_one
+from seven_exp.pruning.criteria.score import Tensors, magnitudes, precision
 from seven_exp.pruning.evidence import constant
 from seven_exp.pruning.select import top_k_masks
 
@@ -28,11 +28,7 @@ class Rule:
     """Turns scores into the ranks that the next masks are chosen by. The base keeps the scores."""
 
     def rank(
-        self,
-        scores: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        masks: Sequence[Tensor],
-        moment: Moment,
+        self, scores: Tensors, weights: Tensors, masks: Tensors, moment: Moment
     ) -> list[Tensor]:
         """One tensor of ranks per layer.
 
@@ -45,7 +41,7 @@ class Rule:
         """
         return list(scores)
 
-    def ceiling(self, scores: Sequence[Tensor], progress: float) -> float:
+    def ceiling(self, scores: Tensors, progress: float) -> float:
         """The highest sparsity that the rule allows, whatever the schedule says."""
         return 1.0
 
@@ -65,11 +61,10 @@ class Threshold(Rule):
     """
 
     def __init__(self, tau: float) -> None:
-        if not 0 <= tau < 1:
-            raise ValueError(f"tau is {tau}: choose a number in [0, 1)")
+        below_one(tau=tau)
         self.tau = tau
 
-    def ceiling(self, scores: Sequence[Tensor], progress: float) -> float:
+    def ceiling(self, scores: Tensors, progress: float) -> float:
         """The fraction of weights at or below the threshold; 1 before any evidence."""
         if not any(score.any() for score in scores):
             return 1.0
@@ -93,16 +88,12 @@ class DropAndGrow(Rule):
             raise ValueError(f"drop is {drop}: choose a number between 0 and 1")
         self.drop, self.seed = drop, seed
 
-    def first(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    def first(self, weights: Tensors) -> list[Tensor]:
         """The ranks that choose the first masks."""
         return drawn(weights, self.seed * 1_000_003)
 
     def rank(
-        self,
-        scores: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        masks: Sequence[Tensor],
-        moment: Moment,
+        self, scores: Tensors, weights: Tensors, masks: Tensors, moment: Moment
     ) -> list[Tensor]:
         """Remaining weights first, then the rest by their growth score.
 
@@ -130,7 +121,7 @@ def _stay(fraction: float, size: Tensor, mask: Tensor, growth: Tensor) -> int:
     return alive if alike else alive - int(fraction * alive)
 
 
-def drawn(weights: Sequence[Tensor], seed: int) -> list[Tensor]:
+def drawn(weights: Tensors, seed: int) -> list[Tensor]:
     """U(0, 1) for each weight, drawn on the CPU so that it is the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return [

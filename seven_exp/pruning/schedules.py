@@ -98,16 +98,13 @@ class Gradual:
                 f"end_step {self.end} is not after begin_step {self.begin}: "
                 "the schedule would never reach its target"
             )
-        if not 1 <= self.interval <= self.end - self.begin:
-            raise ValueError(
-                f"interval {self.interval} does not fit into the window of "
-                f"{self.end - self.begin} steps: choose 1 to {self.end - self.begin}"
-            )
-        if self.levels is not None and not 1 <= self.levels <= self.end - self.begin:
-            raise ValueError(
-                f"levels is {self.levels}, which does not fit into the window of "
-                f"{self.end - self.begin} steps: choose 1 to {self.end - self.begin}"
-            )
+        steps = self.end - self.begin
+        for name, number in (("interval", self.interval), ("levels", self.levels)):
+            if number is not None and not 1 <= number <= steps:
+                raise ValueError(
+                    f"{name} is {number}, which does not fit into the window of {steps} steps: "
+                    f"choose 1 to {steps}"
+                )
         reached = SCHEDULES[self.curve](1.0, 0.5)
         if abs(reached - 0.5) > 1e-9:
             raise ValueError(
@@ -154,6 +151,6 @@ class Rounds:
     when: Literal["before", "after"]
 
     @property
-    def window(self) -> Gradual:
-        """The rounds as a window of steps."""
-        return Gradual(self.curve, 0, self.n)
+    def window(self) -> Gradual | None:
+        """The rounds as a window of steps; "after" pruners get theirs in `Pruner.prune`."""
+        return Gradual(self.curve, 0, self.n) if self.when == "before" else None

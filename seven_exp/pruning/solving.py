@@ -14,10 +14,13 @@ from seven_exp.pruning.criteria.score import precision
 from seven_exp.pruning.criteria.solver import Budget, Solver, Sums
 from seven_exp.pruning.evidence import no_evidence
 from seven_exp.pruning.inputs import uses_of
-from seven_exp.pruning.layerwise import Hold, Run, inference, showing, used_again, walk
+from seven_exp.pruning.layerwise import Hold, Run, capturing, inference, used_again, walk
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.replicas import Group, average
 from seven_exp.pruning.structure import blocks_of
+
+View = Callable[[Tensor], Tensor]
+"""A tensor of a weight's shape as (groups, outputs, inputs)."""
 
 
 @dataclass
@@ -32,7 +35,7 @@ class Solving:
         masks: The layers' masks; updated as the layers are solved.
         wanted: Maps a layer's target to its present sparsity.
         group: Ranks with replicas of the model, each with its own batches.
-        gradients: What a `GradientSolver` reads of the gradients, one tensor per layer.
+        gradients: The scores of `GradientSolver.gradients`, one tensor per layer.
         hold: See `walk`; None: all weights exist all the time.
         done: Names of layers that were solved earlier.
     """
@@ -74,7 +77,7 @@ class Solving:
             first = self._across(blocks)
             first |= set() if blocks else used_again(self._uses, runs[0])
             if first:
-                with showing({i: self._uses[i] for i in first}, self._see):
+                with capturing({i: self._uses[i] for i in first}, self._see):
                     for run in runs:
                         run()
                 self._solve(sorted(first))
@@ -98,19 +101,14 @@ class Solving:
             return self._uses[i].weight(matrices.abs() * norms, weight.shape)
 
         if self.competition.measures_inputs:
-            with showing(self._uses, see):
+            with capturing(self._uses, see):
                 for run in runs:
                     run()
             average(list(squares.values()), self.group)
             self.unused |= set(range(len(self._layers))) - set(squares)
-        else:
-            scored = self._weight
         self.competition = self.competition.measured(
-            self.model, scored, self.group, without=self.unused
+            self.model, self.group, scored, without=self.unused
         )
-
-    def _weight(self, i: int) -> Tensor:
-        return self._layers[i].weight.detach()
 
     def _across(self, blocks: Sequence[nn.Module]) -> set[int]:
         """The layers that compete with layers outside their block."""
@@ -164,12 +162,16 @@ class Solving:
             together = self._best(pool, ranks, alive)
         new = {}
         for i, view in views.items():
+
+            def best(scores: Tensor, i: int = i, view: View = view) -> Tensor:
+                return view(self._best(pool, {i: scores}, alive)[i])
+
             budget = Budget(
                 density=density,
                 pattern=self.competition.pattern,
                 kernel=tuple(weights[i].shape[2:]),
                 alive=view(alive[i]),
-                best=partial(self._best_alone, pool, alive, i, view),
+                best=best,
                 mask=view(together[i]) if together else None,
             )
             matrix = view(weights[i].detach())
@@ -181,17 +183,6 @@ class Solving:
         part.set(list(new.values()))
         self.masks.put(list(new), part)
         part.apply(list(weights.values()))
-
-    def _best_alone(
-        self,
-        pool: Pool,
-        alive: Mapping[int, Tensor],
-        i: int,
-        view: Callable[[Tensor], Tensor],
-        scores: Tensor,
-    ) -> Tensor:
-        """The mask that keeps the best of weight i; scores too are (groups, outputs, inputs)."""
-        return view(self._best(pool, {i: scores}, alive)[i])
 
     def _best(
         self, pool: Pool, ranks: Mapping[int, Tensor], alive: Mapping[int, Tensor]

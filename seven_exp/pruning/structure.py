@@ -6,13 +6,13 @@ the names that torchvision, timm, transformers and peft give to such layers.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from torch import nn
 
-from seven_exp.pruning.matrices import Layer, join, matrices, width_in, width_out
+from seven_exp.pruning.matrices import Layer, join, widths
 
 _ADAPTERS = ("lora_*", "vera_*", "adapter", "adapters", "adapter_*", "*_adapter", "*_adapters")
 _EMBEDDINGS = (
@@ -53,7 +53,7 @@ class Structure:
         last: Name of the last weight if no output layer was recognised.
     """
 
-    roles: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, str]
     last: str | None = None
 
     def role(self, name: str) -> str | None:
@@ -63,14 +63,13 @@ class Structure:
         return next((role for end in ends if (role := self.roles.get(".".join(parts[:end])))), None)
 
 
-def structure_of(model: nn.Module, layers: Sequence[Layer] | None = None) -> Structure:
+def structure_of(model: nn.Module, layers: Sequence[Layer]) -> Structure:
     """Find a model's output layers, embeddings, routers and adapters.
 
     Args:
         model: Unwrapped.
-        layers: Its `matrices`, if they are known.
+        layers: Its `matrices`.
     """
-    layers = list(matrices(model)) if layers is None else layers
     modules = dict(model.named_modules())
     roles = {
         path: "adapter" for path in modules if any(_named(p, _ADAPTERS) for p in path.split("."))
@@ -188,7 +187,7 @@ def _in_a_chain(path: str, modules: Mapping[str, nn.Module], layers: Sequence[La
             for one, two in pairwise(blocks):
                 ends = _within(join(before, one, rest), layers)
                 starts = _within(join(before, two), layers)
-                if ends and starts and width_out(ends[-1]) == width_in(starts[0]):
+                if ends and starts and _follows(ends, starts):
                     return True
     return False
 
@@ -212,7 +211,13 @@ def _tail(path: str, modules: Mapping[str, nn.Module], layers: Sequence[Layer]) 
 def _is_chain(paths: Sequence[str], layers: Sequence[Layer]) -> bool:
     """Whether each module reads the outputs of the module before it."""
     held = [_within(path, layers) for path in paths]
-    return all(width_out(one[-1]) == width_in(two[0]) for one, two in pairwise(held))
+    return all(_follows(one, two) for one, two in pairwise(held))
+
+
+def _follows(before: Sequence[Layer], after: Sequence[Layer]) -> bool:
+    """Whether the first of some layers can read the outputs of the last of others."""
+    (_, outputs), (inputs, _) = widths(before[-1]), widths(after[0])
+    return outputs == inputs
 
 
 def _last(model: nn.Module, layers: Sequence[Layer]) -> list[str]:

@@ -508,7 +508,7 @@ def test_dense_keeps_everything():
         ({"scope": "globl"}, "did you mean 'global'"),
         ({"end_step": None}, "give end_step"),
         ({"begin_step": 9}, "never reach its target"),
-        ({"interval": 100}, "interval 100"),
+        ({"interval": 100}, "interval is 100"),
         ({"alpha1": 0.5}, "did you mean 'alpha_1'"),
         ({"when": "now"}, "when"),
     ],

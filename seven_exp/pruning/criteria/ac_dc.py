@@ -1,10 +1,9 @@
 """AC/DC: training alternates between sparse and dense phases."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from seven_exp.pruning.criteria.magnitude import Magnitude
+from seven_exp.pruning.criteria.score import Tensors
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import FromZero
@@ -25,11 +24,7 @@ class Phases(Rule):
     """Within a sparse phase, kept weights stay and pruned ones do not return."""
 
     def rank(
-        self,
-        scores: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        masks: Sequence[Tensor],
-        moment: Moment,
+        self, scores: Tensors, weights: Tensors, masks: Tensors, moment: Moment
     ) -> list[Tensor]:
         """The scores of kept weights; pruned ones rank below all of them."""
         if not any(mask.any() for mask in masks):

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.moments import MomentSolver, unused
+from seven_exp.pruning.bounds import above_zero, zero_or_more
+from seven_exp.pruning.criteria.moments import SPACE, MomentSolver, unused
 from seven_exp.pruning.criteria.solver import Budget, Order, Sums
 from seven_exp.pruning.registry import register
 
@@ -16,13 +17,7 @@ _LEAST = 1e-6
 """The lowest rho; below it, the support does not change for any reason but rounding."""
 
 
-@register(
-    "alps",
-    when="after",
-    schedule="one_shot",
-    scope="per_layer",
-    space={"dampening": "tag(log,interval(1e-4,1.0))"},
-)
+@register("alps", when="after", schedule="one_shot", scope="per_layer", space=SPACE)
 class Alps(MomentSolver):
     """min over W' of tr (W' - W) H (W' - W)^T with at most k weights, by operator splitting.
 
@@ -54,11 +49,8 @@ class Alps(MomentSolver):
         order: Order = "blocks",
     ) -> None:
         super().__init__(dampening=dampening, order=order)
-        if rho <= 0:
-            raise ValueError(f"rho is {rho}: choose a positive number")
-        for name, value in (("iterations", iterations), ("solve_steps", solve_steps)):
-            if value < 0:
-                raise ValueError(f"{name} is {value}: choose 0 or more")
+        above_zero(rho=rho)
+        zero_or_more(iterations=iterations, solve_steps=solve_steps)
         self.rho, self.iterations, self.solve_steps = rho, iterations, solve_steps
 
     def score(self, sums: Sums, weight: Tensor) -> Tensor:

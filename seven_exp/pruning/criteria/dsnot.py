@@ -1,12 +1,12 @@
 """DSnoT: exchanges kept and pruned weights after another solver, without training."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import GradientScore, Score
+from seven_exp.pruning.bounds import zero_or_more
+from seven_exp.pruning.criteria.score import GradientScore, Score, Tensors
 from seven_exp.pruning.criteria.solver import Budget, GradientSolver, Order, Solver, Sums
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.patterns import NOfM, Pattern, Units
@@ -47,10 +47,7 @@ class DSnoT(Solver):
         order: Order = "blocks",
     ) -> None:
         super().__init__(order=order)
-        if cycles < 0:
-            raise ValueError(f"cycles is {cycles}: choose 0 or more")
-        if threshold < 0:
-            raise ValueError(f"threshold is {threshold}: choose 0 or more")
+        zero_or_more(cycles=cycles, threshold=threshold)
         self.start, self.cycles, self.threshold = _chooser(start), cycles, threshold
 
     def check(self, pattern: Pattern) -> None:
@@ -66,7 +63,7 @@ class DSnoT(Solver):
         zeros = torch.zeros_like(weight[:, 0])
         return {**self.start.init(weight), "sum": zeros, "sum of squares": zeros.clone()}
 
-    def see(self, sums: Sums, inputs: Sequence[Tensor]) -> None:
+    def see(self, sums: Sums, inputs: Tensors) -> None:
         """Sum x_j and x_j^2."""
         self.start.see(sums, inputs)
         sums["sum"] += torch.stack([x.sum(0) for x in inputs])
@@ -167,7 +164,7 @@ class _ByWeights(Solver):
         """Nothing."""
         return {}
 
-    def see(self, sums: Sums, inputs: Sequence[Tensor]) -> None:
+    def see(self, sums: Sums, inputs: Tensors) -> None:
         """Nothing."""
 
     def score(self, sums: Sums, weight: Tensor) -> Tensor:

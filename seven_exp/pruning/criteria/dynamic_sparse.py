@@ -1,11 +1,9 @@
 """Sparse from start to end: SET and RigL drop the smallest weights and grow others."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from seven_exp.pruning.criteria.gradient import Gradient
-from seven_exp.pruning.criteria.score import Score, State
+from seven_exp.pruning.criteria.score import Score, State, Tensors
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import FromZero
@@ -46,6 +44,6 @@ class Redrawn(Score):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """The draw."""
         return drawn(weights, self.seed * 1_000_003 + int(state.numbers.get("updates", 0)))

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seven_exp.pruning.bounds import above_zero
 from seven_exp.pruning.criteria.score import (
     LossFunction,
     Mean,
     ModelScore,
+    Tensors,
     cleaned,
     finite,
     precision,
@@ -18,13 +20,10 @@ from seven_exp.pruning.criteria.score import (
 from seven_exp.pruning.outputs import tempered
 from seven_exp.pruning.registry import register
 
+_SPACE = {"temperature": "tag(log,interval(1.0,1000.0))"}
 
-@register(
-    "grasp",
-    when="before",
-    schedule="one_shot",
-    space={"temperature": "tag(log,interval(1.0,1000.0))"},
-)
+
+@register("grasp", when="before", schedule="one_shot", space=_SPACE)
 class Grasp(ModelScore):
     """w * (H g), signed; it prunes the lowest, whose removal raises the gradient's norm.
 
@@ -39,14 +38,13 @@ class Grasp(ModelScore):
     """
 
     def __init__(self, *, temperature: float = 200.0) -> None:
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}: choose a positive number")
+        above_zero(temperature=temperature)
         self.temperature = temperature
 
     def score(
         self,
         model: nn.Module,
-        weights: Sequence[Tensor],
+        weights: Tensors,
         batches: Sequence[Any],
         loss_fn: LossFunction,
         mean: Mean,
@@ -68,9 +66,7 @@ class Grasp(ModelScore):
         return [weight.detach() * p for weight, p in zip(weights, products, strict=True)]
 
 
-def _product(
-    loss: Tensor, weights: Sequence[Tensor], total: Sequence[Tensor]
-) -> Sequence[Tensor | None]:
+def _product(loss: Tensor, weights: Tensors, total: Tensors) -> Sequence[Tensor | None]:
     """H g of one batch: the derivative of its gradient along g."""
     grads = torch.autograd.grad(loss, list(weights), create_graph=True, allow_unused=True)
     along = [(g * t).sum() for g, t in zip(grads, total, strict=True) if g is not None]

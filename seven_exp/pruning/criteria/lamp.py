@@ -1,12 +1,10 @@
 """LAMP: magnitude that can be compared between layers."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from seven_exp.pruning.allocation import lamp_shares
-from seven_exp.pruning.criteria.score import Score, State, magnitudes
+from seven_exp.pruning.criteria.score import Score, State, Tensors, magnitudes
 from seven_exp.pruning.evidence import constant
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
@@ -27,7 +25,7 @@ def lamp() -> Ranking:
 class Lamp(Score):
     """The LAMP ratio; the largest weight of every layer scores 1, so no layer is emptied first."""
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """The ratio."""
         return [lamp_shares(magnitude) for magnitude in magnitudes(weights)]
 
@@ -39,11 +37,7 @@ class Ties(Rule):
     """
 
     def rank(
-        self,
-        scores: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        masks: Sequence[Tensor],
-        moment: Moment,
+        self, scores: Tensors, weights: Tensors, masks: Tensors, moment: Moment
     ) -> list[Tensor]:
         """The ratio, the lowest for ties."""
         alike = list(map(constant, magnitudes(weights), masks))

@@ -1,10 +1,8 @@
 """Magnitude: keep the largest weights."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import Score, State, magnitudes
+from seven_exp.pruning.criteria.score import Score, State, Tensors, magnitudes
 from seven_exp.pruning.registry import register
 
 
@@ -15,6 +13,6 @@ from seven_exp.pruning.registry import register
 class Magnitude(Score):
     """|w| (Han et al., arXiv 1506.02626); during training, gradually (Zhu, Gupta, 1710.01878)."""
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """|w|."""
         return magnitudes(weights)

@@ -1,11 +1,16 @@
 """The inputs' second moments: what solvers of a layer's least-squares problem read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from seven_exp.pruning.bounds import above_zero, one_or_more
+from seven_exp.pruning.criteria.score import Tensors
 from seven_exp.pruning.criteria.solver import Order, Solver, Sums
+
+SPACE = {"dampening": "tag(log,interval(1e-4,1.0))"}
+"""The search space of these solvers."""
 
 
 class MomentSolver(Solver):
@@ -21,8 +26,7 @@ class MomentSolver(Solver):
 
     def __init__(self, *, dampening: float = 0.01, order: Order = "blocks") -> None:
         super().__init__(order=order)
-        if dampening <= 0:
-            raise ValueError(f"dampening is {dampening}: choose a positive number")
+        above_zero(dampening=dampening)
         self.dampening = dampening
 
     def init(self, weight: Tensor) -> Sums:
@@ -30,7 +34,7 @@ class MomentSolver(Solver):
         groups, _, inputs = weight.shape
         return {"moments": weight.new_zeros(groups, inputs, inputs)}
 
-    def see(self, sums: Sums, inputs: Sequence[Tensor]) -> None:
+    def see(self, sums: Sums, inputs: Tensors) -> None:
         """Sum x x^T."""
         for moment, x in zip(sums["moments"], inputs, strict=True):
             moment.addmm_(x.T, x)
@@ -39,6 +43,29 @@ class MomentSolver(Solver):
         """The dampened H of each group: (groups, inputs, inputs); 0 for unused inputs."""
         hessians = 2 / sums["uses"].clamp(min=1)[:, None, None] * sums["moments"]
         return torch.stack([_dampened(hessian, self.dampening) for hessian in hessians])
+
+
+class ColumnSolver(MomentSolver):
+    """A solver that goes through the columns block by block.
+
+    Args:
+        block: Columns per block.
+        dampening: Fraction of the mean diagonal that is added to H.
+        order: See `Solver`.
+    """
+
+    def __init__(
+        self, *, block: int = 128, dampening: float = 0.01, order: Order = "blocks"
+    ) -> None:
+        super().__init__(dampening=dampening, order=order)
+        one_or_more(block=block)
+        self.block = block
+
+    def blocks(self, columns: int, width: int) -> Iterator[slice]:
+        """The blocks of so many columns; each but the last is a multiple of ``width``."""
+        block = width * max(1, self.block // width)
+        for start in range(0, columns, block):
+            yield slice(start, min(start + block, columns))
 
 
 def unused(hessians: Tensor) -> Tensor:

@@ -1,11 +1,10 @@
 """Movement: keep the weights that training moves away from zero."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import GradientScore, State
+from seven_exp.pruning.bounds import above_zero, zero_or_more
+from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import Remembered
@@ -70,18 +69,16 @@ class Movement(GradientScore):
     """
 
     def __init__(self, lr: float, betas: tuple[float, float], penalty: float = 0.0) -> None:
-        if lr <= 0:
-            raise ValueError(f"lr is {lr}: choose a positive number")
-        if penalty < 0:
-            raise ValueError(f"penalty is {penalty}: choose 0 or more")
+        above_zero(lr=lr)
+        zero_or_more(penalty=penalty)
         self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
         self.penalty = penalty
 
-    def init(self, weights: Sequence[Tensor]) -> State:
+    def init(self, weights: Tensors) -> State:
         """S = 0, and Adam's moments."""
         return State.zeros(weights, "score", "mean", "square")
 
-    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def update(self, state: State, weights: Tensors, grads: Tensors) -> None:
         """One Adam step on the scores."""
         t = state.numbers["t"] = state.numbers.get("t", 0) + 1
         slope = self._slope(state, weights, grads)
@@ -94,13 +91,11 @@ class Movement(GradientScore):
         rate = -self.lr / (1 - self.betas[0] ** t)
         torch._foreach_addcdiv_(state["score"], state["mean"], root, rate)
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """S."""
         return state["score"]
 
-    def _slope(
-        self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def _slope(self, state: State, weights: Tensors, grads: Tensors) -> list[Tensor]:
         """dL/dS plus the penalty's, lambda sigmoid'(S) / (weights of the layer * layers)."""
         slopes = list(torch._foreach_mul(list(grads), [weight.detach() for weight in weights]))
         if not self.penalty:

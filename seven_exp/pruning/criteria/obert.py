@@ -1,12 +1,11 @@
 """oBERT: the optimal brain surgeon with a block-diagonal Fisher matrix."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seven_exp.pruning.criteria.score import CompensatingScore, State, precision
+from seven_exp.pruning.bounds import above_zero, one_or_more
+from seven_exp.pruning.criteria.score import CompensatingScore, State, Tensors, precision
 from seven_exp.pruning.registry import register
 
 _CHUNK = 4096
@@ -38,18 +37,15 @@ class Obert(CompensatingScore):
     """
 
     def __init__(self, *, gradients: int = 1024, block: int = 50, dampening: float = 1e-7) -> None:
-        for name, value in (("gradients", gradients), ("block", block)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}: choose 1 or more")
-        if dampening <= 0:
-            raise ValueError(f"dampening is {dampening}: choose a positive number")
+        one_or_more(gradients=gradients, block=block)
+        above_zero(dampening=dampening)
         self.gradients, self.block, self.dampening = gradients, block, dampening
 
-    def init(self, weights: Sequence[Tensor]) -> State:
+    def init(self, weights: Tensors) -> State:
         """F = 0."""
         return State({"fisher": [self._empty(weight) for weight in weights]})
 
-    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def update(self, state: State, weights: Tensors, grads: Tensors) -> None:
         """Update the running mean with the gradient's outer product, block by block."""
         seen = state.numbers["seen"] = state.numbers.get("seen", 0) + 1
         share = 1 / min(seen, self.gradients)
@@ -57,7 +53,7 @@ class Obert(CompensatingScore):
             rows = self._blocks(grad)
             fisher.baddbmm_(rows.unsqueeze(2), rows.unsqueeze(1), beta=1 - share, alpha=share)
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """w^2 / (2 [F^-1]_qq); weights of zero count as pruned."""
         if "seen" not in state.numbers:
             return [torch.zeros_like(weight, dtype=precision(weight)) for weight in weights]
@@ -74,11 +70,7 @@ class Obert(CompensatingScore):
         return scores
 
     def compensate(
-        self,
-        state: State,
-        weights: Sequence[Tensor],
-        before: Sequence[Tensor],
-        after: Sequence[Tensor],
+        self, state: State, weights: Tensors, before: Tensors, after: Tensors
     ) -> list[Tensor]:
         """w_S + delta_S."""
         moved = []

@@ -1,26 +1,22 @@
 """PLATON: an upper confidence bound of a weight's importance."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import GradientScore, State
+from seven_exp.pruning.bounds import below_one, one_or_more
+from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import Moved
 
+_SPACE = {
+    "beta_1": "interval(0.5,0.99)",
+    "beta_2": "interval(0.5,0.99)",
+    "window": "int(tag(log,interval(1,50)))",
+}
 
-@register(
-    "platon",
-    when="during",
-    schedule="cubic",
-    space={
-        "beta_1": "interval(0.5,0.99)",
-        "beta_2": "interval(0.5,0.99)",
-        "window": "int(tag(log,interval(1,50)))",
-    },
-)
+
+@register("platon", when="during", schedule="cubic", space=_SPACE)
 def platon(*, beta_1: float = 0.85, beta_2: float = 0.95, window: int = 10) -> Ranking:
     """Keeps the highest Ibar * U, see `Platon`; weights return with the optimizer's latest update.
 
@@ -50,18 +46,15 @@ class Platon(GradientScore):
     """
 
     def __init__(self, beta_1: float, beta_2: float, window: int) -> None:
-        for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is {value}: choose a number in [0, 1)")
-        if window < 1:
-            raise ValueError(f"window is {window}: choose 1 or more")
+        below_one(beta_1=beta_1, beta_2=beta_2)
+        one_or_more(window=window)
         self.beta_1, self.beta_2, self.window = beta_1, beta_2, window
 
-    def init(self, weights: Sequence[Tensor]) -> State:
+    def init(self, weights: Tensors) -> State:
         """All averages at 0."""
         return State.zeros(weights, "window_mean", "importance", "uncertainty")
 
-    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def update(self, state: State, weights: Tensors, grads: Tensors) -> None:
         """Average |w g|; at the end of an averaging window update Ibar and U."""
         names = ("window_mean", "importance", "uncertainty")
         mean, importance, uncertainty = (state[name] for name in names)
@@ -79,7 +72,7 @@ class Platon(GradientScore):
             torch._foreach_abs_(deviation)
             torch._foreach_lerp_(uncertainty, deviation, 1 - self.beta_2)
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """Ibar U; before the first averaging window ends, the mean of |w g| so far."""
         if state.numbers.get("t", 0) < self.window:
             return state["window_mean"]

@@ -1,12 +1,10 @@
 """Pruner-Zero: the symbolic score that an evolutionary search has found."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.gblm import GradientNorm
-from seven_exp.pruning.criteria.score import State
+from seven_exp.pruning.criteria.gradient import GradientNorm
+from seven_exp.pruning.criteria.score import State, Tensors
 from seven_exp.pruning.registry import register
 
 
@@ -18,7 +16,7 @@ class PrunerZero(GradientNorm):
     arXiv 2406.02924, eq. 4; G as in GBLM).
     """
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """W^2 (G - min G) / (max G - min G)."""
         scores = []
         for norm, weight in zip(super().score(state, weights), weights, strict=True):

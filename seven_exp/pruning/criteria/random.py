@@ -1,10 +1,8 @@
 """Random: the baseline that every criterion must beat."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import Score, State
+from seven_exp.pruning.criteria.score import Score, State, Tensors
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.rules import drawn
 
@@ -20,10 +18,10 @@ class Random(Score):
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
 
-    def init(self, weights: Sequence[Tensor]) -> State:
+    def init(self, weights: Tensors) -> State:
         """The draw."""
         return State({"score": drawn(weights, self.seed)})
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """The draw."""
         return state["score"]

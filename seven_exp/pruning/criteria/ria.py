@@ -2,18 +2,15 @@
 
 from torch import Tensor
 
+from seven_exp.pruning.bounds import zero_or_more
 from seven_exp.pruning.criteria.solver import Order, Sums
 from seven_exp.pruning.criteria.wanda import Wanda
 from seven_exp.pruning.registry import register
 
+_SPACE = {"power": "interval(0.0,1.0)"}
 
-@register(
-    "ria",
-    when="after",
-    schedule="one_shot",
-    scope="per_layer",
-    space={"power": "interval(0.0,1.0)"},
-)
+
+@register("ria", when="after", schedule="one_shot", scope="per_layer", space=_SPACE)
 class Ria(Wanda):
     """(|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||X_j||_2^a.
 
@@ -28,8 +25,7 @@ class Ria(Wanda):
 
     def __init__(self, *, power: float = 0.5, order: Order = "blocks") -> None:
         super().__init__(order=order)
-        if power < 0:
-            raise ValueError(f"power is {power}: choose 0 or more")
+        zero_or_more(power=power)
         self.power = power
 
     def score(self, sums: Sums, weight: Tensor) -> Tensor:

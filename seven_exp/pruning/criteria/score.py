@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from seven_exp.pruning.masks import Masks
 
+Tensors = Sequence[Tensor]
+"""One tensor per layer."""
+
 LossFunction = Callable[[nn.Module, Any], Tensor]
 """``loss_fn(model, batch)``: a scalar to be minimised."""
 
@@ -38,7 +41,7 @@ class State:
         return self.tensors[name]
 
     @classmethod
-    def zeros(cls, weights: Sequence[Tensor], *names: str) -> "State":
+    def zeros(cls, weights: Tensors, *names: str) -> "State":
         """Zeros with the weights' shapes under each name, in the scores' precision."""
         return cls({n: [torch.zeros_like(w, dtype=precision(w)) for w in weights] for n in names})
 
@@ -46,7 +49,7 @@ class State:
 class Score(ABC):
     """Scores weights by their values alone; weights with higher scores are kept longer."""
 
-    def init(self, weights: Sequence[Tensor]) -> State:
+    def init(self, weights: Tensors) -> State:
         """The state before any evidence.
 
         Args:
@@ -55,7 +58,7 @@ class Score(ABC):
         return State()
 
     @abstractmethod
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """One tensor of finite scores per layer, with its weight's shape, float32 or wider.
 
         Before there is any evidence, all scores are equal.
@@ -70,7 +73,7 @@ class GradientScore(Score):
     """Scores weights by the gradients of steps or batches as well."""
 
     @abstractmethod
-    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def update(self, state: State, weights: Tensors, grads: Tensors) -> None:
         """Update the state with the gradients of one step.
 
         Args:
@@ -80,9 +83,7 @@ class GradientScore(Score):
                 overwrite them.
         """
 
-    def observe(
-        self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
-    ) -> None:
+    def observe(self, state: State, weights: Tensors, grads: Sequence[Tensor | None]) -> None:
         """Call `update` with a cleaned copy of autograd's gradients.
 
         Args:
@@ -93,7 +94,7 @@ class GradientScore(Score):
         """
         self.update(state, weights, cleaned(grads, weights))
 
-    def begin_round(self, state: State, weights: Sequence[Tensor]) -> State:
+    def begin_round(self, state: State, weights: Tensors) -> State:
         """The state at the start of a round of batches outside training; default: unchanged."""
         return state
 
@@ -103,12 +104,7 @@ class OnePassScore(GradientScore):
 
     @abstractmethod
     def observe_and_choose(
-        self,
-        state: State,
-        weights: Sequence[Tensor],
-        grads: Sequence[Tensor | None],
-        masks: Masks,
-        k: int,
+        self, state: State, weights: Tensors, grads: Sequence[Tensor | None], masks: Masks, k: int
     ) -> bool:
         """`observe`, and choose the ``k`` best of the kept weights if the same pass can do it.
 
@@ -130,11 +126,7 @@ class CompensatingScore(GradientScore):
 
     @abstractmethod
     def compensate(
-        self,
-        state: State,
-        weights: Sequence[Tensor],
-        before: Sequence[Tensor],
-        after: Sequence[Tensor],
+        self, state: State, weights: Tensors, before: Tensors, after: Tensors
     ) -> list[Tensor]:
         """Values of the kept weights that compensate for the pruned ones.
 
@@ -153,7 +145,7 @@ class ModelScore(ABC):
     def score(
         self,
         model: nn.Module,
-        weights: Sequence[Tensor],
+        weights: Tensors,
         batches: Sequence[Any],
         loss_fn: LossFunction,
         mean: Mean,
@@ -200,12 +192,12 @@ def finite(loss: Any) -> Tensor:
     return loss
 
 
-def check_scores(name: str, scores: Any, weights: Sequence[Tensor]) -> None:
+def check_scores(name: str, scores: Any, weights: Tensors) -> None:
     """Raise ValueError unless there is one floating tensor a layer, shaped like its weight.
 
     Args:
         name: Of the pruner.
-        scores: What its score has returned.
+        scores: Returned by its score.
         weights: One tensor a layer.
     """
     given = scores if isinstance(scores, list | tuple) else []
@@ -222,7 +214,7 @@ def precision(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
-def cleaned(grads: Sequence[Tensor | None], weights: Sequence[Tensor]) -> list[Tensor]:
+def cleaned(grads: Sequence[Tensor | None], weights: Tensors) -> list[Tensor]:
     """Copies in the scores' precision, with 0 for missing or broken gradients."""
     return [
         torch.zeros_like(weight, dtype=precision(weight))
@@ -232,6 +224,6 @@ def cleaned(grads: Sequence[Tensor | None], weights: Sequence[Tensor]) -> list[T
     ]
 
 
-def magnitudes(weights: Sequence[Tensor]) -> list[Tensor]:
+def magnitudes(weights: Tensors) -> list[Tensor]:
     """|w| of each layer, in the scores' precision."""
     return [weight.detach().abs().to(precision(weight)) for weight in weights]

@@ -1,12 +1,13 @@
 """Sensitivity: SEVEN taken apart, with evidence, memory, noise factor and regrowth as settings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import GradientScore, State
+from seven_exp.pruning.bounds import below_one
+from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
 from seven_exp.pruning.criteria.seven import unit_of
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
@@ -81,9 +82,9 @@ def sensitivity(
     ):
         if value not in known:
             raise ValueError(f"{key} is '{value}': {nearest(value, known)}")
-    for key, number in (("decay", decay), *(("alphas", alpha) for alpha in alphas)):
-        if not 0 <= number < 1:
-            raise ValueError(f"{key} is {number}: choose a number in [0, 1)")
+    below_one(decay=decay)
+    for alpha in alphas:
+        below_one(alphas=alpha)
     factor = NoiseFactor(power, shuffled, (float(alphas[0]), float(alphas[1])))
     score = Sensitivity(evidence, {"last": 0.0, "average": decay}.get(memory), factor)
     return Ranking(score, regrowth=_REGROWTH[regrowth])
@@ -114,11 +115,11 @@ class Sensitivity(GradientScore):
     def __init__(self, evidence: str, decay: float | None, factor: NoiseFactor) -> None:
         self.evidence, self.decay, self.factor = evidence, decay, factor
 
-    def init(self, weights: Sequence[Tensor]) -> State:
+    def init(self, weights: Tensors) -> State:
         """A = 0, and m = v = 0 if the factor counts."""
         return State.zeros(weights, "score", *(("m", "v") if self.factor.power else ()))
 
-    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def update(self, state: State, weights: Tensors, grads: Tensors) -> None:
         """One step of the recurrence above."""
         unit = state.numbers.get("unit") or unit_of(grads)
         if unit == 0:
@@ -135,7 +136,7 @@ class Sensitivity(GradientScore):
                 term = term * (1 - self.decay)
             total.add_(term)
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """S."""
         totals = state["score"]
         if self.evidence != "signed":

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import OnePassScore, State, cleaned
+from seven_exp.pruning.bounds import below_one
+from seven_exp.pruning.criteria.score import OnePassScore, State, Tensors, cleaned
 from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.kernels.one_pass import seven_and_best
 from seven_exp.pruning.kernels.seven_step import SevenStep
@@ -50,12 +51,10 @@ class Seven(OnePassScore):
     ) -> None:
         if moments not in _MOMENTS:
             raise ValueError(f"moments is '{moments}': {nearest(moments, _MOMENTS)}")
-        for name, value in (("alpha_1", alpha_1), ("alpha_2", alpha_2)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is {value}: choose a number in [0, 1)")
+        below_one(alpha_1=alpha_1, alpha_2=alpha_2)
         self.alpha_1, self.alpha_2, self.moments = alpha_1, alpha_2, moments
 
-    def init(self, weights: Sequence[Tensor]) -> State:
+    def init(self, weights: Tensors) -> State:
         """M = v = S = 0."""
         state = State.zeros(weights, "m", "v", "score")
         if self.moments == "bfloat16":
@@ -63,24 +62,17 @@ class Seven(OnePassScore):
                 state.tensors[name] = [torch.zeros_like(w, dtype=torch.bfloat16) for w in weights]
         return state
 
-    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def update(self, state: State, weights: Tensors, grads: Tensors) -> None:
         """One step of the recurrence above."""
         self.observe(state, weights, grads)
 
-    def observe(
-        self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
-    ) -> None:
+    def observe(self, state: State, weights: Tensors, grads: Sequence[Tensor | None]) -> None:
         """The same without a copy: the pass over memory cleans the gradients while reading them."""
         if step := self._step(state, weights, grads):
             fused.seven(step)
 
     def observe_and_choose(
-        self,
-        state: State,
-        weights: Sequence[Tensor],
-        grads: Sequence[Tensor | None],
-        masks: Masks,
-        k: int,
+        self, state: State, weights: Tensors, grads: Sequence[Tensor | None], masks: Masks, k: int
     ) -> bool:
         """Both in one pass over memory, if there is a compiled one."""
         # A subclass may override update or score.
@@ -90,12 +82,12 @@ class Seven(OnePassScore):
         step = self._step(state, weights, grads)
         return step is not None and seven_and_best(step, masks, k)
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """S."""
         return state["score"]
 
     def _step(
-        self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor | None]
+        self, state: State, weights: Tensors, grads: Sequence[Tensor | None]
     ) -> SevenStep | None:
         """The next step; None as long as all gradients are zero."""
         seen = [
@@ -111,7 +103,7 @@ class Seven(OnePassScore):
         return SevenStep(weights, seen, m, v, score, unit, (self.alpha_1, self.alpha_2), t)
 
 
-def unit_of(grads: Sequence[Tensor]) -> float:
+def unit_of(grads: Tensors) -> float:
     """The unit u: the power of two nearest to 2^8 times the gradients' root mean square.
 
     Args:

@@ -1,11 +1,9 @@
 """SNIP: keep the connections whose removal would change the loss most."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import GradientScore, State
+from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import Remembered
@@ -19,19 +17,19 @@ class Snip(GradientScore):
     (Lee et al., arXiv 1810.02340, eq. 5; in several rounds, de Jorge et al., 2006.09081.)
     """
 
-    def init(self, weights: Sequence[Tensor]) -> State:
+    def init(self, weights: Tensors) -> State:
         """The sum so far: 0."""
         return State.zeros(weights, "gradient")
 
-    def begin_round(self, state: State, weights: Sequence[Tensor]) -> State:
+    def begin_round(self, state: State, weights: Tensors) -> State:
         """Reset the sum: earlier rounds had gradients of a denser model."""
         return self.init(weights)
 
-    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def update(self, state: State, weights: Tensors, grads: Tensors) -> None:
         """Add the batch's gradient to the sum."""
         torch._foreach_add_(state["gradient"], list(grads))
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """|w g|; the constant that the paper divides by does not change the order."""
         return [
             (weight.detach() * gradient).abs()

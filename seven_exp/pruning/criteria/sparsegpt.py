@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.moments import MomentSolver, factors, unused
-from seven_exp.pruning.criteria.solver import Budget, Order, Sums
+from seven_exp.pruning.criteria.moments import SPACE, ColumnSolver, factors, unused
+from seven_exp.pruning.criteria.solver import Budget, Sums
 from seven_exp.pruning.evidence import constant
 from seven_exp.pruning.patterns import NOfM
 from seven_exp.pruning.registry import register
@@ -27,14 +27,8 @@ are chosen exactly.
 """
 
 
-@register(
-    "sparsegpt",
-    when="after",
-    schedule="one_shot",
-    scope="per_layer",
-    space={"dampening": "tag(log,interval(1e-4,1.0))"},
-)
-class SparseGpt(MomentSolver):
+@register("sparsegpt", when="after", schedule="one_shot", scope="per_layer", space=SPACE)
+class SparseGpt(ColumnSolver):
     """w^2 / U_jj^2; each pruned weight's error is propagated to later columns of its row.
 
     U is the upper Cholesky factor of H^-1, and H = (2/n) sum of x x^T over the n inputs of the
@@ -42,21 +36,8 @@ class SparseGpt(MomentSolver):
     Convolutions count as linear maps of patches. If layers are independent, columns are scored
     block by block, with the errors of earlier blocks propagated. If layers compete, all columns
     are scored at once in the dense model. A single layer in an N:M pattern is scored group by
-    group, with the errors of earlier groups propagated.
-
-    Args:
-        block: Columns per block.
-        dampening: Fraction of the mean diagonal that is added to H.
-        order: See `Solver`.
+    group, with the errors of earlier groups propagated. See `ColumnSolver` for the settings.
     """
-
-    def __init__(
-        self, *, block: int = 128, dampening: float = 0.01, order: Order = "blocks"
-    ) -> None:
-        super().__init__(dampening=dampening, order=order)
-        if block < 1:
-            raise ValueError(f"block is {block}: choose 1 or more")
-        self.block = block
 
     def score(self, sums: Sums, weight: Tensor) -> Tensor:
         """w^2 / U_jj^2 of the present weights."""
@@ -132,9 +113,7 @@ class SparseGpt(MomentSolver):
         """
         w = weight.detach().to(factor.dtype, copy=True)
         width = width or self.block
-        block = width * max(1, self.block // width)
-        for start in range(0, w.shape[2], block):
-            own = slice(start, min(start + block, w.shape[2]))
+        for own in self.blocks(w.shape[2], width):
             u, columns = factor[:, own, own], w[..., own]
             diagonal = u.diagonal(dim1=1, dim2=2).unsqueeze(1)
             stays, errors = torch.zeros_like(columns, dtype=torch.bool), torch.zeros_like(columns)
@@ -142,7 +121,7 @@ class SparseGpt(MomentSolver):
                 if j % width == 0:
                     near = slice(j, min(j + width, columns.shape[2]))
                     scores = (columns[..., near] / diagonal[..., near]).square()
-                    stays[..., near] = choice(slice(start + j, start + near.stop), scores)
+                    stays[..., near] = choice(slice(own.start + j, own.start + near.stop), scores)
                 errors[..., j] = columns[..., j] * ~stays[..., j] / diagonal[..., j]
                 columns[..., j + 1 :] -= errors[..., j : j + 1] * u[:, j : j + 1, j + 1 :]
             w[..., own.stop :] -= errors @ factor[:, own, own.stop :]

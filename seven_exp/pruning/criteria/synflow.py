@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from seven_exp.pruning.criteria.score import LossFunction, Mean, ModelScore
+from seven_exp.pruning.criteria.score import LossFunction, Mean, ModelScore, Tensors
 from seven_exp.pruning.inputs import evaluating
 from seven_exp.pruning.outputs import logits_in
 from seven_exp.pruning.registry import register
@@ -25,7 +25,7 @@ class Synflow(ModelScore):
     def score(
         self,
         model: nn.Module,
-        weights: Sequence[Tensor],
+        weights: Tensors,
         batches: Sequence[Any],
         loss_fn: LossFunction,
         mean: Mean,

@@ -1,11 +1,9 @@
 """Taylor: the first-order change of the loss when a weight is removed, summed over steps."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import GradientScore, State
+from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
 from seven_exp.pruning.registry import register
 
 
@@ -17,17 +15,17 @@ class Taylor(GradientScore):
     SEVEN without its signal-to-noise factor.
     """
 
-    def init(self, weights: Sequence[Tensor]) -> State:
+    def init(self, weights: Tensors) -> State:
         """The sum so far: 0."""
         return State.zeros(weights, "score")
 
-    def update(self, state: State, weights: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+    def update(self, state: State, weights: Tensors, grads: Tensors) -> None:
         """Add the step's |w g|."""
         changes = list(grads)
         torch._foreach_mul_(changes, [weight.detach() for weight in weights])
         torch._foreach_abs_(changes)
         torch._foreach_add_(state["score"], changes)
 
-    def score(self, state: State, weights: Sequence[Tensor]) -> list[Tensor]:
+    def score(self, state: State, weights: Tensors) -> list[Tensor]:
         """The sum."""
         return state["score"]

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.moments import MomentSolver, factors
-from seven_exp.pruning.criteria.solver import Budget, Order, Sums
+from seven_exp.pruning.criteria.moments import SPACE, ColumnSolver, factors
+from seven_exp.pruning.criteria.solver import Budget, Sums
 from seven_exp.pruning.patterns import NOfM, Units
 from seven_exp.pruning.registry import register
 
@@ -14,14 +14,8 @@ _ELEMENTS = 2**24
 """Number of elements of the linear systems solved at a time, which bounds the working memory."""
 
 
-@register(
-    "thanos",
-    when="after",
-    schedule="one_shot",
-    scope="per_layer",
-    space={"dampening": "tag(log,interval(1e-4,1.0))"},
-)
-class Thanos(MomentSolver):
+@register("thanos", when="after", schedule="one_shot", scope="per_layer", space=SPACE)
+class Thanos(ColumnSolver):
     """|W_ij| ||X_j||_2; a row's pruned weights of a block are removed jointly.
 
     Block by block of columns, Wanda's score of all remaining columns, with their present values,
@@ -29,21 +23,9 @@ class Thanos(MomentSolver):
     change by -w_q (H^-1_qq)^-1 H^-1_q, with H of the remaining columns, which is the least-squares
     optimum (Ilin and Richtarik, arXiv 2504.05346, eq. 12 and algorithms 1 and 2, without outlier
     rows). SparseGPT removes one column at a time. If layers compete, or whole units are pruned, the
-    scores of the original weights choose all columns.
-
-    Args:
-        block: Columns per block; the authors use 512 for N:M.
-        dampening: Fraction of the mean diagonal that is added to H.
-        order: See `Solver`.
+    scores of the original weights choose all columns. For N:M the authors use blocks of 512.
+    See `ColumnSolver` for the settings.
     """
-
-    def __init__(
-        self, *, block: int = 128, dampening: float = 0.01, order: Order = "blocks"
-    ) -> None:
-        super().__init__(dampening=dampening, order=order)
-        if block < 1:
-            raise ValueError(f"block is {block}: choose 1 or more")
-        self.block = block
 
     def score(self, sums: Sums, weight: Tensor) -> Tensor:
         """|W_ij| ||X_j||."""
@@ -59,20 +41,19 @@ class Thanos(MomentSolver):
         stays = torch.ones_like(budget.alive)
         if isinstance(pattern, NOfM):
             width = pattern.m * math.prod(budget.kernel)
-        block = width * max(1, self.block // width)
-        for start in range(0, w.shape[2], block):
-            own = slice(start, min(start + block, w.shape[2]))
+        for own in self.blocks(w.shape[2], width):
             best = mask
             if best is None:
                 scores = self.score(sums, w)
-                scores[..., :start] = torch.where(stays[..., :start], 2 * scores.max() + 1, -1)
+                done = stays[..., : own.start]
+                scores[..., : own.start] = torch.where(done, 2 * scores.max() + 1, -1)
                 best = budget.best(scores)
             stays[..., own] = best[..., own]
-            u = factor[:, own, start:]
+            u = factor[:, own, own.start :]
             # The rows of the inverse of the remaining H that belong to this block.
-            inverse = u[:, :, : own.stop - start].mT @ u
+            inverse = u[:, :, : own.stop - own.start].mT @ u
             for group, rows in enumerate(inverse):
-                _remove(w[group, :, start:], ~stays[group, :, own], rows)
+                _remove(w[group, :, own.start :], ~stays[group, :, own], rows)
         return stays, w
 
 

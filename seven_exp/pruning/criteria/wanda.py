@@ -1,10 +1,9 @@
 """Wanda: weights times the norms of their input activations."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from seven_exp.pruning.criteria.score import Tensors
 from seven_exp.pruning.criteria.solver import Solver, Sums
 from seven_exp.pruning.registry import register
 
@@ -22,7 +21,7 @@ class Wanda(Solver):
         """One sum per input."""
         return {"squares": torch.zeros_like(weight[:, 0])}
 
-    def see(self, sums: Sums, inputs: Sequence[Tensor]) -> None:
+    def see(self, sums: Sums, inputs: Tensors) -> None:
         """Sum x_j^2."""
         sums["squares"] += torch.stack([x.square().sum(0) for x in inputs])
 
