@@ -1,7 +1,5 @@
 """Attention with fewer heads, and heads of fewer dimensions."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -77,47 +75,6 @@ class SlimAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
 
 
-@dataclass(frozen=True)
-class Heads:
-    """The projections of an attention, cut into heads.
-
-    Attributes:
-        queries: Weight and bias of the queries, (heads, dimensions, width of a token + 1).
-        keys: Same shape.
-        values: Same shape.
-        out: (width of a token, heads, dimensions): how the values are combined.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    values: Tensor
-    out: Tensor
-
-    @property
-    def idle_values(self) -> Tensor:
-        """Bool (heads, dimensions): values that are equal for every token, or are not read.
-
-        Attention weights sum to one, so a mean of equal values is the value.
-        """
-        return (self.values[..., :-1] == 0).all(-1) | (self.out == 0).all(0)
-
-    @property
-    def idle_scores(self) -> Tensor:
-        """Bool (heads, dimensions): where queries times keys are equal for every key.
-
-        Adding the same number to the scores of all keys changes no attention weight.
-        """
-        return (self.keys[..., :-1] == 0).all(-1) | (self.queries == 0).all(-1)
-
-    def told(self, gone: Tensor) -> Tensor:
-        """What the removed values add to every token, float64 (width of a token,).
-
-        Args:
-            gone: Bool (heads, dimensions), a subset of the idle ones.
-        """
-        return self.out[:, gone].double() @ self.values[..., -1][gone].double()
-
-
 def cut(projection: Tensor, bias: Tensor | None, heads: int) -> Tensor:
     """Rows of a projection (heads * dimensions, width) with their bias, by head.
 
@@ -144,11 +101,6 @@ def busiest(idle: Tensor, heads: Tensor) -> Tensor:
     return chosen.int().argsort(dim=1, stable=True)[:, :width].sort(dim=1).values
 
 
-def standing(idle: Tensor) -> Tensor:
-    """The heads, int64, with a value that is not idle."""
-    return (~idle).any(1).nonzero().squeeze(1)
-
-
 @torch.no_grad()
 def slim(attention: nn.MultiheadAttention) -> SlimAttention | None:
     """The same attention without the heads and dimensions that have no effect.
@@ -168,24 +120,29 @@ def slim(attention: nn.MultiheadAttention) -> SlimAttention | None:
     queries, keys, values = (
         cut(rows, bias, n) for rows, bias in zip(weight.chunk(3), biases, strict=True)
     )
-    parts = Heads(queries, keys, values, torch.unflatten(attention.out_proj.weight, 1, (n, -1)))
-    heads = standing(parts.idle_values)
-    value_places = busiest(parts.idle_values, heads)
-    score_places = busiest(parts.idle_scores, heads)
+    out = torch.unflatten(attention.out_proj.weight, 1, (n, -1))
+    # Attention weights sum to one, so a mean of equal values is the value.
+    idle_values = (values[..., :-1] == 0).all(-1) | (out == 0).all(0)
+    # Adding the same number to the scores of all keys changes no attention weight.
+    idle_scores = (keys[..., :-1] == 0).all(-1) | (queries == 0).all(-1)
+    heads = (~idle_values).any(1).nonzero().squeeze(1)
+    value_places, score_places = busiest(idle_values, heads), busiest(idle_scores, heads)
     if len(heads) == n and value_places.shape[1] == score_places.shape[1] == attention.head_dim:
         return None
-    gone = torch.ones_like(parts.idle_values)
+    gone = torch.ones_like(idle_values)
     gone[heads[:, None], value_places] = False
     chosen = ((queries, score_places), (keys, score_places), (values, value_places))
     rows = torch.cat([part[heads[:, None], places].flatten(0, 1) for part, places in chosen])
-    out_bias = attention.out_proj.bias
-    told = parts.told(gone) + (0 if out_bias is None else out_bias.double())
+    # The removed values add a constant to every token.
+    bias = out[:, gone].double() @ values[..., -1][gone].double()
+    if attention.out_proj.bias is not None:
+        bias += attention.out_proj.bias.double()
     return SlimAttention(
         len(heads),
         rows[:, :-1],
         rows[:, -1],
-        parts.out[:, heads[:, None], value_places].flatten(1),
-        told.to(rows.dtype),
+        out[:, heads[:, None], value_places].flatten(1),
+        bias.to(rows.dtype),
         scale=attention.head_dim**-0.5,
     )
 

@@ -1,4 +1,4 @@
-"""Constants: inputs of layers that are equal for everything the other layers say.
+"""Constants: inputs of layers that stay equal whatever the other layers return.
 
 A layer adds a constant input to its bias instead of reading it. A convolution that pads with zeros
 sees them beyond the border, so there a constant is not a bias.
@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from seven_exp.shrink.probing import Probe, resizable, told_inputs
+from seven_exp.shrink.probing import Probe, mapped, resizable
 from seven_exp.shrink.sizes import add_bias, by_input, by_output, is_conv1d, parameter, put
 
 _SCALES = (1.0, 1e4)
-"""Standard deviations of what the layers say."""
+"""Standard deviations of the outputs that the layers return."""
 
 _ROUNDING = 1e-5
 """Relative; sums of attention weights, for example, are one only up to rounding."""
@@ -32,7 +32,7 @@ def constants(probe: Probe) -> dict[str, Tensor]:
     Returns:
         Name of a layer -> (inputs,): the constant; NaN for inputs that vary.
     """
-    silent = {n: _silent(m) for n, m in probe.modules.items() if resizable(m)}
+    zeroed = {n: _zero_rows(m) for n, m in probe.modules.items() if resizable(m)}
     generator = torch.Generator().manual_seed(0)
 
     def noise(like: Tensor, scale: float) -> Tensor:
@@ -45,7 +45,7 @@ def constants(probe: Probe) -> dict[str, Tensor]:
         found: dict[str, tuple[Tensor, Tensor, int]] = {}
 
         def read(name: str, x: Tensor) -> None:
-            if name in silent:
+            if name in zeroed:
                 rows = x.reshape(-1, x.shape[-1])
                 low, high, count = found.get(name, (rows[0], rows[0], 0))
                 found[name] = (
@@ -56,14 +56,14 @@ def constants(probe: Probe) -> dict[str, Tensor]:
 
         for scale in scales:
 
-            def say(name: str, y: Tensor, scale: float = scale) -> Tensor:
+            def replace(name: str, y: Tensor, scale: float = scale) -> Tensor:
                 random = noise(y, scale)
-                if name not in silent:
+                if name not in zeroed:
                     return random
-                dead, level = silent[name]
-                return torch.where(dead, level.to(y), random)
+                dead, bias = zeroed[name]
+                return torch.where(dead, bias.to(y), random)
 
-            probe.run(read, say, told_inputs(probe.inputs, partial(noise, scale=scale)))
+            probe.run(read, replace, mapped(probe.inputs, partial(noise, scale=scale)))
         return found
 
     marked, random = extent((torch.nan,)), extent(_SCALES)
@@ -81,7 +81,7 @@ def _equal(low: Tensor, high: Tensor) -> Tensor:
     return torch.where(equal, (low + high) / 2, torch.nan)
 
 
-def _silent(module: nn.Module) -> tuple[Tensor, Tensor]:
+def _zero_rows(module: nn.Module) -> tuple[Tensor, Tensor]:
     """Which outputs have only zero weights, and the biases."""
     weight = by_output(module)
     bias = getattr(module, "bias", None)
@@ -114,19 +114,19 @@ def fold(module: nn.Module, values: Tensor, at: Tensor) -> bool:
     return True
 
 
-def merge(module: nn.Module, values: Tensor, speaker: Tensor, others: Tensor) -> None:
+def merge(module: nn.Module, values: Tensor, representative: Tensor, others: Tensor) -> None:
     """Let one unit's constant inputs of a layer stand for those of other units as well.
 
     Args:
         module: Resizable; it gets new tensors.
         values: (inputs,), see `constants`.
-        speaker: int64 (k,), the inputs that stay; a constant is zero only where no other is read.
+        representative: int64 (k,), the inputs that stay; one is zero only where no other is read.
         others: int64 (units, k), the inputs that become zero columns.
     """
     columns = by_input(module).clone()
-    share = (values[others].double() / values[speaker].double()).nan_to_num(0.0, 0.0, 0.0)
+    share = (values[others].double() / values[representative].double()).nan_to_num(0.0, 0.0, 0.0)
     more = torch.einsum("uk,ukop->kop", share, columns[others].double())
-    columns[speaker] = (columns[speaker].double() + more).to(columns.dtype)
+    columns[representative] = (columns[representative].double() + more).to(columns.dtype)
     columns[others.flatten()] = 0
     set_columns(module, torch.ones(len(columns), dtype=torch.bool), columns)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from seven_exp.pruning.inputs import evaluating
 from seven_exp.pruning.matrices import unwrap
 from seven_exp.pruning.patterns import Coupled, Group
-from seven_exp.shrink.probing import Probe, channelwise, resizable, told_inputs
+from seven_exp.shrink.probing import Probe, channelwise, mapped, resizable
 from seven_exp.shrink.sizes import by_input, is_conv1d, is_depthwise, rows_of
 from seven_exp.shrink.verify import Inputs
 
@@ -210,7 +210,7 @@ class _Nodes:
 
 
 def _codes(probe: Probe, makers: Sequence[str]) -> dict[str, Tensor]:
-    """What the marks say about the numbers of the rows that each input depends on.
+    """What the marks reveal about the numbers of the rows that each input depends on.
 
     Returns:
         Name of a reader -> bool (inputs, bits, 2): whether an input depends on a row of some layer
@@ -248,12 +248,12 @@ def _marked(probe: Probe, marks: Marks, *, inputs: bool = False) -> tuple[Hits, 
         reached = x.isnan().reshape(-1, x.shape[-1]).any(0).cpu()
         hits[name] = hits[name] | reached if name in hits else reached
 
-    def say(name: str, y: Tensor) -> Tensor:
+    def replace(name: str, y: Tensor) -> Tensor:
         which = marks(name, y.shape[-1])
         return y if which is None else y.masked_fill(which.to(y.device), torch.nan)
 
-    given = told_inputs(probe.inputs, lambda x: x * torch.nan) if inputs else None
-    made = probe.run(read, say, given)
+    given = mapped(probe.inputs, lambda x: x * torch.nan) if inputs else None
+    made = probe.run(read, replace, given)
     return hits, any(bool(t.isnan().any()) for t in made if t.is_floating_point())
 
 

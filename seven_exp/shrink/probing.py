@@ -1,7 +1,7 @@
-"""Probing: runs a model whose layers return given outputs, and captures what they read.
+"""Probing: runs a model whose layers return given outputs, and captures the inputs that they read.
 
-A layer that mixes its inputs, such as a convolution, returns what it is told to return. Everything
-between such layers runs as usual, so what one layer reads is a function of what others return.
+A layer that mixes its inputs, such as a convolution, returns given outputs instead of its own. The
+rest of the model runs as usual, so a layer reads a function of what the other layers return.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seven_exp.shrink.sizes import is_conv1d, is_depthwise
-from seven_exp.shrink.verify import Inputs, tensors_in
+from seven_exp.shrink.verify import Inputs, called, tensors_in
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _OPAQUE = (
@@ -27,8 +27,8 @@ Read = Callable[[str, Tensor], None]
 """``read(name, inputs)``: a layer of this name reads these inputs, channels last; as one column, if
 its parameters can't be resized."""
 
-Say = Callable[[str, Tensor], Tensor]
-"""``say(name, outputs)``: what a layer returns instead of its outputs, channels last."""
+Replace = Callable[[str, Tensor], Tensor]
+"""``replace(name, outputs)``: what a layer returns instead of its outputs, channels last."""
 
 
 def resizable(module: nn.Module) -> bool:
@@ -80,7 +80,7 @@ class Probe:
         def recording(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
             def run(*args: Any, **kwargs: Any) -> Any:
                 made = forward(*args, **kwargs)
-                outputs.setdefault(name, []).append(_told(made, torch.nan_to_num))
+                outputs.setdefault(name, []).append(mapped(made, torch.nan_to_num))
                 return made
 
             return run
@@ -89,63 +89,51 @@ class Probe:
             _call(model, inputs)
         return cls(model, inputs, outputs, modules)
 
-    def run(self, read: Read, say: Say, inputs: Inputs | None = None) -> list[Tensor]:
+    def run(self, read: Read, replace: Replace, inputs: Inputs | None = None) -> list[Tensor]:
         """Run the model with other outputs of its layers; return the tensors that it returns."""
         calls = dict.fromkeys(self.outputs, 0)
 
-        def mixing(name: str, _: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
             module = self.modules[name]
 
             def run(*args: Any, **kwargs: Any) -> Any:
                 for tensor in tensors_in([args, kwargs]):
                     if tensor.is_floating_point():
-                        known = resizable(module)
-                        read(name, _last(module, tensor) if known else tensor.reshape(-1, 1))
+                        read(name, _by_channel(module, tensor))
+                if name not in calls:
+                    return forward(*args, **kwargs)
                 made = self.outputs[name][calls[name]]
                 calls[name] += 1
-                return _told(made, lambda t: _back(module, say(name, _last(module, t))))
+                return mapped(made, lambda t: _back(module, replace(name, _last(module, t))))
 
             return run
 
-        def passing(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-            known = channelwise(self.modules[name])
-
-            def run(*args: Any, **kwargs: Any) -> Any:
-                for tensor in tensors_in([args, kwargs]):
-                    if tensor.is_floating_point():
-                        read(name, tensor.movedim(1, -1) if known else tensor.reshape(-1, 1))
-                return forward(*args, **kwargs)
-
-            return run
-
-        through = {
+        readers = {
             name: module
             for name, module in self.modules.items()
-            if channelwise(module) or (name and _holds_parameters(module))
+            if name in calls or channelwise(module) or (name and _holds_parameters(module))
         }
-        with (
-            _replaced({name: self.modules[name] for name in self.outputs}, mixing),
-            _replaced(through, passing),
-        ):
+        with _replaced(readers, reading):
             made = _call(self.model, self.inputs if inputs is None else inputs)
         return list(tensors_in(made))
 
 
-def told_inputs(inputs: Inputs, say: Callable[[Tensor], Tensor]) -> Inputs:
-    """The inputs of a model with other values in its floating-point tensors."""
-    told: Inputs = _told(inputs, say)
-    return told
-
-
-def _told(made: Any, say: Callable[[Tensor], Tensor]) -> Any:
-    """A nested structure with other floating-point tensors."""
+def mapped(made: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A nested structure with its floating-point tensors changed."""
     if isinstance(made, Tensor):
-        return say(made) if made.is_floating_point() else made
+        return change(made) if made.is_floating_point() else made
     if isinstance(made, Mapping):
-        return {key: _told(value, say) for key, value in made.items()}
+        return {key: mapped(value, change) for key, value in made.items()}
     if isinstance(made, list | tuple):
-        return type(made)(_told(part, say) for part in made)
+        return type(made)(mapped(part, change) for part in made)
     return made
+
+
+def _by_channel(module: nn.Module, tensor: Tensor) -> Tensor:
+    """Inputs of a layer with channels last; as one column if its parameters can't be resized."""
+    if resizable(module):
+        return _last(module, tensor)
+    return tensor.movedim(1, -1) if channelwise(module) else tensor.reshape(-1, 1)
 
 
 def _last(module: nn.Module, tensor: Tensor) -> Tensor:
@@ -167,9 +155,7 @@ def _call(model: nn.Module, inputs: Inputs) -> Any:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            if isinstance(inputs, Mapping):
-                return model(**inputs)
-            return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+            return called(model, inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 

@@ -1,6 +1,6 @@
 """Shrinking: removes the units of a model that have no effect; the outputs stay the same.
 
-What a unit tells the next layers, if it is constant, moves to their biases. A unit that no
+If a unit's output is constant, its effect moves to the biases of the next layers. A unit that no
 layer reads any more is removed, with its rows, columns and channels.
 """
 
@@ -115,29 +115,32 @@ def _removed(model: nn.Module, inputs: Inputs, units: Sequence[Unit]) -> list[Sh
         going |= sum(set_rows_to_zero(modules[name], at) for name, at in rows.items()) > 0
         if not going:
             going = sum(_merged(modules, family, values) for family in families) > 0
-    silent = set(_unread(modules, units))
+    gone = set(_unread(modules, units))
     # At least one unit stays, so that every layer has a size.
-    gone = [unit for family in families for unit in family[silent.issuperset(family) :]]
-    gone = [unit for unit in gone if unit in silent]
+    gone -= {family[0] for family in families if gone.issuperset(family)}
     for (name, side), at in _places(gone).items():
         module = modules[name]
         size = len(by_input(module)) if side == "columns" else rows_of(module)
         kept = torch.ones(size, dtype=torch.bool)
         kept[at] = False
         (keep_inputs if side == "columns" else keep_outputs)(module, kept.nonzero().squeeze(1))
-    return _report(modules, families, set(gone))
+    return _report(modules, families, gone)
 
 
 def _unread(modules: Mapping[str, nn.Module], units: Iterable[Unit]) -> list[Unit]:
     """The units that no layer reads."""
-    silent: dict[str, list[bool]] = {}
+    zero: dict[str, list[bool]] = {}
 
-    def quiet(name: str, indices: Iterable[int]) -> bool:
-        if name not in silent:
-            silent[name] = by_input(modules[name]).eq(0).flatten(1).all(1).tolist()
-        return all(silent[name][i] for i in indices)
+    def is_zero(name: str, indices: Iterable[int]) -> bool:
+        if name not in zero:
+            zero[name] = _zero_columns(modules[name]).tolist()
+        return all(zero[name][i] for i in indices)
 
-    return [unit for unit in units if all(quiet(*place) for place in unit.of("columns"))]
+    return [unit for unit in units if all(is_zero(*place) for place in unit.of("columns"))]
+
+
+def _zero_columns(module: nn.Module) -> Tensor:
+    return by_input(module).eq(0).flatten(1).all(1)
 
 
 def _merged(
@@ -146,26 +149,25 @@ def _merged(
     """Let one constant unit of a family stand for all of them, where layers pad their inputs."""
     names = [name for name, _ in family[0].of("columns")]
     at = {name: torch.tensor([unit.places[name, "columns"] for unit in family]) for name in names}
-    said, loud, heard = [], [], []
+    constant_or_unread, not_zero, read = [], [], []
     for name in names:
-        value = values[name][at[name]]
-        live = ~by_input(modules[name]).eq(0).flatten(1).all(1)[at[name]]
-        said.append((value.isfinite() | ~live).all(1))
-        loud.append(value.isfinite() & (value != 0))
-        heard.append(live)
-    speaks, is_heard = torch.cat(loud, 1), torch.cat(heard, 1)
-    constant = torch.stack(said).all(0) & is_heard.any(1)
-    # The speaker's constants are not zero wherever another unit is read.
-    needed = is_heard[constant].any(0)
-    able = constant & (speaks | ~needed).all(1)
-    if not bool(able.any()) or int(constant.sum()) < 2:
+        value, live = values[name][at[name]], ~_zero_columns(modules[name])[at[name]]
+        constant_or_unread.append((value.isfinite() | ~live).all(1))
+        not_zero.append(value.isfinite() & (value != 0))
+        read.append(live)
+    able, is_read = torch.cat(not_zero, 1), torch.cat(read, 1)
+    constant = torch.stack(constant_or_unread).all(0) & is_read.any(1)
+    # A representative's constants are not zero wherever another unit is read.
+    needed = is_read[constant].any(0)
+    fit = constant & (able | ~needed).all(1)
+    if not bool(fit.any()) or int(constant.sum()) < 2:
         return False
     level = torch.cat([values[name][at[name]].abs().nan_to_num() for name in names], 1)
-    quietest = level.masked_fill(~needed, torch.inf).amin(1)
-    speaker = int(quietest.masked_fill(~able, -1).argmax())
-    constant[speaker] = False
+    lowest = level.masked_fill(~needed, torch.inf).amin(1)
+    representative = int(lowest.masked_fill(~fit, -1).argmax())
+    constant[representative] = False
     for name in names:
-        merge(modules[name], values[name], at[name][speaker], at[name][constant])
+        merge(modules[name], values[name], at[name][representative], at[name][constant])
     return True
 
 

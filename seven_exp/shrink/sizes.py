@@ -63,14 +63,14 @@ def keep_outputs(module: nn.Module, kept: Tensor) -> None:
         if isinstance(getattr(module, name, None), Tensor):
             dim = -1 if is_conv1d(module) else 0
             put(module, name, parameter(module, name).index_select(dim, kept))
-    settle(module)
+    set_sizes(module)
 
 
 def keep_inputs(module: nn.Module, kept: Tensor) -> None:
     """Drop all other inputs of a Linear or Conv; see `keep_outputs`."""
     dim = 0 if is_conv1d(module) else 1
     put(module, "weight", parameter(module, "weight").index_select(dim, kept))
-    settle(module)
+    set_sizes(module)
 
 
 def add_bias(module: nn.Module, shift: Tensor) -> None:
@@ -90,7 +90,7 @@ def put(module: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module, name, tensor)
 
 
-def settle(module: nn.Module) -> None:
+def set_sizes(module: nn.Module) -> None:
     """Set a layer's attributes to its tensors' shapes."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
@@ -136,7 +136,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         if name in own and own[name].shape != tensor.shape:
             module = model.get_submodule(place)
             put(module, attribute, torch.empty_like(tensor))
-            settle(module)
+            set_sizes(module)
         elif attribute == "bias" and name not in own and f"{place}.weight" in own:
             put(model.get_submodule(place), attribute, torch.empty_like(tensor))
     # Files keep no versions of modules, which torchvision's MNASNet asks for.

@@ -91,14 +91,17 @@ def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     Raises:
         ValueError: It returns none.
     """
-    if isinstance(inputs, Mapping):
-        made = model(**inputs)
-    else:
-        made = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-    found = [tensor.clone() for tensor in tensors_in(made)]
+    found = [tensor.clone() for tensor in tensors_in(called(model, inputs))]
     if not found:
         raise ValueError(f"{type(model).__name__} returns no tensors that can be compared")
     return found
+
+
+def called(model: nn.Module, inputs: Inputs) -> Any:
+    """What a model returns for its inputs."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 def tensors_in(made: Any) -> Iterator[Tensor]:
