@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from seven_exp.config import RunConfig, faults_of_the_user
-from seven_exp.datasets import Data
+from seven_exp.config import faults_of_the_user
 from seven_exp.export.comparison import Comparison, compare
 from seven_exp.export.formats import ExportError, check_format, files_of
 from seven_exp.export.tensors import state_of
@@ -32,20 +31,14 @@ _WEIGHTS = (".safetensors", ".onnx", ".bin")
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A loaded export.
+class Exported(Restored):
+    """A loaded export: as a restored run, without masks; its model is called like the run's own.
 
     Attributes:
         facts: As in ``export.json``.
-        config: Config of its run.
-        data: Data of its run.
-        model: Called like the run's own model, on the CPU, in evaluation mode.
     """
 
     facts: Mapping[str, Any]
-    config: RunConfig
-    data: Data
-    model: nn.Module
 
 
 def is_export(folder: Path) -> bool:
@@ -89,7 +82,7 @@ def export(
     if is_export(folder):
         if not files.TAKES_EXPORTS:
             raise ExportError(f"'{folder}' is an export: format {format} is made from a run")
-        source = _as_source(load(folder, trust_plugins=trust_plugins))
+        source: Restored = load(folder, trust_plugins=trust_plugins)
     else:
         source = restore(folder, trust_plugins=trust_plugins)
     _round(source.model, DTYPES[dtype])
@@ -134,16 +127,9 @@ def load(folder: Path, *, trust_plugins: bool = False) -> Exported:
             facts["config"], facts.get("directory"), trust_plugins=trust_plugins
         )
         model = files_of(facts["format"]).read(folder, facts, lambda: blank)
-        return Exported(facts, config, data, model)
-
-
-def _as_source(exported: Exported) -> Restored:
-    facts = exported.facts
-    of_run = {key: facts.get(key) for key in ("config", "directory")}
-    record = {**facts["record"], **of_run}
-    return Restored(
-        record, exported.config, exported.data, exported.model, {}, facts["bytes_dense"]
-    )
+        of_run = {key: facts.get(key) for key in ("config", "directory")}
+        record = {**facts["record"], **of_run}
+        return Exported(record, config, data, model, {}, facts["bytes_dense"], facts)
 
 
 def _facts(source: Restored, folder: Path, format: str, dtype: str) -> dict[str, Any]:

@@ -2,19 +2,18 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from seven_exp.config import RunConfig
 from seven_exp.datasets import Data
 from seven_exp.export.exporting import is_export, load
 from seven_exp.export.semi_structured import accelerate, two_of_four
 from seven_exp.measure.csr import bytes_of, to_csr
-from seven_exp.runs.build import first_example, first_inputs
-from seven_exp.runs.restore import architecture, restore
+from seven_exp.runs.build import blank_model, first_example, first_inputs
+from seven_exp.runs.restore import restore
 from seven_exp.shrink import shrink
 from seven_exp.training.flops import forward_flops
 
@@ -44,12 +43,10 @@ class Subject:
 
     Attributes:
         variants: At least two.
-        config: Config of the run.
-        data: Its data.
+        data: Data of the run.
     """
 
     variants: list[Variant]
-    config: RunConfig
     data: Data
 
 
@@ -69,22 +66,16 @@ def subject_of(
     """
     if is_export(folder):
         exported = load(folder, trust_plugins=trust_plugins)
-        record = exported.facts["record"]
-        facts = exported.facts
-        _, _, blank = architecture(
-            facts["config"], facts.get("directory"), trust_plugins=trust_plugins
-        )
-        sparse = record["flops_sparse"]
-        if exported.facts["format"] == "small":
-            sparse = _counted(exported.model, exported.data)
+        record, facts = exported.record, exported.facts
+        is_small, flops = facts["format"] == "small", record["flops_sparse"]
+        if is_small:
+            flops = _counted(exported.model, exported.data)
+        dense = blank_model(exported.config.model, exported.data)
         variants = [
-            Variant("dense", blank, exported.facts["bytes_dense"], record["flops_dense"], True),
-            Variant(
-                *(exported.facts["format"], exported.model, exported.facts["bytes"], sparse),
-                exported.facts["format"] == "small",
-            ),
+            Variant("dense", dense, exported.dense_bytes, record["flops_dense"], True),
+            Variant(facts["format"], exported.model, facts["bytes"], flops, is_small),
         ]
-        return Subject([_on(v, device, dtype) for v in variants], exported.config, exported.data)
+        return Subject([_on(v, device, dtype) for v in variants], exported.data)
     source = restore(folder, trust_plugins=trust_plugins)
     flops = source.record["flops_sparse"]
     dense = copy.deepcopy(source.model)
@@ -102,7 +93,7 @@ def subject_of(
     if shrunk:
         flops = _counted(small, source.data)
         variants.append(Variant("small", small, bytes_of(small), flops, True))
-    return Subject([_on(v, device, dtype) for v in variants], source.config, source.data)
+    return Subject([_on(v, device, dtype) for v in variants], source.data)
 
 
 def _sparse(
@@ -149,4 +140,4 @@ def _on(variant: Variant, device: torch.device, dtype: torch.dtype) -> Variant:
     model = variant.model
     if next(model.parameters(), None) is not None and variant.name != "2:4":
         model = model.to(device, dtype) if dtype != torch.float32 else model.to(device)
-    return Variant(variant.name, model, variant.bytes, variant.flops, variant.skips)
+    return replace(variant, model=model)
