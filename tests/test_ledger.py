@@ -117,7 +117,7 @@ def test_an_unreadable_file_of_the_ledger_costs_itself_only(tmp_path, caplog):
         finish(tmp_path / run_hash, run_hash)
     (tmp_path / ".runs" / f"{HASH}.txt").write_bytes(b"\xff\xfe\x80")
     assert ledger.finished(HASH) is None
-    assert f"{HASH}.txt can't be read (it is no text): taken as empty" in caplog.text
+    assert f"{HASH}.txt can't be read (it is no text): it counts as empty" in caplog.text
     assert ledger.finished(OTHER) == tmp_path / OTHER
     # Done once more, it is known again.
     assert ledger.home(HASH, tmp_path / HASH, afresh=False) == tmp_path / HASH

@@ -10,7 +10,7 @@ from seven_exp import runs
 from seven_exp.compare.records import read_records
 from seven_exp.compare.summary import summarize
 from seven_exp.config import RunConfig
-from seven_exp.runs.reads import READ_BY, Method
+from seven_exp.runs.reads import READ_BY, Pruning
 from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
 
@@ -97,7 +97,7 @@ def left_by(config: RunConfig, folder: Path) -> dict[str, object]:
 def test_the_hash_changes_where_a_key_is_read_and_nowhere_else(name):
     """Most of it follows from when a pruner acts."""
     config = base(name)
-    when = "never" if name == "dense" else Method.of(config).when
+    when = "never" if name == "dense" else Pruning.of(config).when
     weights_alone = ("magnitude", "magnitude_pre", "imp", "lamp", "lamp_pre", "random")
     expected = dict.fromkeys(OTHER, False) | {
         **dict.fromkeys([k for k in OTHER if k.startswith("schedule.")], when == "during"),
@@ -110,7 +110,7 @@ def test_the_hash_changes_where_a_key_is_read_and_nowhere_else(name):
     }
     if name in (*IN_ROUNDS, "imp"):
         expected["schedule.name"] = True
-    plain, valid = runs.run_hash(config), OTHER.keys() - REFUSED[Method.of(config).when]
+    plain, valid = runs.run_hash(config), OTHER.keys() - REFUSED[Pruning.of(config).when]
     found = {key: runs.run_hash(changed(config, key)) != plain for key in valid}
     assert found == {key: expected[key] for key in valid}
 
@@ -124,8 +124,8 @@ def test_the_hash_changes_where_a_key_is_read_and_nowhere_else(name):
 )
 def test_what_is_not_read_changes_no_bit(tmp_path, name, overrides):
     config = base(name, *overrides)
-    method = Method.of(config)
-    ignored = {key for key, reads in READ_BY.items() if not reads(method)} - REFUSED[method.when]
+    pruning = Pruning.of(config)
+    ignored = {key for key, reads in READ_BY.items() if not reads(pruning)} - REFUSED[pruning.when]
     assert len(ignored) >= 5
     one = left_by(config, tmp_path / "one")
     assert left_by(changed(config, *ignored), tmp_path / "other") == one

@@ -12,7 +12,7 @@ from seven_exp.datasets import Batches, Data, build_data
 from seven_exp.datasets.calibration import load_calibration
 from seven_exp.datasets.perplexity import Blocks
 from seven_exp.models import build_model, factory
-from seven_exp.runs.reads import Method
+from seven_exp.runs.reads import Pruning
 from seven_exp.tasks import Inputs
 from seven_exp.training.optimizers import build_optimizer
 
@@ -41,7 +41,7 @@ def calibration_of(config: RunConfig) -> tuple[Batches | None, list[str]]:
         ValueError: They can't be loaded.
     """
     section, dataset = config.calibration, config.dataset.arguments
-    if section is None or not Method.of(config).calibrated:
+    if section is None or not Pruning.of(config).calibrated:
         return None, []
     ids, departures = load_calibration(
         section.name,

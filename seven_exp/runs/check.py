@@ -16,7 +16,7 @@ from seven_exp.pruning.schedules import SCHEDULES
 from seven_exp.registry import nearest
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.plugins import load_plugins
-from seven_exp.runs.reads import Method
+from seven_exp.runs.reads import Pruning
 from seven_exp.tracking import TRACKERS
 from seven_exp.training.lr_schedules import LR_SCHEDULES
 from seven_exp.training.optimizers import OPTIMIZERS
@@ -69,8 +69,8 @@ def _pruner(config: RunConfig) -> None:
         if str(error).partition(" ")[0] in arguments:
             raise ValueError(f"pruner.{error}") from error
         raise
-    plan = Method.of(config)
-    check_scope(name, method, plan.scope, plan.when, plan.updates)
+    pruning = Pruning.of(config)
+    check_scope(name, method, pruning.scope, pruning.when, pruning.updates)
     if isinstance(method, Solver):
         method.check(parse_pattern(config.pruner.pattern))
 
@@ -91,7 +91,7 @@ def _dataset(config: RunConfig) -> None:
 
 def _calibration(config: RunConfig) -> None:
     section = config.calibration
-    if section is None or not Method.of(config).calibrated:
+    if section is None or not Pruning.of(config).calibrated:
         return
     if text_head(config.dataset.name) != "language_modelling":
         raise ConfigError(

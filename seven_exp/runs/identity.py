@@ -13,7 +13,7 @@ from seven_exp.config import Calibration, RunConfig
 from seven_exp.files.hashing import hash_of
 from seven_exp.runs.artifacts import SCHEMA
 from seven_exp.runs.plugins import content_of, load_plugins, matters
-from seven_exp.runs.reads import Method, unread
+from seven_exp.runs.reads import Pruning, unread
 
 RESULTS = 2
 """Raise this when the same config gives other results than before; every run is then repeated."""
@@ -46,7 +46,7 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
         OSError: A file that the config names can't be read.
     """
     load_plugins(config.plugins)
-    method = Method.of(config)
+    pruning = Pruning.of(config)
     identity = config.model_dump(
         exclude={
             **dict.fromkeys(
@@ -66,14 +66,14 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
         del identity["calibration"]  # older runs have no such key
     else:
         identity["calibration"] = _calibration_identity(config.calibration)
-    identity["pruner"] |= method.chosen
-    identity["sparsity"] = config.sparsity if method.prunes else 0.0
-    ignored = unread(method)
+    identity["pruner"] |= pruning.chosen
+    identity["sparsity"] = config.sparsity if pruning.prunes else 0.0
+    ignored = unread(pruning)
     for key in ignored:
         *path, last = key.split(".")
         reduce(getitem, path, identity).pop(last, None)
     of_pruning = ["pruner"]
-    if method.prunes:
+    if pruning.prunes:
         of_pruning += ["scope"] if "schedule.name" in ignored else ["scope", "schedule"]
     identity["plugins"] = plugins_identity(config, *START, *of_pruning)
     return identity

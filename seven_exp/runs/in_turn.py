@@ -8,8 +8,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,16 +35,16 @@ from seven_exp.models.shards import (
     open_shards,
     place,
 )
-from seven_exp.pruning import NoEvidenceError, Pruner, build_method, prunable_layers
+from seven_exp.pruning import NoEvidenceError, Pruner, build_method
 from seven_exp.pruning.criteria.solver import GradientSolver, Solver
 from seven_exp.pruning.layerwise import inference, side_by_side
 from seven_exp.pruning.structure import blocks_of
 from seven_exp.runs import artifacts, provenance
-from seven_exp.runs.build import calibration_of, check_length, data_of, first_example
-from seven_exp.runs.parts import pruner_of
+from seven_exp.runs.build import calibration_of, check_length, data_of, first_example, first_inputs
+from seven_exp.runs.parts import prunable, pruner_of
 from seven_exp.runs.plan import Plan
-from seven_exp.runs.reads import Method
-from seven_exp.runs.record import facts_of, with_outcome
+from seven_exp.runs.reads import Pruning
+from seven_exp.runs.record import facts_of, recorded
 from seven_exp.tasks import LanguageModelling
 from seven_exp.tracking import Tracker, described, writing
 from seven_exp.training.checkpoints import digest_of
@@ -75,7 +75,7 @@ class InTurn:
     Attributes:
         config: A checked config.
         data: Its test split is evaluated.
-        calibration: What the pruner sees.
+        calibration: The batches that the pruner reads.
         departures: From the published protocol.
         compute: Device, precision and task.
         model: Its blocks are on the meta device unless they are held; the rest is on the device.
@@ -130,7 +130,7 @@ class InTurn:
         """
         state, prunable = self.model.state_dict(), self.pruner.layer_counts
         masks = {n: torch.ones_like(state[n], dtype=torch.bool) for n in names if n in prunable}
-        # A weight whose inputs no batch has shown stays dense.
+        # A weight that no batch uses stays dense.
         masks |= self.pruner.take_masks()
         for name, mask in masks.items():
             if state[name][~mask].any():
@@ -186,8 +186,8 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
 
 def _fits(config: RunConfig) -> bool:
     """Whether the config allows it: one round of a solver that reads stored blocks one by one."""
-    method, model = Method.of(config), config.model
-    if not (saves_folder(config) and method.calibrated and config.trainer.save_model):
+    pruning, model = Pruning.of(config), config.model
+    if not (saves_folder(config) and pruning.calibrated and config.trainer.save_model):
         return False
     solver = build_method(config.pruner.name, config.pruner.arguments)
     stored = model.arguments.get("pretrained", True) and model.checkpoint is None
@@ -195,8 +195,8 @@ def _fits(config: RunConfig) -> bool:
         isinstance(solver, Solver)
         and not isinstance(solver, GradientSolver)
         and solver.order == "blocks"
-        and method.updates == 1
-        and method.scope in _SCOPES
+        and pruning.updates == 1
+        and pruning.scope in _SCOPES
         and config.pruner.pattern != "coupled"
         and stored
         and model.pretrain.epochs == 0
@@ -221,8 +221,10 @@ def run(turn: InTurn, folder: Path, tracker: Tracker) -> dict[str, Any]:
     if config.threads:
         torch.set_num_threads(config.threads)
     with faults_of_the_user():
-        place(model, turn.shards.read(turn.rest, model.state_dict()), turn.compute.device)
-        _to_device(model, turn.compute.device)
+        device = turn.compute.device
+        place(model, turn.shards.read(turn.rest, model.state_dict()), device)
+        # Buffers that no file holds.
+        place(model, [(name, b) for name, b in model.named_buffers() if not b.is_meta], device)
     model.tie_weights()  # type: ignore[operator]
     plan, device = Plan.of(config, 1), turn.compute.device
     facts = facts_of(config, model, pruner, turn.data, plan, turn.departures, device)
@@ -231,27 +233,19 @@ def run(turn: InTurn, folder: Path, tracker: Tracker) -> dict[str, Any]:
     worse = turn.data.task.lower_is_better
     tracker.start(described(facts, folder, lower_is_better=worse, id=uuid.uuid4().hex[:8]))
     since = time.perf_counter()
-    with postponed() as asked:
+    with postponed() as asked, recorded(tracker, facts, pruner, outcome) as record:
         try:
             _prune(turn, folder, asked)
             outcome.seconds_pruning = time.perf_counter() - since
             outcome.metrics = _evaluate(turn, folder, asked)
+        finally:
             outcome.seconds = time.perf_counter() - since
-            tracker.log(0, {"sparsity": pruner.sparsity, **_shown(turn, outcome)})
-            total = sum(turn.zeros.values())
-            facts |= {"params_zero": total, "zeros_total": total / facts["params_total"]}
-            facts |= _operations(turn)
-            with writing(folder):
-                facts["sha256"] = {"start": _start(turn), **artifacts.checksums(folder)}
-        except BaseException as error:
-            reason = str(error) or type(error).__name__
-            status = "failed" if isinstance(error, Exception) else "interrupted"
-            outcome.seconds = time.perf_counter() - since
-            record = {"status": status, "error": reason, **with_outcome(facts, pruner, outcome)}
-            tracker.finish(record)
-            raise
-        record = {"status": "finished", **with_outcome(facts, pruner, outcome)}
-        tracker.finish(record)
+        tracker.log(0, {"sparsity": pruner.sparsity, **_shown(turn, outcome)})
+        total = sum(turn.zeros.values())
+        facts |= {"params_zero": total, "zeros_total": total / facts["params_total"]}
+        facts |= _operations(turn)
+        with writing(folder):
+            facts["sha256"] = {"start": _start(turn), **artifacts.checksums(folder)}
     return record
 
 
@@ -265,10 +259,9 @@ def _prune(turn: InTurn, folder: Path, asked: Interruption) -> None:
     pruner, total = turn.pruner, len(turn.blocks)
     whole, partial = folder / artifacts.FOLDER, folder / artifacts.UNFINISHED
     if whole.is_dir():
-        pruner.prune_in_turn([], turn.compute.fair_loss, _never, _kept(folder))
+        pruner.prune_in_turn([], turn.compute.fair_loss, nullcontext, _kept(folder))
         return
     partial.mkdir(parents=True, exist_ok=True)
-    numbers = {block: number for number, block in enumerate(turn.blocks)}
     done = {n for n in range(total) if (partial / turn.file(n)).is_file()}
     if done:
         log.info("continuing after block %d of %d in %s", len(done), total, folder)
@@ -278,7 +271,7 @@ def _prune(turn: InTurn, folder: Path, asked: Interruption) -> None:
 
         @contextmanager
         def hold(block: nn.Module) -> Iterator[None]:
-            number = numbers[block]
+            number = turn.blocks.index(block)
             finished = number in done
             source = turn.stored(partial, number) if finished else turn.shards
             with turn.held(block, source):
@@ -299,24 +292,20 @@ def _prune(turn: InTurn, folder: Path, asked: Interruption) -> None:
             pruner.prune_in_turn(batches, turn.compute.fair_loss, hold, kept)
         except (FloatingPointError, NoEvidenceError) as error:
             raise DivergedError(str(error)) from error
-        for block in turn.blocks:
-            if numbers[block] not in done:  # nothing in it is pruned
+        for number, block in enumerate(turn.blocks):
+            if number not in done:  # nothing in it is pruned
                 with hold(block):
                     pass
     turn.write(partial, -1, turn.rest)
     _complete(turn, folder)
 
 
-def _never(block: nn.Module) -> AbstractContextManager[None]:
-    raise AssertionError("all blocks are finished")
-
-
 def _complete(turn: InTurn, folder: Path) -> None:
-    """Write what the folder needs besides the blocks; only then it gets its name."""
+    """Write the files besides the blocks, then give the folder its final name."""
     from seven_exp.datasets.tokens import load_tokenizer
 
     partial, model = folder / artifacts.UNFINISHED, turn.model
-    numbers = _numbers(turn)
+    numbers = range(-1, len(turn.blocks))
     with writing(partial), disk_errors():
         masks = [partial / "masks" / turn.file(number) for number in numbers]
         join_tensors([path for path in masks if path.is_file()], folder / artifacts.MASKS)
@@ -349,8 +338,6 @@ def _evaluate(turn: InTurn, folder: Path, asked: Interruption) -> dict[str, floa
     compute, model, task = turn.compute, turn.model, turn.data.task
     batches = list(turn.data.test.epoch(0))
     found: dict[int, tuple[Tensor, int]] = {}
-    written = {number: turn.stored(folder / artifacts.FOLDER, number) for number in _numbers(turn)}
-    numbers = {block: number for number, block in enumerate(turn.blocks)}
 
     def measure(i: int) -> None:
         inputs, targets = compute.place(batches[i])
@@ -361,14 +348,15 @@ def _evaluate(turn: InTurn, folder: Path, asked: Interruption) -> dict[str, floa
 
         @contextmanager
         def hold(block: nn.Module) -> Iterator[None]:
-            with turn.held(block, written[numbers[block]]):
+            written = turn.stored(folder / artifacts.FOLDER, turn.blocks.index(block))
+            with turn.held(block, written):
                 turn.zeros[block] = sum(int((p == 0).sum()) for p in block.parameters())
                 yield
             advance(len(turn.zeros), "")
             if asked.signal is not None:
                 asked.obey()
 
-        runs: list[Callable[[], None]] = [_at(measure, i) for i in range(len(batches))]
+        runs = [partial(measure, i) for i in range(len(batches))]
         with inference(model, [compute.device]):
             side_by_side(turn.blocks, runs, hold)
     outside = {id(p): p for p in model.parameters() if not p.is_meta}
@@ -380,16 +368,8 @@ def _evaluate(turn: InTurn, folder: Path, asked: Interruption) -> dict[str, floa
     return task.metrics(torch.empty(0), loss.item() / max(1, seen))
 
 
-def _at(measure: Callable[[int], None], i: int) -> Callable[[], None]:
-    return lambda: measure(i)
-
-
-def _numbers(turn: InTurn) -> range:
-    return range(-1, len(turn.blocks))
-
-
 def _shown(turn: InTurn, outcome: Outcome) -> dict[str, float]:
-    """What is logged: metrics and each layer's sparsity."""
+    """The values to log: metrics and each layer's sparsity."""
     counts = turn.pruner.layer_counts
     return {
         **{f"test/{name}": value for name, value in outcome.metrics.items()},
@@ -411,22 +391,13 @@ def _start(turn: InTurn) -> str:
 
 def _operations(turn: InTurn) -> dict[str, int | None]:
     """Operations of a forward pass, counted without values; None if they depend on values."""
-    inputs, _ = next(iter(turn.data.test.epoch(0)))
+    inputs = first_inputs(turn.data.test)
     assert not isinstance(inputs, Tensor)
-    chosen, counts = turn.config.pruner, turn.pruner.layer_counts
     sample = {name: values[:1].to("meta") for name, values in inputs.items()}
     try:
         bare = bare_model(turn.model.config, next(turn.model.parameters()).dtype)
-        layers = prunable_layers(
-            bare, chosen.include, chosen.exclude, exclude_defaults=chosen.exclude_defaults
-        )
-        dense, sparse = forward_flops(bare, sample, layers, counts)
+        layers = prunable(turn.config, bare)
+        dense, sparse = forward_flops(bare, sample, layers, turn.pruner.layer_counts)
     except (NotImplementedError, RuntimeError):
         return {"flops_dense": None, "flops_sparse": None}
     return {"flops_dense": dense, "flops_sparse": sparse}
-
-
-def _to_device(model: nn.Module, device: torch.device) -> None:
-    """Move the buffers that no file holds."""
-    buffers = [(name, b) for name, b in model.named_buffers() if not b.is_meta]
-    place(model, buffers, device)

@@ -23,7 +23,7 @@ RECORD = ("results.json", "metrics.jsonl", MASKS)
 """Files of a run that a comparison reads; the first one marks the others as complete."""
 
 _BEGUN = ("checkpoints/step-*", UNFINISHED, FOLDER)
-"""What a run that can be continued has in its folder."""
+"""Files in the folder of a run that can be continued."""
 
 _OWNER = ".run_hash"
 """File in a run's folder: the hash of the run that owns it."""
@@ -184,7 +184,7 @@ class Ledger:
             return []
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
-            log.warning("%s can't be read (%s): taken as empty", path, reason)
+            log.warning("%s can't be read (%s): it counts as empty", path, reason)
             return []
 
     def _note(self, run_hash: str, folder: Path) -> None:

@@ -15,7 +15,7 @@ from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Batch, Batches, Data
 from seven_exp.pruning import Pruner, build_method, create_pruner, read_by
-from seven_exp.pruning.layers import prunable_layers
+from seven_exp.pruning.layers import Layer, prunable_layers
 from seven_exp.pruning.name_patterns import check_patterns, matches
 from seven_exp.pruning.replicas import group_of
 from seven_exp.runs.build import (
@@ -28,7 +28,7 @@ from seven_exp.runs.build import (
 )
 from seven_exp.runs.dense_start import load_dense_start
 from seven_exp.runs.plan import Plan
-from seven_exp.runs.reads import Method, unread
+from seven_exp.runs.reads import Pruning, unread
 from seven_exp.shrink import coupled_pattern
 from seven_exp.tasks import Classification, Inputs
 from seven_exp.training.checkpoints import digest_of
@@ -60,7 +60,7 @@ class Parts:
         state: The model with its dense start, its optimizer and pruner, and the probe.
         start: SHA-256 of the dense start.
         diverged: Why training the dense start failed, if it did.
-        calibration: What the pruner sees outside training; None: the training batches.
+        calibration: The batches for pruning outside training; None: the training batches.
         departures: How data and calibration depart from a published protocol.
     """
 
@@ -212,11 +212,7 @@ def _probe(
     """Create the probe that measures gradients and masks, and measure the dense start."""
     if config.analysis.every is None:
         return None
-    chosen = config.pruner
-    layers = prunable_layers(
-        model, chosen.include, chosen.exclude, exclude_defaults=chosen.exclude_defaults
-    )
-    probe = Probe(layers, bins=config.analysis.bins, group=group_of(model))
+    probe = Probe(prunable(config, model), bins=config.analysis.bins, group=group_of(model))
     torch.manual_seed(seed)
     count = config.analysis.start_batches
     with progress_bar("measuring the start", count, shown=compute.world.main) as advance:
@@ -228,6 +224,14 @@ def _probe(
 
         probe.begin(model, batches(), compute.fair_loss)
     return probe
+
+
+def prunable(config: RunConfig, model: nn.Module) -> list[Layer]:
+    """The layers of a model that the config's pruner may prune."""
+    chosen = config.pruner
+    return prunable_layers(
+        model, chosen.include, chosen.exclude, exclude_defaults=chosen.exclude_defaults
+    )
 
 
 def pruner_of(
@@ -244,9 +248,9 @@ def pruner_of(
         if schedule == "one_shot":
             # With one_shot, the first level would leave nothing to prune for the others.
             schedule = "exponential"
-    if "schedule.name" in unread(Method.of(config)):
+    if "schedule.name" in unread(Pruning.of(config)):
         schedule = "one_shot"  # with a single update, all curves are equal
-    keywords = {
+    own = {
         "sparsity": config.sparsity,
         "begin_step": plan.begin,
         "end_step": plan.end if plan.when == "during" else None,
@@ -255,19 +259,13 @@ def pruner_of(
         "rounds": rounds,
         "when": plan.when,
         "schedule": schedule,
-        "scope": config.pruner.scope,
-        "sparsities": config.pruner.sparsities,
-        "pattern": config.pruner.pattern,
-        "min_density": config.pruner.min_density,
-        "include": config.pruner.include,
-        "exclude": config.pruner.exclude,
-        "exclude_defaults": config.pruner.exclude_defaults,
-        "misfits": config.pruner.misfits,
         "optimizer": optimizer,
     }
     name, arguments = config.pruner.name, config.pruner.arguments
     read = read_by(name, plan.when, schedule, build_method(name, arguments))
-    given: dict[str, Any] = {key: keywords[key] for key in read}
+    given: dict[str, Any] = {
+        key: own[key] if key in own else getattr(config.pruner, key) for key in read
+    }
     if given.get("pattern") == "coupled":
         given["pattern"] = coupled_pattern(model, example())
     return create_pruner(name, model, **given, **arguments)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from seven_exp.config import ConfigError, RunConfig, moment
 from seven_exp.pruning import Gradual
-from seven_exp.runs.reads import Method
+from seven_exp.runs.reads import Pruning
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class Plan:
             steps = steps_of(trainer.epochs, batches_per_epoch, trainer.accumulate)
         else:
             raise ConfigError("trainer.epochs is None: give trainer.epochs or trainer.max_steps")
-        method = Method.of(config)
-        when = method.when
+        pruning = Pruning.of(config)
+        when = pruning.when
         begin, end = (
             moment(value, steps) for value in (config.schedule.begin_step, config.schedule.end_step)
         )
         interval = max(1, moment(config.schedule.interval, steps))
-        if method.in_training and steps == 0:
+        if pruning.in_training and steps == 0:
             raise ConfigError(
                 f"trainer.max_steps is 0: {config.pruner.name} prunes during training; the nearest "
                 "valid choice is 1"
@@ -95,7 +95,7 @@ class Plan:
                 f"pruner.rounds is {config.pruner.rounds}: {config.pruner.name} prunes during "
                 "training, where schedule.interval counts; choose null"
             )
-        if when == "after" and not method.after_training:
+        if when == "after" and not pruning.after_training:
             prune_at = ()
         settled = prune_at[-1] if prune_at else end
         return cls(
@@ -106,7 +106,7 @@ class Plan:
             interval=interval,
             prune_at=prune_at,
             batches_per_round=config.pruner.batches_per_round or 1,
-            settled=settled if method.prunes else 0,
+            settled=settled if pruning.prunes else 0,
             retrain=retrain,
             rewind=config.pruner.rewind,
             warmup=moment(config.optimizer.warmup_steps, steps),

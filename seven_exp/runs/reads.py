@@ -8,8 +8,8 @@ from seven_exp.config import RunConfig
 
 
 @dataclass(frozen=True)
-class Method:
-    """The properties of a config that decide which of its keys are read.
+class Pruning:
+    """The pruning that a config asks for, as far as it decides which keys are read.
 
     Attributes:
         config: A checked config.
@@ -26,8 +26,8 @@ class Method:
     rounds: int
 
     @classmethod
-    def of(cls, config: RunConfig) -> "Method":
-        """The method of a checked config."""
+    def of(cls, config: RunConfig) -> "Pruning":
+        """The pruning of a checked config."""
         from seven_exp.pruning import PRUNERS
 
         pruner, spec = config.pruner, PRUNERS[config.pruner.name]
@@ -84,7 +84,7 @@ class Method:
         return self.when == "after" and (self.prunes or self.config.pruner.rewind != "none")
 
 
-READ_BY: Mapping[str, Callable[[Method], bool]] = {
+READ_BY: Mapping[str, Callable[[Pruning], bool]] = {
     "schedule.name": lambda m: m.in_training or (m.outside_training and m.updates > 1),
     "schedule.begin_step": lambda m: m.in_training,
     "schedule.end_step": lambda m: m.in_training,
@@ -103,17 +103,17 @@ READ_BY: Mapping[str, Callable[[Method], bool]] = {
     "model.pretrain.lr": lambda m: m.config.model.pretrain.epochs > 0,
     "model.pretrain.seed": lambda m: m.config.model.pretrain.epochs > 0,
 }
-"""Key -> whether a method reads it. A method that prunes reads all keys that are not listed; the
-dense reference reads those except ``pruner`` and ``schedule``."""
+"""Key -> whether a run reads it. A run that prunes reads all keys that are not listed; the dense
+reference reads those except ``pruner`` and ``schedule``."""
 
 
-def unread(method: Method) -> list[str]:
+def unread(pruning: Pruning) -> list[str]:
     """Dotted keys of the config that the run never reads, sorted."""
-    config = method.config
-    keys = {key for key, reads in READ_BY.items() if not reads(method)}
-    if not method.prunes:
-        pruning = {f"pruner.{key}" for key in config.pruner.model_dump()}
-        keys |= {key for key in pruning if key not in READ_BY}
-    if config.calibration is not None and not method.calibrated:
+    config = pruning.config
+    keys = {key for key, reads in READ_BY.items() if not reads(pruning)}
+    if not pruning.prunes:
+        own = {f"pruner.{key}" for key in config.pruner.model_dump()}
+        keys |= own - READ_BY.keys()
+    if config.calibration is not None and not pruning.calibrated:
         keys.add("calibration")
     return sorted(keys)

@@ -1,6 +1,7 @@
 """The contents of ``results.json``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from seven_exp.runs import provenance
 from seven_exp.runs.artifacts import SCHEMA
 from seven_exp.runs.identity import digest, run_identity
 from seven_exp.runs.plan import Plan
-from seven_exp.runs.reads import Method, unread
+from seven_exp.runs.reads import Pruning, unread
+from seven_exp.tracking import Tracker
 from seven_exp.training.state import Outcome
 
 
@@ -27,7 +29,7 @@ def facts_of(
     device: torch.device,
 ) -> dict[str, Any]:
     """The part of a record that is known before the run starts."""
-    identity, method = run_identity(config), Method.of(config)
+    identity, method = run_identity(config), Pruning.of(config)
     chosen_on = None if data.validation is None else "validation"
     return {
         "schema": SCHEMA,
@@ -79,7 +81,35 @@ def with_outcome(facts: Mapping[str, Any], pruner: Pruner, outcome: Outcome) -> 
     }
 
 
-def effective(method: Method, data: Data, plan: Plan, device: torch.device) -> dict[str, Any]:
+@contextmanager
+def recorded(
+    tracker: Tracker, facts: Mapping[str, Any], pruner: Pruner, outcome: Outcome
+) -> Iterator[dict[str, Any]]:
+    """Write the run's record at the end of the context, also of a run that ends by an exception.
+
+    Args:
+        tracker: Receives the record.
+        facts: As at the end of the context.
+        pruner: The run's pruner.
+        outcome: The run's results.
+
+    Yields:
+        The record; empty until the context ends.
+    """
+    record: dict[str, Any] = {}
+    ending = {"status": "finished"}
+    try:
+        yield record
+    except BaseException as error:
+        status = "failed" if isinstance(error, Exception) else "interrupted"
+        ending = {"status": status, "error": str(error) or type(error).__name__}
+        raise
+    finally:
+        record |= {**ending, **with_outcome(facts, pruner, outcome)}
+        tracker.finish(record)
+
+
+def effective(method: Pruning, data: Data, plan: Plan, device: torch.device) -> dict[str, Any]:
     """Dotted key -> what a null, "auto" or a fraction of the config stands for in this run.
 
     ``plan`` has the steps of warmup and pruning.

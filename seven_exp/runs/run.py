@@ -11,7 +11,7 @@ from seven_exp.config import RunConfig
 from seven_exp.runs import artifacts, in_turn, provenance
 from seven_exp.runs.build import first_example
 from seven_exp.runs.parts import Parts, build
-from seven_exp.runs.record import facts_of, with_outcome
+from seven_exp.runs.record import facts_of, recorded
 from seven_exp.runs.session import Session
 from seven_exp.tracking import Tracker, Trackers, described, write_json, writing
 from seven_exp.training.checkpoints import Checkpoints
@@ -79,7 +79,7 @@ def run_experiment(
         )
     )  # fmt: skip
     with postponed() as asked:
-        try:
+        with recorded(tracker, facts, pruner, state.outcome) as record:
             if parts.diverged is not None:
                 raise parts.diverged
             Session(parts, tracker, checkpoints, saved, asked, config.trainer.save_model).run()
@@ -89,14 +89,6 @@ def run_experiment(
             found.raise_for_mismatch()
             if world.main:
                 facts["sha256"] |= _written(config, folder, parts)
-        except BaseException as error:
-            reason = str(error) or type(error).__name__
-            status = "failed" if isinstance(error, Exception) else "interrupted"
-            unfinished = with_outcome(facts, pruner, state.outcome)
-            tracker.finish({"status": status, "error": reason, **unfinished})
-            raise
-        record = {"status": "finished", **with_outcome(facts, pruner, state.outcome)}
-        tracker.finish(record)
         if world.main:
             checkpoints.clear()
         if asked.signal is not None:

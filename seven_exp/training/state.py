@@ -94,7 +94,8 @@ class State:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.pruner.load_state_dict(saved["pruner"])
-            self.outcome = Outcome(**saved["outcome"])
+            # In place: the record of the run holds it, too.
+            vars(self.outcome).update(vars(Outcome(**saved["outcome"])))
             self.tally = Tally(**saved["tally"])
             self.rewound = [
                 Snapshot(self.model, self.optimizer, states) for states in saved["rewound"]
