@@ -81,7 +81,7 @@ def test_pairs_official_validation_and_named_columns(loaded, tmp_path):
         (folder / f"{split}.csv").write_text("\n".join(rows))
     data = loaded(
         folder, text_columns=["question", "answer"], label_column="fits",
-        validation_split="validation",  # the library's name of dev
+        validation_split="validation", validation=None,  # the library's name of dev
     )  # fmt: skip
     assert data.validation.examples == 6
     assert data.train.tokens.targets.tolist() == [0, 1] * 3
@@ -155,7 +155,9 @@ def test_a_set_that_can_t_be_downloaded_is_one_line(loaded, monkeypatch):
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(ValueError, match=r"dataset.repository is 'a/b': it can't be read: no netw"):
+    with pytest.raises(
+        ValueError, match=r"dataset\.repository is 'a/b': it can't be read: no netw"
+    ):
         loaded(None, data_dir=None, repository="a/b")
 
 

@@ -12,7 +12,7 @@ def first_convolution(model: nn.Module) -> str:
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3:
-            return name
+            return str(name)
     raise ValueError("the model has no convolution that reads colour images")
 
 

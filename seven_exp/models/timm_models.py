@@ -16,7 +16,7 @@ def _check(*, arch: str, **_: object) -> None:
         raise ValueError("model.name is 'timm': it needs timm: uv sync --extra vision")
     import timm
 
-    name, _, tag = arch.partition(".")
+    name, tag = arch.partition(".")[::2]
     if not timm.is_model(name):
         raise ValueError(f"model.arch is '{arch}': {nearest(name, timm.list_models())}")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
