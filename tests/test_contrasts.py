@@ -449,6 +449,12 @@ def test_contrasts_are_printed_and_written(tmp_path, capsys):
     assert line["verdict"] == "equivalent"
     ((cells,),) = [s["lines"] for s in [embedded(out / "comparison.html")["sections"]["contrasts"]]]
     assert cells[-1].startswith("equivalent within 0.3 points")
+    # a comparison without contrasts leaves none of an earlier one
+    (out / "comparison_conclusions.md").write_text("of an earlier version")
+    assert run_main([str(tmp_path), "--output", str(out)]) == 0
+    assert {path.name for path in out.glob("comparison*")} == {
+        *("comparison.csv", "comparison.html", "comparison.png"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 from preloaded import python
+from test_compare import write
 from test_conf import CONF, composed
 from torch import nn
 
+from seven_exp.cli.compare import main as compare
 from seven_exp.cli.main import after_training
 from seven_exp.pruning import PRUNERS
 from seven_exp.runs.check import check
@@ -189,6 +191,21 @@ def test_every_tools_options_that_are_shown_are_known(words, tmp_path, monkeypat
     # The options are read before the folders are looked for.
     assert importlib.import_module(f"seven_exp.cli.{name}").main(rest) == 2
     assert "no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [w[1:] for w in TOOLED if w[0] == "compare" and "--serve" not in w], ids=" ".join
+)
+def test_every_comparison_that_is_shown_works(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in [word for word in words if re.fullmatch("[A-Z][A-Z0-9_]+|outputs/.*", word)]:
+        Path(name).mkdir(parents=True)
+        for i, pruner in enumerate(("seven_dyn", "taylor_dyn", "magnitude", "magnitude_dyn")):
+            for seed in range(3):
+                write(Path(name), pruner, 0.9, seed, 0.5 + i / 10 + seed**2 / 100,
+                      dataset=name.lower(), flops_sparse=100 + i)  # fmt: skip
+    assert compare(list(words)) == 0
+    assert list(tmp_path.rglob("comparison.*"))
 
 
 class ScheduleFree(torch.optim.SGD):

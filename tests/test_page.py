@@ -163,7 +163,7 @@ AXES = {
 def test_points_stand_where_the_records_say(shown, sweep, metric, axis):
     # alone on the axis of sparsities a method isn't moved aside
     for name in ("dense", "magnitude", "snip"):
-        shown.click(f"#curves label:has(input[data-method='{method(shown, name)}'])")
+        shown.click(f".key label:has(input[data-method='{method(shown, name)}'])")
     shown.choose("metric", metric)
     shown.choose("x", axis)
     ours = {s: g for (p, s), g in groups(sweep[1]).items() if p == "seven_dyn"}
@@ -220,6 +220,15 @@ def test_a_setting_and_a_metric_can_be_the_axis(browser, tmp_path):
     browser.choose("x", "accuracy")
     assert browser.errors == []
     assert len(drawn(browser)) == 3
+    # any other number can be shown, over any
+    browser.choose("y", "optimizer.lr")
+    y_ticks = ticks(browser, "end")
+    for (_, y), lr in zip(drawn(browser)["magnitude optimizer.lr=0.1"], (0.1, 0.1), strict=True):
+        assert y == pytest.approx(along(y_ticks, math.log, lr), abs=1.0)
+    browser.choose("y", "seconds")
+    browser.choose("x", "kept")
+    # less is better on both axes, where all have the same mean: one point, of the first method
+    assert browser.run("document.querySelectorAll('#curves .ring').length") == 1
 
 
 def method(browser, name):
@@ -229,13 +238,13 @@ def method(browser, name):
 def test_switching_a_method_off_hides_it_alone(shown):
     before = drawn(shown)
     assert set(before) == {"dense", "magnitude", "seven_dyn", "snip"}
-    shown.click(f"#curves label:has(input[data-method='{method(shown, 'snip')}'])")
+    shown.click(f".key label:has(input[data-method='{method(shown, 'snip')}'])")
     assert set(drawn(shown)) == {"dense", "magnitude", "seven_dyn"}
     assert "snip" not in shown.run("document.querySelector('#layers thead').textContent")
     assert shown.run("document.querySelector('#table tbody').textContent.includes('snip')")
-    shown.click("#curves .key button")
+    shown.click(".key button.all")
     assert drawn(shown) == before
-    shown.click("#curves .key button")
+    shown.click(".key button.all")
     assert drawn(shown) == {}
     assert "Nothing to draw" in shown.run("document.querySelector('#curves').textContent")
 
@@ -243,12 +252,21 @@ def test_switching_a_method_off_hides_it_alone(shown):
 def test_the_choice_is_kept_in_the_address(shown, browser, sweep):
     shown.choose("metric", "loss")
     shown.choose("x", "kept")
-    shown.click(f"#curves label:has(input[data-method='{method(shown, 'snip')}'])")
+    shown.click(f".key label:has(input[data-method='{method(shown, 'snip')}'])")
     before, address = drawn(shown), shown.run("location.href")
     again = browser.open(address)
     assert drawn(again) == before
     assert again.run("document.querySelector('select[name=metric]').value") == "loss"
     browser.requests[:] = [urlsplit(address)._replace(fragment="").geturl()]
+
+
+def test_the_names_stay_in_view(shown):
+    top = "document.querySelector('.key').getBoundingClientRect().top"
+    shown.run("document.querySelector('#runs').scrollIntoView()")
+    assert shown.run(top) == 0
+    shown.click(".key .names")
+    assert shown.run("document.querySelector('.entries').hidden") is True
+    assert shown.run("document.querySelector('.names').getAttribute('aria-expanded')") == "false"
 
 
 def test_pointing_shows_exact_figures_and_the_interval(shown, sweep):
@@ -457,7 +475,7 @@ def test_configs_of_chosen_runs_are_compared(shown):
 
 def test_everything_is_printed(shown):
     hidden = (
-        "[...document.querySelectorAll('.controls, #curves .key input')]"
+        "[...document.querySelectorAll('.controls, .key input')]"
         ".filter(e => e.getBoundingClientRect().height > 0).length"
     )
     cut = (
@@ -500,6 +518,35 @@ def test_methods_differ_without_colour(browser, tmp_path):
     browser.open((tmp_path / "comparison.html").as_uri())
     looks = browser.run("page.methods.map(m => m.marker + m.dash)")
     assert len(set(looks)) == 20
+
+
+def test_of_many_methods_the_best_and_the_chosen_ones_have_colour(browser, tmp_path):
+    for i in range(20):
+        write(tmp_path, f"pruner_{i:02d}", 0.9, 0, {"accuracy": 0.5 + i / 100})
+        write(tmp_path, f"pruner_{i:02d}", 0.9, 1, {"accuracy": 0.5 + i / 100})
+    compare([tmp_path], baseline="pruner_05")
+    browser.open((tmp_path / "comparison.html").as_uri())
+
+    def coloured():
+        return browser.run(
+            "[...document.querySelectorAll('#curves [data-series]')].filter(g => g.querySelector("
+            "'.point').getAttribute('fill') !== '#b4b4b4').map(g => g.dataset.series)"
+        )
+
+    assert set(coloured()) == {"pruner_05", *(f"pruner_{i}" for i in range(13, 20))}
+    # grey ones have no intervals, and lie below the others
+    assert browser.run("document.querySelectorAll('#curves .interval').length") == 8
+    assert len(coloured()) == 8
+    assert (
+        browser.run("document.querySelector('#curves [data-series]').dataset.series")
+        not in coloured()
+    )
+    browser.run("page.set({only: 'pruner_00'})")
+    assert "pruner_00" in coloured()
+    browser.run("page.set({only: '', find: 'pruner_0'})")
+    browser.run("page.set({hide: ['pruner_00', 'pruner_01', 'pruner_02']})")
+    assert len(coloured()) == 7
+    assert browser.errors == []
 
 
 def test_names_with_markup_do_no_harm(browser, tmp_path):
@@ -633,7 +680,7 @@ def test_methods_are_found_by_their_names(shown):
         "s.value = 'SEV'; s.dispatchEvent(new Event('input')); })()"
     )
     assert set(drawn(shown)) == {"seven_dyn"}
-    assert "1 of 4 methods" in shown.run("document.querySelector('#curves .key').textContent")
+    assert "1 of 4 methods" in shown.run("document.querySelector('.key').textContent")
 
 
 def test_figure_and_data_are_saved(shown, sweep, tmp_path):

@@ -1,7 +1,9 @@
 """Figures and tables for a paper: names, highlighting, captions, formats."""
 
 import itertools
+import json
 import math
+import random
 import re
 import shutil
 import subprocess
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 from test_compare import rows_of, run_main, write
 
-from seven_exp.compare.axes import axes
+from seven_exp.compare.axes import axes, direction, front, place
 from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.inference import Inference
 from seven_exp.compare.look import Look, parse_names, parse_width, ranking
@@ -226,6 +228,75 @@ def test_what_can_be_an_axis(tmp_path):
     ]
 
 
+def test_measured_latency_is_an_axis(tmp_path):
+    for seed, seconds in enumerate((0.002, 0.004)):
+        folder = write(tmp_path, "magnitude", 0.9, seed, 0.5)
+        variant = {"name": "zeros in place", "latency": {"median": seconds}, "bytes": 80}
+        variants = [{**variant, "examples_per_second": 1 / seconds}]
+        (folder / "measure.json").write_text(json.dumps({"variants": variants}))
+    broken = write(tmp_path, "magnitude", 0.9, 2, 0.5)
+    (broken / "measure.json").write_text('{"variants": [{}]}')
+    (row,) = rows_of(tmp_path).values()
+    named = axes(row.records)
+    assert named["latency.zeros_in_place"] == "latency of one example, ms (zeros_in_place)"
+    # the mean of 2 and 4 ms, of 500 and 250 examples
+    assert place(row, "latency.zeros_in_place") == 3.0
+    assert place(row, "throughput.zeros_in_place") == 375.0
+    assert place(row, "bytes.zeros_in_place") == 80.0
+    assert direction("latency.zeros_in_place", row.records) == -1
+    assert direction("throughput.zeros_in_place", row.records) == 1
+
+
+@pytest.mark.parametrize(("x", "y"), [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_the_front_is_what_nothing_beats(x, y):
+    draws = random.Random(3)
+    points = [(draws.randrange(9), draws.randrange(9)) for _ in range(30)]
+    beaten = {
+        (a, b)
+        for a, b in points
+        if any(x * u >= x * a and y * v >= y * b and (u, v) != (a, b) for u, v in points)
+    }
+    assert set(front(points, x, y)) == set(points) - beaten
+
+
+def test_any_two_numbers_can_be_axes_and_a_third_the_colour(tmp_path):
+    costs = {"magnitude": (10, 4.0), "snip": (20, 2.0), "grasp": (30, 3.0)}
+    for pruner, (kept, seconds) in costs.items():
+        for seed in (0, 1):
+            write(tmp_path, pruner, 0.9, seed, kept / 100, params_nonzero=kept,
+                  seconds=seconds + seed)  # fmt: skip
+    rows = list(rows_of(tmp_path).values())
+    look = Look(x="kept", y="seconds", colour="accuracy")
+    (panel, bar) = draw(rows, "accuracy", look=look).axes
+    drawn = artists(panel)
+    # means over seeds 0 and 1; less is better on both axes, so grasp is beaten by snip
+    assert sorted(zip(*drawn["front"].get_data(), strict=True)) == [(10, 4.5), (20, 2.5)]
+    points = drawn["colours"]
+    assert sorted(map(tuple, points.get_offsets().tolist())) == [(10, 4.5), (20, 2.5), (30, 3.5)]
+    assert sorted(points.get_array()) == pytest.approx([10, 20, 30])
+    assert panel.get_ylabel() == "seconds of training"
+    assert bar.get_ylabel() == "accuracy, %"
+    words = figure_captions(rows, "accuracy", None, look)["comparison"]
+    assert words.startswith("Seconds over kept of mlp on digits")
+    assert "Colour: accuracy. Wide grey line: the Pareto front." in words
+    # an interval of seconds is Student's: half the difference times 12.706
+    (end, *_) = artists(draw(rows, "accuracy", look=Look(x="kept", y="seconds")).axes[0])[
+        "magnitude-bars"
+    ].get_segments()
+    assert end[1][1] - end[0][1] == pytest.approx(2 * 12.706205 * 0.5, rel=1e-6)
+    # along a setting nothing is better
+    assert "front" not in artists(draw(rows, "accuracy").axes[0])
+
+
+def test_a_loss_that_spans_decades_is_logarithmic(tmp_path):
+    for sparsity, loss in ((0.5, 2.0), (0.9, 200.0)):
+        write(tmp_path, "magnitude", sparsity, 0, 0.5, metrics={"perplexity": loss})
+    rows = list(rows_of(tmp_path, metric="perplexity").values())
+    (panel,) = draw(rows, "perplexity").axes
+    assert panel.get_yscale() == "log"
+    panel.figure.draw_without_rendering()
+
+
 def cells_of(lines):
     return {cells[0].strip(): [c.strip() for c in cells[1:]] for cells in lines}
 
@@ -330,6 +401,9 @@ def test_the_command_writes_what_is_asked(sweep, capsys):
         (["--rename", "seven_dyn"], "--rename is 'seven_dyn': expected NAME=NICE"),
         (["--rename", "seven_dn=SEVEN"], "--rename is 'seven_dn=...': did you mean 'seven_dyn'?"),
         (["--x", "secnds"], "--x is 'secnds': did you mean 'seconds'?"),
+        (["--x", "flops"], "--x is 'flops': no run has a number there"),
+        (["--y", "secnds"], "--y is 'secnds': did you mean 'seconds'?"),
+        (["--colour", "secnds"], "--colour is 'secnds': did you mean 'seconds'?"),
         (["--highlight", "sevn_*"], "--highlight is 'sevn_*': "),
     ],
 )

@@ -98,6 +98,15 @@ def test_the_command_of_a_run_is_printed(finished, capsys):
     assert "reproduce" in TOOLS
 
 
+def test_the_runs_of_a_row_are_printed(finished, capsys):
+    record = record_of(finished)
+    row = f"{record['pruner']} {100 * record['sparsity_target']:g}%"
+    assert main([str(finished.parent), "--row", row]) == 0
+    assert f"# it was: {record['command']}" in capsys.readouterr().out
+    assert main([str(finished.parent), "--row", row.replace("%", "1%")]) == 2
+    assert f"did you mean '{row}'" in capsys.readouterr().err
+
+
 def test_a_repeated_run_gives_the_same_bits(finished, tmp_path, capsys):
     assert main([str(finished), "--run", "--output", str(tmp_path / "again")]) == 0
     printed = capsys.readouterr().out

@@ -1,4 +1,7 @@
-"""``seven-exp reproduce RUN...``: a record's command, and whether it gives the same figures."""
+"""``seven-exp reproduce RUN...``: a record's command, and whether it gives the same figures.
+
+With ``--row`` the runs are those of a row of a comparison.
+"""
 
 import logging
 import shlex
@@ -23,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "execute it and compare the figures.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a finished run's folder")
+    parser.add_argument(
+        "--row",
+        metavar="'METHOD SPARSITY'",
+        help="all seeds of a row of a comparison, such as 'seven_dyn 90%%', of the runs below RUN",
+    )
     parser.add_argument("--run", action="store_true", help="repeat the run, without a tracker")
     parser.add_argument(
         "--output",
@@ -36,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     same = True
     try:
-        for folder in options.runs:
+        runs = options.runs if options.row is None else _of_row(options.runs, options.row)
+        for folder in runs:
             same &= _reproduce(folder, options.output, run=options.run, trusted=options.plugins)
     except (ConfigError, OSError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -47,6 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop_if_explained(error)
         raise
     return 0 if same else 1
+
+
+def _of_row(folders: Sequence[Path], name: str) -> list[Path]:
+    """The folders of a row's runs.
+
+    Raises:
+        ValueError: There is no such row, or no finished run.
+    """
+    from seven_exp.compare.comparison import read
+    from seven_exp.compare.table import percent
+    from seven_exp.registry import nearest
+
+    rows = read(folders, None, None).rows
+    names = [f"{row.method} {percent(row.sparsity)}" for row in rows]
+    if name not in names:
+        raise ValueError(f"--row is '{name}': {nearest(name, names)}")
+    named = (row for row, own in zip(rows, names, strict=True) if own == name)
+    return [record.folder for row in named for record in row.records]
 
 
 def _reproduce(folder: Path, output: Path, *, run: bool, trusted: bool) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from seven_exp.compare.axes import axes
+from seven_exp.compare.axes import axes, place
 from seven_exp.compare.metrics import smaller_is_better
 from seven_exp.compare.summary import Row
 from seven_exp.registry import nearest
@@ -87,6 +87,8 @@ class Look:
             axis = getattr(self, option)
             if axis is not None and axis not in offered:
                 raise ValueError(f"--{option} is '{axis}': {nearest(axis, offered)}")
+            if axis is not None and all(place(row, axis) is None for row in rows):
+                raise ValueError(f"--{option} is '{axis}': no run has a number there")
         known |= offered.keys()
         for name in self.names:
             if name not in known:

@@ -253,7 +253,8 @@ def _front(axes: "Axes", rows: Sequence[Row], metric: str, x: str) -> None:
         if not row.barred and (at := _place(row, x)) is not None
     ]
     found = front(points, direction(x, records), direction(metric, records))
-    axes.plot(*zip(*found, strict=True), color=_DENSE, lw=5, alpha=0.25, zorder=0, gid="front")
+    xs, ys = [x for x, _ in found], [y for _, y in found]
+    axes.plot(xs, ys, color=_DENSE, lw=5, alpha=0.25, zorder=0, gid="front")
 
 
 def _tint(axes: "Axes", rows: Sequence[Row], metric: str, look: Look, title: str) -> None:

@@ -195,7 +195,7 @@ def _parallel(axes: "Axes", search: Search, look: Look) -> None:
     better = [-v if smaller_is_better(search.metric) else v for v in search.values]
     low, high = min(better), max(better)
     depths = [(value - low) / ((high - low) or 1) for value in better]
-    order = sorted(range(len(depths)), key=depths.__getitem__)
+    order = sorted(range(len(depths)), key=lambda i: (i == search.best, depths[i]))
     lines = [[(x, column[i]) for x, column in enumerate(places)] for i in order]
     colours = [colormaps["Blues"](0.15 + 0.75 * depths[i]) for i in order]
     axes.add_collection(LineCollection(lines, colors=[*colours[:-1], _BEST], lw=1, gid="lines"))

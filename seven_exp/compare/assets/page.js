@@ -333,14 +333,19 @@ const page = (() => {
     return new XMLSerializer().serializeToString(copy);
   };
 
-  // ---- the key: a box for each method, and a search among them
+  // ---- the key, which stays in view: a box for each method, and a search among them
   const key = root => {
     const find = html("input", {type: "search", name: "find", placeholder: "words of a name", size: 18,
       oninput: () => set({find: find.value})});
     const count = html("span", {role: "status"});
     const all = html("button", {type: "button", class: "all", onclick: () =>
       set({hide: state.hide.length ? [] : shared.methods.map(m => m.name)})});
-    root.append(html("label", {}, "only methods with ", find), count, all);
+    const entries = html("div", {class: "entries", hidden: shared.methods.length > 12});
+    const names = html("button", {type: "button", class: "names", onclick: () => {
+      entries.hidden = !entries.hidden;
+      names.setAttribute("aria-expanded", String(!entries.hidden));
+    }, "aria-expanded": String(!entries.hidden)}, "names");
+    root.append(html("label", {}, "only methods with ", find), count, all, names, entries);
     const boxes = shared.methods.map(({name, colour, marker, dash, dense}, i) => {
       const swatch = svg("svg", {width: 34, height: 14, viewBox: "-17 -7 34 14", "aria-hidden": "true"},
         svg("path", {d: "M-16,0H16", stroke: colour, "stroke-width": 1.6, "stroke-dasharray": dense ? "2 4" : dash || null}),
@@ -348,7 +353,7 @@ const page = (() => {
       const box = html("input", {type: "checkbox", "data-method": i, onchange: () => set({
         hide: box.checked ? state.hide.filter(n => n !== name) : [...state.hide, name]})});
       const alone = html("button", {type: "button", class: "method", title: "show this method alone", onclick: () => isolate(name)}, "alone");
-      root.append(html("span", {class: "entry"}, html("label", {}, box, swatch, ` ${name}`), alone));
+      entries.append(html("span", {class: "entry"}, html("label", {}, box, swatch, ` ${name}`), alone));
       return [box, alone];
     });
     follow(() => {
@@ -368,6 +373,11 @@ const page = (() => {
   const sections = [];
   const start = () => {
     restore();
+    if (shared.methods?.length) {
+      const root = html("nav", {class: "key", "aria-label": "methods"});
+      document.querySelector("main > section")?.before(root);
+      key(root);
+    }
     for (const [id, draw] of sections) {
       const root = document.querySelector(`#${CSS.escape(id)} > .body`);
       try { draw(root, everything.sections[id], page); }
@@ -384,5 +394,5 @@ const page = (() => {
     });
     addEventListener("hashchange", () => { restore(); for (const [draw] of followers) draw(); });
   };
-  return {...shared, state, set, follow, shown, isolate, words, choice, tick, ends, difference, html, svg, chart, key, tip, scale, number, sections, start};
+  return {...shared, state, set, follow, shown, isolate, words, choice, tick, ends, difference, html, svg, chart, tip, scale, number, sections, start};
 })();
