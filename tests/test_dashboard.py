@@ -1,20 +1,16 @@
 """The comparison on W&B: what would be sent, from the objects' own serialisation."""
 
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("wandb_workspaces", reason="the extra 'dashboard' is not installed")
 
-import wandb
-from preloaded import python
-from wandb_server import ENTITY, PROJECT, WandbServer
+from wandb_server import ENTITY, PROJECT
+from wandb_workspaces.reports.v2.internal import Spec
+from wandb_workspaces.workspaces.internal import WorkspaceViewspec
 
 from seven_exp.cli.compare import main
 from seven_exp.compare import dashboard as boards
@@ -22,18 +18,17 @@ from seven_exp.compare.dashboard import COLUMNS, build_dashboard, parse_place, p
 from seven_exp.compare.records import read_records
 from seven_exp.compare.summary import summarize
 
-ROOT = Path(__file__).parent.parent
 LAYERS = ("a.weight", "b.weight")
 
 
-def write(root, pruner, sparsity, seed, accuracy, model="vit_tiny"):
+def write(root, pruner, sparsity, seed, accuracy, model="vit_tiny", reached=None):
     folder = root / f"{model}_{pruner}_{sparsity}_{seed}"
     folder.mkdir()
     (folder / "results.json").write_text(
         json.dumps({
             "run_hash": folder.name, "status": "finished", "pruner": pruner, "model": model,
             "dataset": "digits", "seed": seed, "sparsity_target": sparsity, "params_nonzero": 1,
-            "splits": {"metrics": "test"},
+            "splits": {"metrics": "test"}, "sparsity": sparsity if reached is None else reached,
             "metrics": {"accuracy": accuracy}, "seconds": 1.0, "flops_sparse": 5,
             "layers": [{"name": name, "numel": 10, "nonzero": 5} for name in LAYERS],
             "config": {"seed": seed, "sparsity": sparsity, "pruner": {"name": pruner}},
@@ -103,7 +98,7 @@ def test_the_report_begins_with_the_table_of_means(board):
 
 def test_intervals_are_drawn_from_the_table_that_is_sent(board):
     means, *_ = vit(board)
-    assert filters(means) == {"jobType": "comparison"}
+    assert filters(means) == {"jobType": "comparison", "displayName": "comparison"}
     (panel,) = panels(means)
     (query,) = panel["config"]["userQuery"]["queryFields"]
     (table,) = [f for f in query["fields"] if f["name"] == "summaryTable"]
@@ -118,7 +113,7 @@ def test_intervals_are_drawn_from_the_table_that_is_sent(board):
     assert panel["config"]["panelDefId"] == f"team/{name}"
     # every field of the chart is a column of the table
     wanted = set(re.findall(r"\$\{field:(\w+)\}", json.dumps(board.charts[name])))
-    assert {"method", "sparsity", "mean", "low", "high"} <= wanted
+    assert {"method", "reached", "mean", "low", "high"} <= wanted
     settings = panel["config"]["fieldSettings"]
     assert wanted <= set(settings)
     assert set(settings.values()) <= set(COLUMNS)
@@ -126,7 +121,13 @@ def test_intervals_are_drawn_from_the_table_that_is_sent(board):
 
 def test_panels_use_the_keys_that_the_tracker_logs(board):
     _, runs, rest = vit(board)
-    expected = {"jobType": "train", "model": "vit_tiny", "dataset": "digits"}
+    hashes = sorted(
+        f"vit_tiny_{pruner}_{sparsity}_{seed}"
+        for pruner in ("magnitude", "seven_dyn")
+        for sparsity in (0.5, 0.9)
+        for seed in (0, 1, 2)
+    )
+    expected = {"model": "vit_tiny", "dataset": "digits", "run_hash": hashes}
     assert filters(runs) == expected
     assert filters(rest) == {**expected, "sparsity": 0.9}
     scatter, flops, comparer = panels(runs)
@@ -163,13 +164,63 @@ def test_a_workspace_shows_the_runs_of_its_own_model_and_data_set(board):
     assert [s["name"] for s in sections] == ["accuracy over sparsity", "layers", "training"]
     assert [len(s["panels"]) for s in sections] == [4, 2, 3]
     assert all(s["isOpen"] for s in sections)
-    shown = [view.spec.section.run_sets[0].filters for view in views]
-    for model, filters in zip(("mlp", "vit_tiny"), shown, strict=True):
-        leaves = [(f["key"]["name"], f["op"], f["value"]) for f in leaves_of(filters)]
-        assert leaves == [
-            ("jobType", "=", "comparison"),
-            *(("jobType", "=", "train"), ("model", "=", model), ("dataset", "=", "digits")),
+    for model, view in zip(("mlp", "vit_tiny"), views, strict=True):
+        (runs,) = view.spec.section.run_sets
+        leaves = [(f["key"]["name"], f["op"], f["value"]) for f in leaves_of(runs.filters)]
+        assert leaves[:4] == [
+            *(("jobType", "=", "comparison"), ("displayName", "=", "comparison")),
+            *(("model", "=", model), ("dataset", "=", "digits")),
         ]
+        name, op, hashes = leaves[4]
+        assert (name, op) == ("run_hash", "IN")
+        assert len(hashes) == {"mlp": 1, "vit_tiny": 12}[model]
+        assert [key.name for key in runs.grouping] == ["pruner.value", "sparsity.value"]
+
+
+def test_what_is_sent_keeps_to_the_schemas_of_wandb(board):
+    """Read back by W&B's own models of a workspace and a report, nothing is lost."""
+    specs = [(WorkspaceViewspec, one._to_model().spec) for one in board.workspaces]
+    specs.append((Spec, board.report._to_model().spec))
+    for schema, spec in specs:
+        text = spec.model_dump_json(by_alias=True, exclude_none=True)
+        again = schema.model_validate_json(text)
+        assert again.model_dump_json(by_alias=True, exclude_none=True) == text
+
+
+def test_a_sweep_has_a_view_and_a_table_of_its_own(sweep):
+    rows, _ = summarize(read_records([sweep])[0], "accuracy", None)
+    one, other = (
+        build_dashboard(rows, "accuracy", None, "team", "project", name) for name in ("a/1", "a/2")
+    )
+    names = {workspace.name for board in (one, other) for workspace in board.workspaces}
+    assert len(names) == 4
+    assert f"{boards.TITLE}: mlp on digits, a/1" in names
+    assert (one.run, other.run) == ("comparison a/1", "comparison a/2")
+
+
+def test_the_dense_model_is_a_line_and_the_others_points_at_the_sparsity_they_reached(tmp_path):
+    write(tmp_path, "dense", 0.9, 0, 0.95, reached=0.0)
+    write(tmp_path, "magnitude", 0.9, 0, 0.8, reached=0.89)
+    write(tmp_path, "magnitude", 0.9, 1, 0.7, reached=0.91)
+    rows, _ = summarize(read_records([tmp_path])[0], "accuracy", None)
+    board = build_dashboard(rows, "accuracy", None, "team", "project")
+    ((*cells,),) = board.tables.values()
+    table = {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in cells}
+    assert (table["dense"]["sparsity"], table["dense"]["reached"]) == (0, 0)
+    assert table["magnitude"]["reached"] == pytest.approx(0.9)
+    (spec,) = board.charts.values()
+    drawn = [
+        (layer["transform"][0]["filter"], layer["mark"], layer["encoding"])
+        for layer in spec["layer"]
+    ]
+    field = "${field:sparsity}"
+    lines = [encoding for chosen, _, encoding in drawn if chosen == {"field": field, "lte": 0}]
+    assert len(lines) == 1
+    assert lines[0].keys() == {"y", "tooltip"}  # without x: across the whole chart
+    assert lines[0]["y"]["field"] == "${field:mean}"
+    others = [encoding for chosen, _, encoding in drawn if chosen == {"field": field, "gt": 0}]
+    assert len(others) == 3
+    assert {encoding["x"]["field"] for encoding in others} == {"${field:reached}"}
 
 
 def leaves_of(filters):
@@ -181,164 +232,39 @@ def leaves_of(filters):
             yield one
 
 
-class Server:
-    """Replaces W&B: gives the same answers, and records the calls."""
-
-    def __init__(self, monkeypatch):
-        self.views, self.logged, self.charts = {}, {}, []
-        monkeypatch.setattr(wandb, "Api", lambda: self)
-        monkeypatch.setattr(wandb, "init", self.init)
-        for module in ("workspaces.internal", "reports.v2.interface"):
-            monkeypatch.setattr(f"wandb_workspaces.{module}.execute_graphql", self.execute)
-        for module in ("workspaces.interface", "reports.v2.interface"):
-            monkeypatch.setattr(
-                f"wandb_workspaces.{module}.get_app_url", lambda api: "https://wandb.example"
-            )
-
-    def init(self, **settings):
-        self.settings = settings
-        return SimpleNamespace(log=self.logged.update, finish=lambda: None)
-
-    def create_custom_chart(self, **chart):
-        if chart["name"] in self.charts:
-            raise wandb.Error("it exists")
-        self.charts.append(chart["name"])
-
-    def projects(self, entity):
-        return [SimpleNamespace(name="project")]
-
-    def reports(self, path):
-        assert path == "team/project"
-        return [
-            SimpleNamespace(
-                display_name=view["displayName"],
-                url=f"https://wandb.example/team/project/reports/x--{key}",
-            )
-            for key, view in self.views.items()
-            if view["type"] == "runs"
-        ]
-
-    def execute(self, api, query, variables):
-        if "mutation" in query:
-            key = variables.get("id") or f"id{len(self.views)}"
-            inserted = key not in self.views
-            view = {
-                **variables, "id": key,
-                "project": {"name": "project", "entityName": "team"},
-                "updatedAt": None, "createdAt": None,
-            }  # fmt: skip
-            self.views[key] = view
-            return {"upsertView": {"view": view, "inserted": inserted}}
-        if "reportId" in variables:
-            found = next(v for k, v in self.views.items() if k in variables["reportId"])
-            return {"view": found}
-        edges = [
-            {"node": view}
-            for view in self.views.values()
-            if view["type"] == "project-view" and view["name"] == variables["viewName"]
-        ]
-        return {"project": {"allViews": {"edges": edges}}}
-
-
-def test_publishing_twice_updates_what_is_there(board, monkeypatch):
-    server = Server(monkeypatch)
+@pytest.mark.slow
+def test_publishing_twice_updates_what_is_there(sweep, client):
+    rows, _ = summarize(read_records([sweep])[0], "accuracy", "magnitude")
+    board = build_dashboard(rows, "accuracy", "magnitude", ENTITY, PROJECT)
     first = publish(board)
-    assert {view["type"] for view in server.views.values()} == {"runs", "project-view"}
-    assert server.settings["job_type"] == "comparison"
-    assert {key: table.data for key, table in server.logged.items()} == board.tables
-    contents = {key: json.loads(view["spec"]) for key, view in server.views.items()}
+    views = client.views
+    assert {view["type"] for view in views.values()} == {"runs", "project-view"}
+    (run,) = client.runs.values()
+    assert (run.name, run.about["jobType"], run.complete) == (boards.RUN, "comparison", True)
+    for key, rows in board.tables.items():
+        table = json.loads(run.files[run.summary[key]["path"]])
+        assert (table["columns"], table["data"]) == (list(COLUMNS), rows)
+    contents = {key: view["spec"] for key, view in views.items()}
     for workspace in board.workspaces:
         workspace.sections.pop()
     board.report.blocks.pop()
     assert publish(board) == first
-    assert set(server.views) == set(contents)
-    assert len(server.charts) == 1
-    for key, view in server.views.items():
-        assert json.loads(view["spec"]) != contents[key]
-
-
-SEND = """
-import sys
-from pathlib import Path
-from seven_exp.compare import dashboard
-from seven_exp.compare.records import read_records
-from seven_exp.compare.summary import summarize
-rows, _ = summarize(read_records([Path(sys.argv[1])])[0], "accuracy", None)
-dashboard._send_tables(
-    dashboard.build_dashboard(rows, "accuracy", None, sys.argv[2], sys.argv[3])
-)
-"""
+    assert set(views) == set(contents)
+    assert client.charts == board.charts
+    for key, view in views.items():
+        assert view["spec"] != contents[key]
 
 
 @pytest.mark.slow
-def test_a_real_client_sends_the_means(sweep, tmp_path):
-    with WandbServer() as server:
-        done = subprocess.run(
-            [python(), "-c", SEND, str(sweep), ENTITY, PROJECT],
-            env={**os.environ, **server.environment, "PYTHONPATH": str(ROOT)},
-            cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (run,) = server.runs.values()
-    assert (run.name, run.about["jobType"], run.complete) == (boards.RUN, "comparison", True)
-    file = run.summary["comparison/accuracy/vit_tiny-digits"]["path"]
-    table = json.loads(run.files[file])
-    assert table["columns"] == list(COLUMNS)
-    means = {(row[0], row[1]): row[2] for row in table["data"]}
-    # 0.6, 0.7 and 0.8; and 1, 2 and 3 points more
-    assert means == {
-        (method, sparsity): pytest.approx(mean)
-        for method, mean in (("magnitude", 0.70), ("seven_dyn", 0.72))
-        for sparsity in (0.5, 0.9)
-    }
-    assert not (tmp_path / "wandb").exists()
-
-
-REFUSED = """
-import sys
-from seven_exp.compare import dashboard
-from seven_exp.cli.compare import main
-dashboard._send_tables = lambda board: None
-sys.exit(main([sys.argv[1], "--wandb", sys.argv[2], "--format", "html"]))
-"""
-
-
-@pytest.mark.slow
-def test_a_real_client_that_is_refused_costs_one_line(sweep):
-    # the server knows no call for charts, reports or workspaces, and refuses them
-    with WandbServer() as server:
-        done = subprocess.run(
-            [python(), "-c", REFUSED, str(sweep), f"{ENTITY}/{PROJECT}"],
-            env={**os.environ, **server.environment, "PYTHONPATH": str(ROOT)},
-            cwd=sweep, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert server.unknown
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if not line.startswith("wandb: ")]
-    assert len(errors) == 1, errors
-    assert errors[0].startswith("error: W&B: ")
-    assert (sweep / "comparison.html").exists()
-
-
-def test_the_command_prints_where_it_went(sweep, monkeypatch, capsys):
-    Server(monkeypatch)
-    monkeypatch.setattr("seven_exp.tracking.weights_and_biases.logged_in", lambda: True)
-    assert main([str(sweep), "--wandb", "team/project", "--format", "html"]) == 0
+def test_the_command_says_where_it_went_or_what_was_refused(sweep, client, capsys):
+    command = [str(sweep), "--wandb", f"{ENTITY}/{PROJECT}", "--format", "html"]
+    assert main(command) == 0
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith("on W&B: https://wandb.example/team/project/reports/")
-    assert (sweep / "comparison.html").exists()
-
-
-def test_a_server_that_is_away_costs_one_line(sweep, monkeypatch, capsys):
-    def away(**settings):
-        raise wandb.errors.CommError("no route\nto host")
-
-    monkeypatch.setattr(wandb, "init", away)
-    monkeypatch.setattr("seven_exp.tracking.weights_and_biases.logged_in", lambda: True)
-    assert main([str(sweep), "--wandb", "team/project", "--format", "html"]) == 1
-    captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1] == "error: W&B: no route to host"
+    assert line.startswith(f"on W&B: {client.url}/{ENTITY}/{PROJECT}/reports/")
+    (sweep / "comparison.html").unlink()
+    client.fail("deny", about="SpecificReport")
+    assert main(command) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: W&B: permission denied"
     # the files on this machine are still written
     assert (sweep / "comparison.html").exists()
 

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 from test_conf import composed
 from test_docs import ROOT, blocks
 
@@ -14,7 +15,7 @@ from seven_exp.config import ConfigError
 from seven_exp.runs.check import check
 from seven_exp.runs.identity import run_hash
 from seven_exp.runs.run import run_experiment
-from seven_exp.tracking import TRACKERS, Histogram, build_tracker
+from seven_exp.tracking import TRACKERS, Histogram, build_tracker, described
 
 SMALL = (
     *("model=mlp", "model.widths=[8]", "trainer.max_steps=4", "trainer.log_interval=2"),
@@ -82,8 +83,11 @@ def test_tensorboard_and_a_tracker_of_ones_own_at_once(tmp_path, lines):
 def test_the_tracker_that_is_shown_works(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(TRACKERS, "_entries", dict(TRACKERS._entries))
     (block,) = blocks(ROOT / "docs" / "howto" / "tracking.md", "python")
-    exec(block, {})
-    config = composed(*SMALL, "tracker=none", "tracker.also=[printed]")
+    (tmp_path / "printed.py").write_text(block)
+    config = composed(
+        *SMALL, "tracker=none", "tracker.also=[printed]", f"plugins=[{tmp_path / 'printed.py'}]"
+    )
+    check(config)
     record = run_experiment(config, tmp_path, build_tracker(config.tracker))
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "seven_dyn-0.7-seed0 mlp-digits-seven_dyn 0.7"
@@ -124,6 +128,48 @@ def test_a_finished_run_is_logged_as_it_was(finished_run, tmp_path, lines, capsy
     assert (own.run.id, own.run.config) == (record["run_hash"], record["config"])
     assert own.run.name == "magnitude_dyn-0.5-seed0"
     assert own.run.group == "vit_tiny-digits-magnitude_dyn"
+
+
+def started(folder, sweeper="a.BasicSweeper", shared=(), own=(), **values):
+    """What trackers are told of a run that was started in a sweep."""
+    hydra = {"mode": "MULTIRUN", "sweeper": {"_target_": sweeper}}
+    (folder / "0" / ".hydra").mkdir(parents=True)
+    for path, overrides in (
+        (folder / "multirun.yaml", [*shared, "pruner=rigl,set", "optimizer.lr=0.1,0.2"]),
+        (folder / "0" / ".hydra" / "hydra.yaml", [*shared, *own]),
+    ):
+        path.write_text(yaml.safe_dump({"hydra": {**hydra, "overrides": {"task": overrides}}}))
+    record = {
+        "pruner": "rigl", "model": "mlp", "dataset": "digits", "sparsity_target": 0.5, "seed": 3,
+        "config": {"trainer": {"max_steps": 5, "epochs": None}}, **values,
+    }  # fmt: skip
+    return described(record, folder / "0", lower_is_better=False, id="x")
+
+
+def test_names_and_groups_tell_runs_and_sweeps_apart(tmp_path):
+    own = ("pruner=rigl", "optimizer.lr=0.2")
+    run = started(tmp_path / "day" / "hour", shared=["trainer.max_steps=5"], own=own)
+    assert run.name == "rigl-0.5-seed3 optimizer.lr=0.2"
+    assert (run.group, run.job) == ("mlp-digits day/hour", "train")
+    tuned = started(tmp_path / "day" / "later", sweeper="b.Optuna", own=own)
+    assert (tuned.group, tuned.job) == ("mlp-digits day/later", "tune")
+    pruned = started(tmp_path / "a" / "b", config={"trainer": {"max_steps": 0}})
+    assert (pruned.name, pruned.job) == ("rigl-0.5-seed3", "prune")
+
+
+def test_settings_are_what_the_run_reads_and_no_nulls(tmp_path):
+    config = {
+        "device": "auto", "seed": 3, "pruner": {"name": "rigl", "scope": None, "rounds": None},
+        "schedule": {"name": "cubic", "end_step": 0.7}, "calibration": {"name": "c4", "size": 1},
+        "trainer": {"max_steps": None, "epochs": 2},
+    }  # fmt: skip
+    effective = {"device": "cpu", "pruner.scope": "erk", "trainer.max_steps": 40}
+    unread = ["calibration", "pruner.rounds", "schedule.name"]
+    run = started(tmp_path / "a", config=config, effective=effective, unread=unread)
+    assert run.settings == {
+        "device": "cpu", "seed": 3, "pruner": "rigl", "pruner.scope": "erk",
+        "schedule.end_step": 0.7, "trainer.max_steps": 40, "trainer.epochs": 2,
+    }  # fmt: skip
 
 
 def test_a_tracker_that_fails_is_an_exit_code(finished_run, monkeypatch, capsys, lines):

@@ -1,5 +1,6 @@
 """A real W&B client against a local server: what arrives, and what a fault causes."""
 
+import hashlib
 import json
 import logging
 import os
@@ -35,7 +36,10 @@ def records(tmp_path: Path) -> list[dict]:
 
 
 def test_a_run_arrives_as_it_was_recorded(tmp_path, server):
-    done = train(tmp_path, *SMALL, "tracker.tags=[mine]", **server.environment)
+    done = train(
+        tmp_path, *SMALL, "tracker.tags=[mine]", "tracker.notes=a try", "tracker.artifacts=model",
+        **server.environment, WANDB_SAVE_CODE="true",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1  # the prunable layers; nothing of W&B's
     (run,) = server.runs.values()
@@ -43,7 +47,7 @@ def test_a_run_arrives_as_it_was_recorded(tmp_path, server):
     assert (run.complete, run.exit_code) == (True, 0)
     assert run.about["displayName"] == "seven_dyn-0.7-seed0"
     assert (run.about["groupName"], run.about["jobType"]) == (*("mlp-digits-seven_dyn", "train"),)
-    assert run.about["tags"] == ["seven_dyn", "mine"]
+    assert (run.about["tags"], run.about["notes"]) == (["seven_dyn", "mine"], "a try")
     assert run.config["pruner"] == "seven_dyn"
     assert run.config["model.widths"] == [8]
     assert run.config["optimizer.lr"] == record["config"]["optimizer"]["lr"]
@@ -51,6 +55,15 @@ def test_a_run_arrives_as_it_was_recorded(tmp_path, server):
     (path,) = tmp_path.rglob("metrics.jsonl")
     recorded = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(recorded) == 4
+    assert None not in run.config.values()
+    effective = {
+        # the config's null, 0.7 of 20 steps, and what seven_dyn stands for
+        "dataset.validation": 0.1, "trainer.max_steps": 20, "plan.begin": 2, "plan.end": 14,
+        "pruner.when": "during", "pruner.scope": "global", "device": "cpu",
+    }  # fmt: skip
+    assert {key: run.config[key] for key in effective} == effective
+    # never read by a pruner that acts during training
+    assert "pruner.finetune_steps" not in run.config
     received = [{k: v for k, v in row.items() if not k.startswith("_")} for row in run.history]
     assert received == recorded
 
@@ -66,8 +79,23 @@ def test_a_run_arrives_as_it_was_recorded(tmp_path, server):
     assert run.files.keys() >= {"config.yaml", "wandb-metadata.json", "wandb-summary.json"}
     assert yaml.safe_load(run.files["config.yaml"])["sparsity"]["value"] == 0.7
     assert json.loads(run.files["wandb-metadata.json"])["program"].endswith("train.py")
+    if (ROOT / ".git").exists():
+        commit = json.loads(run.files["wandb-metadata.json"])["git"]["commit"]
+        assert commit == record["git"].removesuffix("+dirty")
+        assert ("diff.patch" in run.files) == record["git"].endswith("+dirty")
     summary = json.loads(run.files["wandb-summary.json"])
     assert summary["final/accuracy"] == record["metrics"]["accuracy"]
+
+    made = {artifact.type: artifact for artifact in server.artifacts.values()}
+    dense, own, code = (made[kind] for kind in ("dense-start", "run", "code"))
+    assert (dense.maker, dense.users, dense.complete) == (None, [run.name], True)
+    assert dense.metadata["sha256"] == record["sha256"]["start"]
+    assert (own.maker, own.collection) == (run.name, f"run-{record['run_hash']}")
+    assert own.metadata["accuracy"] == record["metrics"]["accuracy"]
+    stored = {name: hashlib.sha256(content).hexdigest() for name, content in own.files.items()}
+    assert stored.items() >= (record["sha256"].items() - {("start", dense.metadata["sha256"])})
+    assert json.loads(own.files["results.json"]) == record
+    assert "pruning/pruner.py" in code.files
 
 
 def test_a_failed_and_a_resumed_run(tmp_path, client):
@@ -75,7 +103,10 @@ def test_a_failed_and_a_resumed_run(tmp_path, client):
     tracker.start(replace(info(tmp_path / "one"), id="first"))
     for step in (10, 20):
         tracker.log(step, {"loss": 1 / step})
-    tracker.finish({**RECORD, "status": "failed", "flops_dense": None})
+    tracker.finish({**RECORD, "status": "failed", "flops_dense": None, "error": "loss is nan"})
+    (alert,) = client.alerts
+    assert (alert["title"], alert["text"]) == ("failed: a run", "loss is nan")
+    assert client.artifacts == {}
     first = client.runs["first"]
     assert (first.complete, first.exit_code) == (True, 1)
     assert first.config.keys() >= {"pruner.alpha_1", "schedule"}
@@ -212,6 +243,7 @@ def test_offline_runs_of_a_sweep_are_uploaded_together(tmp_path, client, monkeyp
         config = composed(*SMALL, "tracker.mode=offline", f"seed={i}")
         run_experiment(config, tmp_path / str(i), build_tracker(config.tracker))
     assert client.runs == {}
+    monkeypatch.chdir(tmp_path)  # W&B writes its log there
     assert sync([str(tmp_path)]) == 0
     assert "2 of 2 runs uploaded" in capfd.readouterr().out
     found = {run.summary["final/accuracy"] for run in client.runs.values()}

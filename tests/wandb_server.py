@@ -1,8 +1,9 @@
 """A W&B server on the loopback interface that keeps what a real client sends it.
 
-It speaks as much of W&B's protocol as `wandb.init`, `log` and `finish` need, and `wandb sweep` and
-`wandb agent`: GraphQL at ``/graphql``, the stream of rows at ``/files/.../file_stream``, and
-uploads to addresses that it gives out itself. It can also fail, in the ways that servers do.
+It speaks as much of W&B's protocol as `wandb.init`, `log` and `finish` need, artifacts, alerts,
+saved views and reports, `wandb sweep` and `wandb agent`: GraphQL at ``/graphql``, the stream of
+rows at ``/files/.../file_stream``, and uploads to addresses that it gives out itself. It can also
+fail, in the ways that servers do.
 """
 
 import gzip
@@ -125,6 +126,7 @@ class WandbServer:
         self.artifacts: dict[str, Artifact] = {}
         self.views: dict[str, dict[str, Any]] = {}
         self.charts: dict[str, dict[str, Any]] = {}
+        self.alerts: list[dict[str, Any]] = []
         self.unknown: list[str] = []
         self._troubles: list[Trouble] = []
         self._lock = threading.RLock()
@@ -259,6 +261,10 @@ class WandbServer:
         }
         return {"model": {**self._project(), "bucket": {**about, **counts, **tails}}}
 
+    def _NotifyScriptableRunAlert(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        self.alerts.append(dict(variables))
+        return {"notifyScriptableRunAlert": {"success": True}}
+
     def _RunStoppedStatus(self, _: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         return {"project": {"run": {"stopped": False}}}
 
@@ -392,22 +398,35 @@ class WandbServer:
         return {"view": next(v for k, v in self.views.items() if k in variables["reportId"])}
 
     def _ArtifactByID(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
-        artifact = self.artifacts[variables["id"]]
+        return {"artifact": self._told(self.artifacts[variables["id"]])}
+
+    def _ArtifactMembershipByName(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        artifact = self._artifact(variables["name"])
+        if artifact is None:
+            return {"project": {"artifactCollectionMembership": None}}
+        told = self._told(artifact)
+        membership = {
+            "__typename": "ArtifactCollectionMembership", "id": artifact.id, "versionIndex": 0,
+            "createdAt": told["createdAt"], "aliases": [],
+            "artifactCollection": told["artifactSequence"], "artifact": told,
+        }  # fmt: skip
+        return {"project": {"artifactCollectionMembership": membership}}
+
+    def _told(self, artifact: Artifact) -> dict[str, Any]:
         collection = {"name": artifact.collection, "project": self._project()}
         sequence = {"__typename": "ArtifactSequence", **collection}
         alias = {"__typename": "ArtifactAlias", "id": "1", "alias": "latest"}
-        found = {
+        return {
             "__typename": "Artifact", "id": artifact.id, "artifactSequence": sequence,
             "versionIndex": 0, "artifactType": {"name": artifact.type}, "description": None,
             "metadata": json.dumps(artifact.metadata), "ttlDurationSeconds": -2,
             "ttlIsInherited": True, "tags": [], "historyStep": None, "state": "COMMITTED",
             "size": sum(map(len, artifact.files.values())), "digest": artifact.digest,
-            "commitHash": None, "fileCount": len(artifact.files), "updatedAt": None,
-            "createdAt": "2026-01-01T00:00:00", "aliases": [
-                {**alias, "artifactCollection": sequence}
-            ],
+            "digestAlgorithm": "MANIFEST_MD5", "commitHash": None,
+            "fileCount": len(artifact.files), "updatedAt": None,
+            "createdAt": "2026-01-01T00:00:00",
+            "aliases": [{**alias, "artifactCollection": sequence}],
         }  # fmt: skip
-        return {"artifact": found}
 
     def _artifact(self, name: str) -> Artifact | None:
         """The latest version of a collection."""

@@ -11,15 +11,16 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from seven_exp.compare.metrics import bounds, in_percent
 from seven_exp.compare.plot import styles
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import captions, cells, headings
-from seven_exp.tracking.weights_and_biases import artifact_name, limits
+from seven_exp.tracking.weights_and_biases import FINISH_SECONDS, artifact_name, limits
 
 if TYPE_CHECKING:
     import wandb
@@ -246,33 +247,43 @@ def _send_tables(dashboard: Dashboard) -> None:
 
 def _use(run: "wandb.Run", artifacts: Sequence[str]) -> None:
     """Declare the artifacts as inputs of the run, as far as the project has them."""
-    try:
-        for name in artifacts:
-            with suppress(ValueError):  # it is not there
-                run.use_artifact(f"{name}:latest", "run")
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        print(f"W&B: the comparison is not linked to its runs ({reason})", file=sys.stderr)
+    for name in artifacts:
+        try:
+            run.use_artifact(f"{name}:latest", "run")
+        except Exception as error:  # of no common class, see `_refusals`
+            if "not found" not in str(error):
+                reason = " ".join(str(error).split())
+                print(f"W&B: the comparison is not linked to its runs ({reason})", file=sys.stderr)
+                return
 
 
 def _register_charts(dashboard: Dashboard) -> None:
+    for name, spec in dashboard.charts.items():
+        # The client would wait for a server that is out of order without end.
+        registering = Thread(target=_register, args=(dashboard, name, spec), daemon=True)
+        registering.start()
+        registering.join(FINISH_SECONDS)
+        if registering.is_alive():
+            raise TimeoutError(f"the server did not register the chart {name}")
+
+
+def _register(dashboard: Dashboard, name: str, spec: Mapping[str, Any]) -> None:
     import wandb
 
-    for name, spec in dashboard.charts.items():
-        try:
-            wandb.Api().create_custom_chart(
-                entity=dashboard.report.entity,
-                name=name,
-                display_name="Means with intervals",
-                spec_type="vega2",
-                access="private",
-                spec=spec,
-            )
-        except Exception as error:
-            # W&B can't be asked whether a chart exists; for its exceptions see `_refusals`.
-            reason = " ".join(str(error).split())
-            if "exist" not in reason:
-                print(f"W&B: the chart {name} was not registered ({reason})", file=sys.stderr)
+    try:
+        wandb.Api().create_custom_chart(
+            entity=dashboard.report.entity,
+            name=name,
+            display_name="Means with intervals",
+            spec_type="vega2",
+            access="private",
+            spec=dict(spec),
+        )
+    except Exception as error:
+        # W&B can't be asked whether a chart exists; for its exceptions see `_refusals`.
+        reason = " ".join(str(error).split())
+        if "exist" not in reason:
+            print(f"W&B: the chart {name} was not registered ({reason})", file=sys.stderr)
 
 
 def _save_report(report: "wr.Report") -> str:
