@@ -208,6 +208,7 @@ def sections(model, prefix=""):
 NEUTRAL = {
     f"{prefix}{key}": field.default
     for prefix, section in sections(schema.RunConfig)
+    if section is not schema.Tracker  # no part of a run at any value
     for key, field in section.model_fields.items()
     if not field.is_required()
 }

@@ -118,11 +118,9 @@ def _factorial(rows: Sequence[Row], factors: Sequence[str]) -> Factorial:
     total = np.square(means - means.mean()).mean()
     for axes, found in _terms(table):
         term = tuple(factors[axis] for axis in axes)
-        own = list(product(*(levels[axis] for axis in axes)))
-        effects[term] = {
-            chosen: estimate(found[(slice(None), *place)].tolist())
-            for chosen, place in zip(own, np.ndindex(found.shape[1:]), strict=True)
-        }
+        own = product(*(levels[axis] for axis in axes))
+        by_level = found.reshape(len(seeds), -1).T.tolist()
+        effects[term] = dict(zip(own, map(estimate, by_level), strict=True))
         shares[term] = float(np.square(found.mean(0)).mean() / total) if total > 0 else 0.0
     first = rows[0]
     left_out = len(every) - len(seeds)
@@ -174,8 +172,7 @@ def draw(found: Sequence[Factorial], metric: str, look: Look | None = None) -> "
     look = look or Look()
     width = look.width or 8.5
     heights = [0.9 + 0.2 * max(len(_mains(one)), len(one.shares)) for one in found]
-    style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
-    with rc_context(style):
+    with rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(width, sum(heights)), layout="constrained")
         panels = figure.subplots(len(found), 2, squeeze=False, height_ratios=heights)
         for (left, right), one in zip(panels, found, strict=True):
