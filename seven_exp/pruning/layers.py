@@ -8,7 +8,7 @@ from torch import nn
 
 from seven_exp.pruning.matrices import Layer, matrices, packed, transposed, unwrap
 from seven_exp.pruning.name_patterns import check_patterns, matches
-from seven_exp.pruning.structure import structure_of
+from seven_exp.pruning.structure import embeds, structure_of
 
 __all__ = ["Coverage", "Layer", "matches", "prunable_layers", "survey", "transposed", "unwrap"]
 
@@ -142,7 +142,7 @@ def survey(
         return next((role for role in roles if role), None)
 
     _refuse_packed({name: kind for name, kind in compressed.items() if not why_dense([name])})
-    tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    tied = {id(m.weight) for m in model.modules() if embeds(m)}
     places: dict[int, list[Layer]] = {}
     for layer in candidates:
         if id(layer.weight) not in tied:
@@ -177,8 +177,7 @@ def _kind(model: nn.Module, name: str) -> str:
     """The kind of a matrix that no known layer multiplies its inputs by."""
     path, _, own = name.rpartition(".")
     owner = model.get_submodule(path)
-    embeds = isinstance(owner, nn.Embedding | nn.EmbeddingBag)
-    if embeds or any(word in own for word in ("embed", "pos", "token")):
+    if embeds(owner) or any(word in own for word in ("embed", "pos", "token")):
         return "embedding"
     return f"other weights of {type(owner).__name__}"
 

@@ -53,14 +53,12 @@ def divided(outputs: Any, divisor: float) -> Any:
         return outputs._replace(**logits)
     if isinstance(outputs, tuple | list):
         return type(outputs)(logits.get(i, value) for i, value in enumerate(outputs))
-    if dataclasses.is_dataclass(outputs) and not isinstance(outputs, type | Mapping):
-        return dataclasses.replace(outputs, **logits)
     outputs = copy.copy(outputs)
     for place, value in logits.items():
         if isinstance(outputs, Mapping):
             outputs[place] = value  # type: ignore[index]  # a read-only one raises
         else:
-            setattr(outputs, place, value)
+            object.__setattr__(outputs, place, value)  # also if it is frozen
     return outputs
 
 

@@ -84,7 +84,7 @@ def structure_of(model: nn.Module, layers: Sequence[Layer]) -> Structure:
     if not heads:
         outputs = _last(model, hidden)
     roles |= dict.fromkeys(outputs, "output layer")
-    tied = {id(module.weight) for module in modules.values() if _embeds(module)}
+    tied = {id(module.weight) for module in modules.values() if embeds(module)}
     recognised = outputs or any(id(layer.weight) in tied for layer in layers)
     last = None if recognised or len(hidden) < 2 else hidden[-1].name
     return Structure(roles, last)
@@ -105,7 +105,8 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return blocks
 
 
-def _embeds(module: nn.Module) -> bool:
+def embeds(module: nn.Module) -> bool:
+    """Whether a module is torch's own embedding."""
     return isinstance(module, nn.Embedding | nn.EmbeddingBag)
 
 
@@ -130,7 +131,7 @@ def _embeddings(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> se
     found = {
         path
         for path, module in modules.items()
-        if _embeds(module) or _named(path.rpartition(".")[2], _EMBEDDINGS)
+        if embeds(module) or _named(path.rpartition(".")[2], _EMBEDDINGS)
     }
     first = layers[0].module if len(layers) > 1 else None
     if isinstance(first, nn.Conv1d | nn.Conv2d | nn.Conv3d) and first.kernel_size == first.stride:

@@ -61,7 +61,7 @@ class ColumnSolver(MomentSolver):
         one_or_more(block=block)
         self.block = block
 
-    def blocks(self, columns: int, width: int) -> Iterator[slice]:
+    def column_blocks(self, columns: int, width: int) -> Iterator[slice]:
         """The blocks of so many columns; each but the last is a multiple of ``width``."""
         block = width * max(1, self.block // width)
         for start in range(0, columns, block):

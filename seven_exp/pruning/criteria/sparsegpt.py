@@ -113,7 +113,7 @@ class SparseGpt(ColumnSolver):
         """
         w = weight.detach().to(factor.dtype, copy=True)
         width = width or self.block
-        for own in self.blocks(w.shape[2], width):
+        for own in self.column_blocks(w.shape[2], width):
             u, columns = factor[:, own, own], w[..., own]
             diagonal = u.diagonal(dim1=1, dim2=2).unsqueeze(1)
             stays, errors = torch.zeros_like(columns, dtype=torch.bool), torch.zeros_like(columns)

@@ -41,7 +41,7 @@ class Thanos(ColumnSolver):
         stays = torch.ones_like(budget.alive)
         if isinstance(pattern, NOfM):
             width = pattern.m * math.prod(budget.kernel)
-        for own in self.blocks(w.shape[2], width):
+        for own in self.column_blocks(w.shape[2], width):
             best = mask
             if best is None:
                 scores = self.score(sums, w)
