@@ -75,6 +75,10 @@ class Dataset(_Named):
     """conf/dataset."""
 
     validation: Annotated[float, Field(ge=0, lt=1)] | None
+    limit: (
+        Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1, strict=True)]
+    ) | None = None
+    transforms: dict[str, dict[str, Any] | None] | None = None
 
     @property
     def title(self) -> str:
@@ -152,6 +156,7 @@ class Trainer(_Section):
     log_interval: Annotated[int, Field(ge=1)]
     eval_interval: Annotated[int, Field(ge=0)] | None
     save_model: bool
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Analysis(_Section):

@@ -13,13 +13,15 @@ from seven_exp.datasets.registry import (
     lower_is_better,
     text_head,
 )
-from seven_exp.datasets.validation import held_out
+from seven_exp.datasets.transforms import TRANSFORMS
+from seven_exp.datasets.validation import held_out, limited
 from seven_exp.tasks import Batch
 
 __all__ = [
     "DATASETS",
     "KNOWN_BY",
     "TRAIN_SIZES",
+    "TRANSFORMS",
     "Batch",
     "Batches",
     "Data",
@@ -27,6 +29,7 @@ __all__ = [
     "build_data",
     "check_data",
     "held_out",
+    "limited",
     "lower_is_better",
     "text_head",
 ]

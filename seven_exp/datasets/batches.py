@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from seven_exp.datasets.transforms import Pipeline, drawn_from
 from seven_exp.tasks import Batch, Classification, Task
 
 
@@ -163,6 +164,7 @@ class InMemory:
         augment: Applied before normalisation.
         white: The pixel value that becomes 1.
         image_size: Side that images are scaled to; None keeps their size.
+        transforms: Applied after ``augment``, in training.
     """
 
     images: Tensor
@@ -174,6 +176,7 @@ class InMemory:
     augment: Augment | None = None
     white: float = 255.0
     image_size: int | None = None
+    transforms: Pipeline | None = None
 
     @property
     def examples(self) -> int:
@@ -197,15 +200,16 @@ class InMemory:
         images, targets = self.images[held_out], self.targets[held_out]
         return train, replace(self, images=images, targets=targets, seed=None, augment=None)
 
+    def transformed(self, pipeline: Pipeline) -> "InMemory":
+        """The same batches with these transforms."""
+        return replace(self, transforms=pipeline)
+
     def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch ``index`` from number ``start`` on."""
         order, generator = torch.arange(len(self.targets)), torch.Generator()
         if self.seed is not None:
             generator.manual_seed(epoch_seed(self.seed, index))
             order = torch.randperm(len(order), generator=generator)
-        shape = (1, -1, 1, 1)
-        scale = self.white * torch.tensor(self.std).view(shape)
-        shift = torch.tensor(self.mean).view(shape) / torch.tensor(self.std).view(shape)
         for number in range(0 if self.augment is not None else start, len(self)):
             chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
             images = self.images[chosen]
@@ -215,11 +219,32 @@ class InMemory:
                 # Skipped batches are augmented, too, because the next batch continues their random
                 # numbers.
                 continue
-            images = images.float()
-            if self.image_size is not None:
-                side = (self.image_size, self.image_size)
-                images = functional.interpolate(images, side, mode="bilinear", antialias=True)
-            yield images / scale - shift, self.targets[chosen]
+            if self.transforms is None:
+                yield self._normalised(images.float()), self.targets[chosen]
+                continue
+            with drawn_from(epoch_seed(epoch_seed(self.seed or 0, index), number)):
+                batch = self._transformed(self.transforms, images, self.targets[chosen])
+            yield batch
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        if self.image_size is not None:
+            side = (self.image_size, self.image_size)
+            images = functional.interpolate(images, side, mode="bilinear", antialias=True)
+        shape = (1, -1, 1, 1)
+        scale = self.white * torch.tensor(self.std).view(shape)
+        shift = torch.tensor(self.mean).view(shape) / torch.tensor(self.std).view(shape)
+        return images / scale - shift
+
+    def _transformed(
+        self, pipeline: Pipeline, images: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        pixels = images.float()
+        if pipeline.pixels:
+            # These transforms expect white to be 255.
+            grown = (pixels * (255 / self.white)).round().to(torch.uint8)
+            pixels = pipeline.on_images("pixels", grown).float() * (self.white / 255)
+        normalised = pipeline.on_images("normalised", self._normalised(pixels))
+        return pipeline.on_batch(normalised, targets)
 
 
 def batches_an_epoch(examples: int, batch_size: int, seed: int | None) -> int:

@@ -22,6 +22,7 @@ from seven_exp.datasets.batches import (
 )
 from seven_exp.datasets.cache import cached_tensors
 from seven_exp.datasets.registry import dataset
+from seven_exp.datasets.transforms import Pipeline, applied, drawn_from
 from seven_exp.tasks import Batch
 
 log = logging.getLogger(__name__)
@@ -146,6 +147,8 @@ class Streamed:
         workers: Number of decoding processes; 0: this process decodes.
         seed: None keeps the order and everything; a number shuffles and drops the last batch.
         plain: The same images without augmentation; None: ``source``.
+        finish: Applied to each image of ``source`` after ``transforms.pixels``; None: nothing.
+        transforms: Of training images.
     """
 
     source: Any
@@ -153,6 +156,8 @@ class Streamed:
     workers: int
     seed: int | None = None
     plain: Any = None
+    finish: Callable[[Any], Tensor] | None = None
+    transforms: Pipeline | None = None
 
     @property
     def examples(self) -> int:
@@ -176,6 +181,10 @@ class Streamed:
         train = replace(self, source=part(self.source, kept.nonzero()[:, 0].tolist()), plain=None)
         return train, replace(self, source=part(plain, held_out.tolist()), plain=None, seed=None)
 
+    def transformed(self, pipeline: Pipeline) -> "Streamed":
+        """The same batches with these transforms."""
+        return replace(self, transforms=pipeline)
+
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch ``index`` from number ``start`` on, whichever process decodes them.
 
@@ -193,7 +202,7 @@ class Streamed:
         done, died_at = start, -1
         while True:
             loader = torch.utils.data.DataLoader(
-                _Repeatable(self.source, seed),
+                _Repeatable(self.source, seed, self.finish, self.transforms or Pipeline()),
                 batch_size=self.batch_size,
                 sampler=order[done * self.batch_size :].tolist(),
                 num_workers=self.workers,
@@ -205,6 +214,9 @@ class Streamed:
                 _leave_deaths_to_the_loader()
             try:
                 for batch in supply:
+                    if self.transforms is not None:
+                        with drawn_from(epoch_seed(seed, done)):
+                            batch = self.transforms.on_batch(*batch)
                     yield batch
                     done += 1
                 return
@@ -240,15 +252,20 @@ class _Repeatable(torch.utils.data.Dataset[Any]):
 
     source: Any
     seed: int
+    finish: Callable[[Any], Tensor] | None
+    transforms: Pipeline
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Any:
         # torchvision draws from the process's generator, which the model also uses.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(epoch_seed(self.seed, index))
-            return self.source[index]
+        with drawn_from(epoch_seed(self.seed, index)):
+            image, target = self.source[index]
+            image = applied(self.transforms.pixels, image)
+            if self.finish is not None:
+                image = self.finish(image)
+            return applied(self.transforms.normalised, image), target
 
 
 def _check_imagenet(*, data_dir: str, workers: int, **_: object) -> None:
@@ -267,20 +284,20 @@ def imagenet(
     """
     from torchvision.transforms import v2
 
-    finish = [
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-    ]
+    finish = v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    )
     # The usual 224 of 256: the central seven eighths.
     centre = [v2.Resize(image_size * 8 // 7, antialias=True), v2.CenterCrop(image_size)]
     varied = [v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()]
     folders = _splits(data_dir)
-    whole = v2.Compose([*centre, *finish])
-    train = _open(folders[0], v2.Compose([*(varied if augment else centre), *finish]))
-    test, *more = (Streamed(_open(folder, whole), batch_size, workers) for folder in folders[1:])
+    whole = v2.Compose([*centre, v2.ToImage()])
+    train = _open(folders[0], v2.Compose([*(varied if augment else centre), v2.ToImage()]))
+    test, *more = (
+        Streamed(_open(folder, whole), batch_size, workers, finish=finish) for folder in folders[1:]
+    )
     return Data(
-        Streamed(train, batch_size, workers, seed, plain=_open(folders[0], whole)),
+        Streamed(train, batch_size, workers, seed, _open(folders[0], whole), finish),
         test,
         len(train.classes),
         image_size,

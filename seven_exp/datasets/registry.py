@@ -1,12 +1,14 @@
 """Data sets by name, and what is known of them before they are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from seven_exp.datasets.batches import Data
-from seven_exp.datasets.validation import with_validation
+from seven_exp.datasets.transforms import Pipeline, Transformable
+from seven_exp.datasets.validation import with_limit, with_validation
 from seven_exp.registry import Registry
-from seven_exp.tasks import Head, LanguageModelling
+from seven_exp.tasks import Classification, Head, LanguageModelling
 
 DATASETS: Registry[Callable[..., Data]] = Registry("dataset")
 
@@ -85,7 +87,14 @@ def check_data(name: str, **arguments: Any) -> None:
 
 
 def build_data(
-    name: str, *, batch_size: int, seed: int, validation: float | None = 0.0, **arguments: Any
+    name: str,
+    *,
+    batch_size: int,
+    seed: int,
+    validation: float | None = 0.0,
+    limit: int | float | None = None,
+    transforms: Mapping[str, Mapping[str, Any] | None] | None = None,
+    **arguments: Any,
 ) -> Data:
     """Load a data set.
 
@@ -94,11 +103,20 @@ def build_data(
         batch_size: Examples per batch.
         seed: Seed of the training order and of augmentation.
         validation: Fraction of the training examples to hold out; see `with_validation`.
+        limit: Number or fraction of the remaining training examples; see `with_limit`.
+        transforms: Names and keywords of `TRANSFORMS` for training.
         **arguments: The data set's own keywords.
 
     Raises:
-        ValueError: The name is unknown, or the data can't be loaded; the message says what to do.
+        ValueError: The name is unknown, or the data can't be loaded, limited or transformed; the
+            message says what to do.
     """
     load = DATASETS[name]
     check_data(name, **arguments)
-    return with_validation(load(batch_size=batch_size, seed=seed, **arguments), validation)
+    data = with_validation(load(batch_size=batch_size, seed=seed, **arguments), validation)
+    data = with_limit(data, limit)
+    if not transforms:
+        return data
+    if not isinstance(data.train, Transformable) or not isinstance(data.task, Classification):
+        raise ValueError(f"dataset.transforms: the batches of '{name}' can't be transformed")
+    return replace(data, train=data.train.transformed(Pipeline.of(transforms, data.num_classes)))

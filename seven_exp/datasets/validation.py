@@ -49,6 +49,44 @@ def with_validation(data: Data, fraction: float | None) -> Data:
     return replace(data, train=train, validation=validation)
 
 
+def with_limit(data: Data, limit: int | float | None) -> Data:
+    """The data with a part of the training examples, the same in all runs.
+
+    It has the proportions of the classes; of a text's windows it is the beginning.
+
+    Args:
+        data: With its validation split.
+        limit: Number of examples, or a fraction of them in (0, 1]; None: all.
+
+    Raises:
+        ValueError: The training examples can't be divided, or there are fewer.
+    """
+    if limit is None:
+        return data
+    if not isinstance(data.train, Divisible):
+        raise ValueError(
+            f"dataset.limit is {limit}: the training batches of this data set can't be divided; "
+            "choose null, or give them a method 'divided'"
+        )
+    n, strata = data.train.examples, data.train.strata
+    count = limited(n, limit)
+    if count > n:
+        raise ValueError(
+            f"dataset.limit is {limit}: there are {n} training examples; the nearest valid choice "
+            f"is {n}"
+        )
+    left_out = torch.ones(n, dtype=torch.bool)
+    left_out[torch.arange(count) if strata is None else stratified(strata, count)] = False
+    return replace(data, train=data.train.divided(left_out.nonzero()[:, 0])[0])
+
+
+def limited(examples: int, limit: int | float | None) -> int:
+    """How many training examples a limit asks for: a number, or a fraction of them."""
+    if limit is None:
+        return examples
+    return limit if isinstance(limit, int) else max(1, round(limit * examples))
+
+
 def held_out(examples: int, fraction: float | None) -> int:
     """How many of the training examples a fraction holds out: at least one, and not all."""
     if fraction == 0 or examples < 2:

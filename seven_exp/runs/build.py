@@ -28,6 +28,8 @@ def data_of(section: Dataset, batch_size: int, seed: int) -> Data:
         batch_size=batch_size,
         seed=seed,
         validation=section.validation,
+        limit=section.limit,
+        transforms=section.transforms,
         **section.arguments,
     )
 

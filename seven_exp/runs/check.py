@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seven_exp import datasets, models
 from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_the_user
-from seven_exp.datasets import DATASETS, TRAIN_SIZES, held_out, text_head
+from seven_exp.datasets import DATASETS, TRAIN_SIZES, TRANSFORMS, held_out, limited, text_head
 from seven_exp.datasets.calibration import check_calibration
 from seven_exp.pruning import PRUNERS, Solver, build_method
 from seven_exp.pruning.allocation import SCOPES
@@ -87,6 +87,11 @@ def _dataset(config: RunConfig) -> None:
     name, arguments = config.dataset.name, config.dataset.arguments
     check_arguments("dataset", name, DATASETS[name], arguments, {"batch_size", "seed"})
     datasets.check_data(name, **arguments)
+    for chosen, keywords in (config.dataset.transforms or {}).items():
+        if text_head(name):
+            raise ConfigError(f"dataset.transforms: they are for images, and {name} is text")
+        make = TRANSFORMS[chosen].make
+        check_arguments(f"dataset.transforms.{chosen}", chosen, make, keywords or {})
 
 
 def _calibration(config: RunConfig) -> None:
@@ -133,6 +138,10 @@ def _lr_schedule(config: RunConfig) -> None:
 
 def _teacher(config: RunConfig) -> None:
     trainer, model = config.trainer, config.model
+    if trainer.label_smoothing and text_head(config.dataset.name) not in (None, "classification"):
+        raise ConfigError(
+            f"trainer.label_smoothing is {trainer.label_smoothing}: it needs classes; choose 0"
+        )
     if trainer.distill and text_head(config.dataset.name) not in (None, "classification"):
         raise ConfigError(f"trainer.distill is {trainer.distill}: it needs classes; choose 0")
     trained = model.checkpoint or model.pretrain.epochs or model.arguments.get("pretrained")
@@ -172,4 +181,5 @@ def _plan(config: RunConfig) -> None:
     images = TRAIN_SIZES.get(config.dataset.name)
     if images is not None or config.trainer.max_steps is not None:
         images = images and images - held_out(images, config.dataset.validation)
+        images = images and limited(images, config.dataset.limit)
         Plan.of(config, max(1, (images or 0) // config.trainer.batch_size))

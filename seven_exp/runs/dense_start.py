@@ -46,7 +46,8 @@ def start_identity(config: RunConfig) -> dict[str, Any]:
         "dataset": data_identity(config),
         "optimizer": config.optimizer.model_dump(exclude={"lr"}, exclude_defaults=True),
         "trainer": config.trainer.model_dump(
-            include={"batch_size", "accumulate", "grad_clip", "precision"}, exclude_defaults=True
+            include={"batch_size", "accumulate", "grad_clip", "precision", "label_smoothing"},
+            exclude_defaults=True,
         ),
     }
     if plugins := plugins_identity(config, *START):
@@ -69,6 +70,7 @@ def _trained(config: RunConfig, data: Data, compute: Compute) -> dict[str, Tenso
         lambda t: lr_factor(chosen.lr_schedule, t, steps, warmup, chosen.lr_options),
         trainer.accumulate,
         trainer.grad_clip,
+        compute.smoothed(trainer.label_smoothing).loss,
     )
     optimizer = optimizer_of(config.optimizer, start, pretrain.lr)
     with progress_bar("pretraining", steps) as advance:

@@ -137,6 +137,8 @@ def plugins_identity(config: RunConfig, *kinds: str) -> list[str]:
         "scope": config.pruner.scope or PRUNERS[config.pruner.name].scope,
     }
     used = [(kind, names[kind]) for kind in kinds]
+    if "dataset" in kinds:
+        used += [("transform", name) for name in config.dataset.transforms or ()]
     return [content_of(plugin) for plugin in config.plugins if matters(plugin, used)]
 
 

@@ -171,8 +171,8 @@ def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def _objective(config: RunConfig, model: nn.Module, compute: Compute) -> Objective | None:
-    """Distillation with the dense start as the teacher, if the config asks for it.
+def _objective(config: RunConfig, model: nn.Module, compute: Compute) -> Objective:
+    """The loss to minimise, with the dense start as a teacher if the config asks for it.
 
     Raises:
         ValueError: Distillation does not apply to this task or model.
@@ -183,8 +183,9 @@ def _objective(config: RunConfig, model: nn.Module, compute: Compute) -> Objecti
             f"trainer.distill is {trainer.distill}: it compares probabilities of classes, and "
             f"{config.dataset.name} has none: choose 0, or trainer.distill_hidden"
         )
+    compute = compute.smoothed(trainer.label_smoothing)
     if trainer.distill == trainer.distill_hidden == 0:
-        return None
+        return compute.loss
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     distillation = Distillation(
         teacher, trainer.distill, trainer.distill_temperature, trainer.distill_hidden
@@ -192,7 +193,7 @@ def _objective(config: RunConfig, model: nn.Module, compute: Compute) -> Objecti
     return partial(distillation.loss, compute)
 
 
-def _recipe(config: RunConfig, plan: Plan, objective: Objective | None) -> Recipe:
+def _recipe(config: RunConfig, plan: Plan, objective: Objective) -> Recipe:
     trainer, optimizer = config.trainer, config.optimizer
     return Recipe(
         plan.steps,

@@ -58,6 +58,7 @@ def facts_of(
         "config": config.model_dump(),
         "unread": unread(method),
         "effective": effective(method, data, plan, device),
+        "train_examples": getattr(data.train, "examples", None),
         "test_examples": data.test_examples,
         "validation_examples": getattr(data.validation, "examples", None),
         # Records without this key measured the test split during training, and took best from it.

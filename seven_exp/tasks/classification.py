@@ -12,23 +12,26 @@ from seven_exp.tasks.base import Task
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """Logits (n, classes), targets int64 (n,).
+    """Logits (n, classes), targets int64 (n,), or probabilities (n, classes) in training.
 
     Attributes:
         metric: The headline.
         extra: Metrics besides accuracy: "f1" (of class 1) and "matthews".
+        label_smoothing: Probability that is spread over all classes (Szegedy et al., arXiv
+            1512.00567, section 7).
     """
 
     metric: str = "accuracy"
     extra: tuple[Literal["f1", "matthews"], ...] = ()
+    label_smoothing: float = 0.0
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy."""
-        return functional.cross_entropy(logits, targets)
+        return functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Number of correct classes."""
-        return (logits.argmax(1) == targets).sum()
+        """Number of correct classes; of probabilities, the largest counts."""
+        return (logits.argmax(1) == (targets if targets.ndim == 1 else targets.argmax(1))).sum()
 
     def evidence(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The predicted class and the true one, (n, 2)."""

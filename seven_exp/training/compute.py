@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,21 @@ class Compute:
             logits = forward(model, inputs)
         logits = logits.float()
         return self.task.loss(logits, targets), logits
+
+    def smoothed(self, label_smoothing: float) -> "Compute":
+        """The same computation with this label smoothing, for training.
+
+        Raises:
+            ValueError: The task has no classes.
+        """
+        if not label_smoothing:
+            return self
+        if not isinstance(self.task, Classification):
+            raise ValueError(
+                f"trainer.label_smoothing is {label_smoothing}: the data set has no classes; "
+                "choose 0"
+            )
+        return replace(self, task=replace(self.task, label_smoothing=label_smoothing))
 
     def share(self, weights: Sequence[int]) -> "Callable[[int], float | Tensor]":
         """Factor of this rank's loss, such that the ranks' mean is the mean over the whole batches.
