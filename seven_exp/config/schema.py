@@ -137,6 +137,7 @@ class Optimizer(_Named):
     lr_schedule: str
     warmup_steps: Steps
     lr_options: dict[str, Any] | None = None
+    decay_norms_and_biases: bool = False
 
 
 class Trainer(_Section):
@@ -150,13 +151,14 @@ class Trainer(_Section):
     distill_hidden: Annotated[float, Field(ge=0)]
     distill_temperature: Annotated[float, Field(gt=0)]
     grad_clip: Annotated[float, Field(gt=0)] | None
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
     gradient_checkpointing: bool
     compile: bool
     log_interval: Annotated[int, Field(ge=1)]
     eval_interval: Annotated[int, Field(ge=0)] | None
     save_model: bool
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class Analysis(_Section):

@@ -101,7 +101,12 @@ def blank_model(section: Model, data: Data) -> nn.Module:
 def optimizer_of(section: Optimizer, model: nn.Module, lr: float) -> torch.optim.Optimizer:
     """Build the optimizer of a section, with the given learning rate."""
     return build_optimizer(
-        section.name, model, lr=lr, weight_decay=section.weight_decay, **section.arguments
+        section.name,
+        model,
+        lr=lr,
+        weight_decay=section.weight_decay,
+        decay_norms_and_biases=section.decay_norms_and_biases,
+        **section.arguments,
     )
 
 

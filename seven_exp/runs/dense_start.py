@@ -71,6 +71,7 @@ def _trained(config: RunConfig, data: Data, compute: Compute) -> dict[str, Tenso
         trainer.accumulate,
         trainer.grad_clip,
         compute.smoothed(trainer.label_smoothing).loss,
+        compute.scaler(),
     )
     optimizer = optimizer_of(config.optimizer, start, pretrain.lr)
     with progress_bar("pretraining", steps) as advance:

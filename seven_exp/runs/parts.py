@@ -31,6 +31,7 @@ from seven_exp.runs.plan import Plan
 from seven_exp.runs.reads import Pruning, unread
 from seven_exp.shrink import coupled_pattern
 from seven_exp.tasks import Classification, Inputs
+from seven_exp.training.averaging import Average
 from seven_exp.training.checkpoints import digest_of
 from seven_exp.training.compute import Compute, layout_for
 from seven_exp.training.distillation import Distillation
@@ -111,7 +112,8 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
             diverged = error
         start = digest_of(sorted(model.state_dict().items()))
         _freeze(model, config.model.freeze)
-        recipe = _recipe(config, plan, _objective(config, model, compute))
+        average = None if (decay := config.trainer.ema) is None else Average(model, decay)
+        recipe = _recipe(config, plan, _objective(config, model, compute), compute.scaler())
         optimizer = optimizer_of(config.optimizer, model, config.optimizer.lr)
         replicas = world.replicas(model)
         seed = world.seed(config.seed)
@@ -129,7 +131,9 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
         compute=compute,
         seed=seed,
         trained=trained,
-        state=State(model, optimizer, pruner, outcome, tally, world, probe=probe),
+        state=State(
+            model, optimizer, pruner, outcome, tally, world, [], probe, average, recipe.scaler
+        ),
         start=start,
         diverged=diverged,
         calibration=calibration,
@@ -193,7 +197,9 @@ def _objective(config: RunConfig, model: nn.Module, compute: Compute) -> Objecti
     return partial(distillation.loss, compute)
 
 
-def _recipe(config: RunConfig, plan: Plan, objective: Objective) -> Recipe:
+def _recipe(
+    config: RunConfig, plan: Plan, objective: Objective, scaler: torch.amp.GradScaler | None
+) -> Recipe:
     trainer, optimizer = config.trainer, config.optimizer
     return Recipe(
         plan.steps,
@@ -203,6 +209,7 @@ def _recipe(config: RunConfig, plan: Plan, objective: Objective) -> Recipe:
         trainer.accumulate,
         trainer.grad_clip,
         objective,
+        scaler,
         plan.reports,
     )
 

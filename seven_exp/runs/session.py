@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from seven_exp.config import ConfigError, faults_of_the_user
 from seven_exp.console import progress_bar
@@ -52,6 +53,11 @@ class Session:
         """Everything that changes, which is what a checkpoint holds."""
         return self.parts.state
 
+    @property
+    def _evaluated(self) -> nn.Module:
+        """The average of the weights, if there is one; else what training calls."""
+        return self.parts.trained if self.state.average is None else self.state.evaluated
+
     def run(self) -> None:
         """Train, prune and evaluate as the plan says.
 
@@ -77,6 +83,8 @@ class Session:
                         self._reported(event, advance)
                     case Rested() if event.step < parts.plan.steps:
                         self._rested(event.step)
+        if state.average is not None:
+            state.average.give(state.model)
         if parts.plan.steps == 0:
             state.outcome.seconds = time.perf_counter() - self._since
             self.tracker.log(0, {"sparsity": state.pruner.sparsity, **self._evaluate(0)})
@@ -87,6 +95,8 @@ class Session:
         if self.saved["state"] is None:
             self.state.pruner.start()
             self._prune(0)
+            if self.state.average is not None:
+                self.state.average.restart(self.state.model)
             if 0 in self.parts.plan.prune_at and self.parts.plan.steps:
                 self._rested(0)
             return
@@ -106,6 +116,8 @@ class Session:
         if self.state.probe is not None:
             self.state.probe.update()
         self._prune(done)
+        if self.state.average is not None:
+            self.state.average.update(self.state.model, done, self.state.pruner)
 
     def _prune(self, done: int) -> None:
         """Prune in rounds if the plan says so, and rewind to an earlier moment."""
@@ -117,7 +129,7 @@ class Session:
         if plan.when == "after":
             level: dict[str, Any] = {"step": done, "sparsity": state.pruner.sparsity}
             if parts.data.validation is not None:
-                level |= evaluation.evaluate(state.model, parts.data.validation, parts.compute)
+                level |= evaluation.evaluate(state.evaluated, parts.data.validation, parts.compute)
             state.outcome.levels.append(level)
         with self._pruning(), faults_of_the_user():
             rounds, per_round = state.pruner.rounds // len(plan.prune_at), plan.batches_per_round
@@ -132,6 +144,8 @@ class Session:
         for snapshot in state.rewound:
             snapshot.restore()
             state.pruner.apply()
+            if state.average is not None:
+                state.average.restart(state.model)
 
     @contextmanager
     def _pruning(self) -> Iterator[None]:
@@ -166,12 +180,12 @@ class Session:
         parts, state = self.parts, self.state
         found: dict[str, Value] = {}
         if parts.data.validation is not None:
-            metrics = evaluation.evaluate(parts.trained, parts.data.validation, parts.compute)
+            metrics = evaluation.evaluate(self._evaluated, parts.data.validation, parts.compute)
             settled = step >= parts.plan.settled
             best = state.outcome.add(step, metrics, parts.data.task, settled=settled)
             if best and self.keep_best and state.world.main:
                 with _dispensable("the best model"):
-                    save_model(self.checkpoints.folder / "best.safetensors", state.model)
+                    save_model(self.checkpoints.folder / "best.safetensors", state.evaluated)
             found |= {f"validation/{name}": value for name, value in metrics.items()}
         if step == parts.plan.steps:
             state.outcome.metrics = self._tested()
@@ -182,9 +196,9 @@ class Session:
     def _tested(self) -> dict[str, float]:
         """Metrics of all test splits."""
         parts = self.parts
-        metrics = evaluation.evaluate(parts.trained, parts.data.test, parts.compute)
+        metrics = evaluation.evaluate(self._evaluated, parts.data.test, parts.compute)
         for ending, split in parts.data.more.items():
-            more = evaluation.evaluate(parts.trained, split, parts.compute)
+            more = evaluation.evaluate(self._evaluated, split, parts.compute)
             metrics |= {f"{name}_{ending}": value for name, value in more.items()}
         return metrics
 

@@ -12,6 +12,8 @@ from seven_exp.datasets import Batch
 from seven_exp.tasks import Classification, Inputs, Task, forward
 from seven_exp.training.world import World
 
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -24,10 +26,14 @@ class Compute:
     layout: torch.memory_format = torch.preserve_format
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """bf16 autocast, or nothing."""
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+        """Autocast to half precision, or nothing."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=_HALF[self.precision])
+
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """Scales the loss in fp16, whose small gradients would vanish; else None."""
+        return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
 
     def place(self, batch: Batch) -> Batch:
         """The batch on the device."""

@@ -106,6 +106,7 @@ class Recipe:
         accumulate: Batches per step, weighted like one batch.
         grad_clip: Largest norm of the gradients.
         objective: The loss to minimise; None: `Compute.loss`.
+        scaler: Scales the loss, and skips steps whose gradients are not finite; None: no scaling.
         reports: Whether to report after this many steps; the last step always reports.
     """
 
@@ -114,6 +115,7 @@ class Recipe:
     accumulate: int = 1
     grad_clip: float | None = None
     objective: Objective | None = None
+    scaler: torch.amp.GradScaler | None = None
     reports: Callable[[int], bool] = lambda done: done % 10 == 0
 
 
@@ -151,11 +153,17 @@ def train(
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * recipe.lr_factor(step)
         parts = list(itertools.islice(supply, recipe.accumulate))
-        tally.sums += _accumulate(model, parts, compute, recipe.objective or compute.loss)
+        tally.sums += _accumulate(model, parts, compute, recipe)
         tally.taken += 1
+        if recipe.scaler is not None:
+            recipe.scaler.unscale_(optimizer)
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
-        optimizer.step()
+        if recipe.scaler is None:
+            optimizer.step()
+        else:
+            recipe.scaler.step(optimizer)
+            recipe.scaler.update()
         done = step + 1
         yield Stepped(done)
         optimizer.zero_grad(set_to_none=True)
@@ -168,10 +176,9 @@ def train(
         yield Rested(done)
 
 
-def _accumulate(
-    model: nn.Module, batches: list[Batch], compute: Compute, objective: Objective
-) -> Tensor:
+def _accumulate(model: nn.Module, batches: list[Batch], compute: Compute, recipe: Recipe) -> Tensor:
     """Add the gradients of the batches' mean loss; returns float32 (3,), as `Tally.sums`."""
+    objective = recipe.objective or compute.loss
     weights = [compute.task.weight(targets) for _, targets in batches]
     share_of = compute.share(weights)
     sums = torch.zeros(3, device=compute.device)
@@ -181,7 +188,10 @@ def _accumulate(
         with contextlib.nullcontext() if last else compute.world.apart(model):
             loss, logits = objective(model, inputs, targets)
             share = share_of(weight)
-            (share * loss).backward()  # type: ignore[no-untyped-call]
+            part = share * loss
+            if recipe.scaler is not None:
+                part = recipe.scaler.scale(part)
+            part.backward()  # type: ignore[no-untyped-call]
         sums[0] += share * loss.detach() / compute.world.size
         if (met := compute.task.hits(logits.detach(), targets)) is not None:
             sums[1] += met

@@ -39,16 +39,31 @@ def sgd(groups: Groups, lr: float, *, momentum: float, nesterov: bool) -> torch.
 
 
 def build_optimizer(
-    name: str, model: nn.Module, *, lr: float, weight_decay: float, **arguments: Any
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    decay_norms_and_biases: bool = False,
+    **arguments: Any,
 ) -> torch.optim.Optimizer:
-    """Create an optimizer for a model's trainable parameters; biases and norms do not decay.
+    """Create an optimizer for a model's trainable parameters.
+
+    Args:
+        name: A registered name.
+        model: The model.
+        lr: Base learning rate.
+        weight_decay: Of weights of two or more dimensions.
+        decay_norms_and_biases: Whether it is also that of parameters of fewer dimensions.
+        **arguments: The optimizer's own keywords.
 
     Raises:
         ValueError: The name is unknown, or the optimizer refuses a value.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    few = weight_decay if decay_norms_and_biases else 0.0
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": few},
     ]
     return OPTIMIZERS[name](groups, lr, **arguments)

@@ -10,6 +10,7 @@ from torch import nn
 from seven_exp.analysis import Probe
 from seven_exp.pruning import Pruner
 from seven_exp.tasks import Task
+from seven_exp.training.averaging import Average
 from seven_exp.training.loop import Tally
 from seven_exp.training.randomness import generator_states, set_generator_states
 from seven_exp.training.rewinding import Snapshot
@@ -67,6 +68,13 @@ class State:
     world: World = field(default_factory=World)
     rewound: list[Snapshot] = field(default_factory=list)
     probe: Probe | None = None
+    average: Average | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose metrics count: the average of the weights, if there is one."""
+        return self.model if self.average is None else self.average.model
 
     def saved(self) -> dict[str, Any]:
         """Containers of tensors, numbers and strings; masks packed to bits. Called on all ranks."""
@@ -78,6 +86,8 @@ class State:
             "tally": vars(self.tally),
             "rewound": [snapshot.states for snapshot in self.rewound],
             "probe": None if self.probe is None else self.probe.state_dict(),
+            "average": None if self.average is None else self.average.model.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "generators": self.world.gather(generator_states()),
         }
 
@@ -102,6 +112,10 @@ class State:
             ]
             if self.probe is not None and saved["probe"] is not None:
                 self.probe.load_state_dict(saved["probe"])
+            if self.average is not None:
+                self.average.model.load_state_dict(saved["average"])
+            if self.scaler is not None:
+                self.scaler.load_state_dict(saved["scaler"])
         except (KeyError, RuntimeError, TypeError) as error:
             raise ValueError(" ".join(str(error).split())) from error
         self.tally.sums = self.tally.sums.to(next(self.model.parameters()).device)
