@@ -28,6 +28,8 @@ CASES = {
     "resnet18": ({}, 32),
     "resnet50": ({"stem": "cifar"}, 16),
     "resnet20": ({}, 8),
+    "resnet32": ({"width": 8}, 8),
+    "vgg19": ({}, 32),
     "mlp": ({"widths": [5, 6]}, 8),
     "torchvision": ({"arch": "shufflenet_v2_x0_5"}, 32),
     "timm": ({"arch": "convnext_atto"}, 32),
