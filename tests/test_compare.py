@@ -224,6 +224,20 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
+def test_holm_is_rs():
+    # the six largest are 1; the others from R's multtest, mt.rawp2adjp(proc="Holm"), as the
+    # tests of statsmodels state them
+    p_values = [
+        *(0.838541367553, 0.642193923795, 0.680845947633, 0.967833824309, 0.71626938238),
+        *(0.177096952723, 5.23656777208e-05, 0.0202732688798, 0.00028140506198, 0.0149877310796),
+    ]
+    adjusted = holm(p_values)
+    assert [adjusted[i] for i in (6, 8, 9, 7)] == pytest.approx(
+        [5.23656777208e-04, 2.53264555782e-03, 1.19901848637e-01, 1.41912882159e-01], rel=1e-10
+    )
+    assert sorted(adjusted)[4:] == [1.0] * 6
+
+
 def test_holm_is_the_closed_test_of_bonferroni():
     # Holm's adjusted p is the largest Bonferroni p over all sets of hypotheses that hold this one
     p_values = [0.012, 0.3, 0.004, 0.04, 0.012]

@@ -85,9 +85,9 @@ class Output:
             # LaTeX takes the figure's best format by itself.
             paper.write_tex(folder / "comparison.tex", tables, captions)
         if "md" in self.formats:
-            form = next((form for form in ("svg", "png") if form in pictures), None)
+            shown = [form for form in ("svg", "png") if form in pictures]
             paper.write_markdown(
-                folder / "comparison.md", tables, captions if form else {}, f".{form}"
+                folder / "comparison.md", tables, captions if shown else {}, f".{(*shown, '')[0]}"
             )
         for name, (make, _) in figures.items() if pictures else ():
             figure = make()

@@ -10,6 +10,7 @@ from typing import Any
 
 from seven_exp.compare.axes import along
 from seven_exp.compare.conclusions import HEADINGS, Conclusions
+from seven_exp.compare.contrasts import Planned
 from seven_exp.compare.look import Look, ranking
 from seven_exp.compare.metrics import in_percent
 from seven_exp.compare.plot import has_front
@@ -61,15 +62,7 @@ def tables(
         found.append(_means(label, own, metric, baseline, look))
         contrasts = [c for c in conclusions.contrasts if c.ours.task == task]
         if contrasts:
-            lines = [list(map(Cell, conclusions.cells(c, look.name))) for c in contrasts]
-            said = f"Planned contrasts of {look.name(metric)} of {look.task(task)}."
-            found.append(
-                Table(
-                    f"{label}-contrasts",
-                    " ".join([said, *conclusions.captions]),
-                    *(HEADINGS, lines, 2),
-                )
-            )
+            found.append(_contrasts(label, contrasts, conclusions, look))
     if conclusions.ranks:
         found.append(_ranks(conclusions.ranks, metric, look))
     return found
@@ -189,6 +182,22 @@ def _means(label: str, rows: Sequence[Row], metric: str, baseline: str | None, l
             for method in ranking(pruned, metric)
         ],
     )
+
+
+def _contrasts(
+    label: str, contrasts: Sequence[Planned], conclusions: Conclusions, look: Look
+) -> Table:
+    """Without the number of seeds, which the caption says: a column of a paper is narrow."""
+    every = [dict(zip(HEADINGS, conclusions.cells(c, look.name), strict=True)) for c in contrasts]
+    heads = [head for head in HEADINGS if head != "seeds"]
+    numbers = "-".join(sorted({line["seeds"] for line in every} - {""}, key=int))
+    said = [
+        f"Planned contrasts of {look.name(conclusions.metric)} of "
+        f"{look.task(contrasts[0].ours.task)}, over {numbers or 'no common'} seeds.",
+        *conclusions.captions,
+    ]
+    lines = [[Cell(line[head]) for head in heads] for line in every]
+    return Table(f"{label}-contrasts", " ".join(said), heads, lines, words=2)
 
 
 def _ranks(found: Sequence[Ranks], metric: str, look: Look) -> Table:

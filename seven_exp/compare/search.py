@@ -99,18 +99,23 @@ def searches(rows: Sequence[Row], metric: str) -> list[Search]:
 
 def _search(rows: Sequence[Row], metric: str) -> Search:
     ordered = sorted(rows, key=lambda row: max(record.written for record in row.records))
-    validation = [
-        [(r.values.get("validation") or {}).get(metric) for r in row.records] for row in ordered
-    ]
-    validated = all(isinstance(v, int | float) for own in validation for v in own)
-    values = [math.fsum(own) / len(own) for own in validation] if validated else None
+    on_validation = [_on_validation(row, metric) for row in ordered]
+    values = [value for value in on_validation if value is not None]
+    validated = len(values) == len(ordered)
     keys = [key for key in ordered[0].settings if all(key in row.settings for row in ordered)]
     tried = {key: [row.settings[key] for row in ordered] for key in keys}
     return Search(
         *(ordered[0].task, ordered[0].pruner, ordered[0].sparsity, metric, validated),
-        values=values or [row.result.mean for row in ordered],
+        values=values if validated else [row.result.mean for row in ordered],
         tried={k: _as_numbers(words) for k, words in tried.items() if len({*words}) > 1},
     )
+
+
+def _on_validation(row: Row, metric: str) -> float | None:
+    """The mean of the metric on the validation split; None if a run has none."""
+    found = [(record.values.get("validation") or {}).get(metric) for record in row.records]
+    known = [float(value) for value in found if isinstance(value, int | float)]
+    return math.fsum(known) / len(known) if len(known) == len(found) else None
 
 
 def draw(found: Sequence[Search], look: Look | None = None) -> "Figure":
@@ -123,7 +128,7 @@ def draw(found: Sequence[Search], look: Look | None = None) -> "Figure":
     columns = 1 if width < 5 else 3
     panels = [-(-(3 + len(search.tried)) // columns) for search in found]
     height = 0.68 * width / columns
-    style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    style: dict[Any, Any] = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
     with rc_context(style):
         figure = Figure(figsize=(width, height * sum(panels)), layout="constrained")
         parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=panels).flat
@@ -215,7 +220,7 @@ def _slice(axes: "Axes", search: Search, key: str, look: Look) -> None:
     values, scaled = search.tried[key], _scaled(search)
     axes.plot(values, scaled, "o", ms=3.5, color=_USUAL, alpha=0.6)
     axes.plot(values[search.best], scaled[search.best], "*", ms=9, color=_BEST)
-    if _is_numeric(values) and wants_logarithm(values, key):
+    if _is_numeric(values) and wants_logarithm(_numbers(values), key):
         axes.set_xscale("log")
     axes.set(xlabel=look.name(key), ylabel=_label(search, look))
 
