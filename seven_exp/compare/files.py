@@ -85,10 +85,9 @@ class Output:
             # LaTeX takes the figure's best format by itself.
             paper.write_tex(folder / "comparison.tex", tables, captions)
         if "md" in self.formats:
-            shown = [form for form in ("svg", "png") if form in pictures]
-            paper.write_markdown(
-                folder / "comparison.md", tables, captions if shown else {}, f".{(*shown, '')[0]}"
-            )
+            suffix = next((f".{form}" for form in ("svg", "png") if form in pictures), "")
+            shown = captions if suffix else {}
+            paper.write_markdown(folder / "comparison.md", tables, shown, suffix)
         for name, (make, _) in figures.items() if pictures else ():
             figure = make()
             for form in pictures:

@@ -150,8 +150,8 @@ def read_runs(
             continue
         if record.status != FINISHED:
             left_out[_UNFINISHED[record.status]] += 1
-        measured = cache.whole(record.folder / "measure.json", _read_measured)
-        record = replace(record, measured=measured or {})
+        if measured := cache.whole(record.folder / "measure.json", _read_measured):
+            record = replace(record, measured=measured)
         other = found.get(record.run_hash)
         # A run that was found finished elsewhere has its record in two folders.
         if (
