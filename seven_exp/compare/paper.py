@@ -18,7 +18,7 @@ from seven_exp.compare.ranks import Ranks, sentences
 from seven_exp.compare.records import Record, whole_config
 from seven_exp.compare.statistics import SIGNIFICANT, Estimate
 from seven_exp.compare.summary import Row, spans
-from seven_exp.compare.table import BARRED, captions, percent
+from seven_exp.compare.table import BARRED, captions, percent, with_interval
 from seven_exp.files.atomic import replacing
 
 _SPECIAL = {
@@ -225,9 +225,7 @@ def _cell(row: Row, metric: str) -> Cell:
 
 
 def _words(value: Estimate, metric: str) -> str:
-    scale, digits = (100, 2) if in_percent(metric) else (1, 4)
-    half = "" if value.half is None else f" ± {scale * value.half:.{digits}f}"
-    return f"{scale * value.mean:.{digits}f}{half}"
+    return with_interval(value, metric, signed=False).removesuffix(" ± n/a")
 
 
 _COUNTS = ("steps", "params_prunable", "test_examples")

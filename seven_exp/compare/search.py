@@ -2,9 +2,9 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from seven_exp.compare.axes import wants_logarithm
@@ -126,36 +126,49 @@ def draw(found: Sequence[Search], look: Look | None = None) -> "Figure":
     look, found = look or Look(), found[:MOST]
     width = look.width or 10.5
     columns = 1 if width < 5 else 3
-    panels = [-(-(3 + len(search.tried)) // columns) for search in found]
+    panels = [_panels(search, look) for search in found]
+    lines = [-(-len(own) // columns) for own in panels]
     height = 0.68 * width / columns
     style: dict[Any, Any] = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
     with rc_context(style):
-        figure = Figure(figsize=(width, height * sum(panels)), layout="constrained")
-        parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=panels).flat
-        for part, search, lines in zip(parts, found, panels, strict=True):
-            many = f"{look.name(search.pruner)} at {percent(search.sparsity)}"
-            part.suptitle(f"{many}, {look.task(search.task)}", weight="bold", size="medium")
-            axes = list(part.subplots(lines, columns, squeeze=False).flat)
-            _history(axes[0], search, look)
-            _importance(axes[1], search, look)
-            _parallel(axes[2], search, look)
-            for panel, key in zip(axes[3:], search.tried, strict=False):
-                _slice(panel, search, key, look)
-            for empty in axes[3 + len(search.tried) :]:
+        figure = Figure(figsize=(width, height * sum(lines)), layout="constrained")
+        parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=lines).flat
+        for part, search, own, n in zip(parts, found, panels, lines, strict=True):
+            name = f"{look.name(search.pruner)} at {percent(search.sparsity)}"
+            part.suptitle(f"{name}, {look.task(search.task)}", weight="bold", size="medium")
+            axes = list(part.subplots(n, columns, squeeze=False).flat)
+            for panel, make in zip(axes, own, strict=False):
+                make(panel)
+            for empty in axes[len(own) :]:
                 empty.remove()
     return figure
+
+
+def _panels(search: Search, look: Look) -> "list[Callable[[Axes], None]]":
+    return [
+        partial(_history, search=search, look=look),
+        *([partial(_importance, search=search, look=look)] if search.importance else []),
+        partial(_parallel, search=search, look=look),
+        *(partial(_slice, search=search, key=key, look=look) for key in search.tried),
+    ]
 
 
 def caption(found: Sequence[Search], look: Look) -> str:
     """What the reader of the figure must know."""
     names = ", ".join(look.name(pruner) for pruner in dict.fromkeys(s.pruner for s in found))
     split = "validation" if all(search.validated for search in found) else "test"
-    left = f" {len(found) - MOST} smaller searches are left out." if len(found) > MOST else ""
-    return (
+    said = [
         f"Settings of {names} that were tried, means over seeds of {look.name(found[0].metric)} on "
-        f"the {split} split. Importance: how far a random forest's predictions get worse if a "
-        f"setting's values are mixed up, as a share of all. Orange: the best setting.{left}"
-    )
+        f"the {split} split; orange is the best"
+    ]
+    if any(search.importance for search in found):
+        said.append(
+            "Importance: how far a random forest's predictions get worse if a setting's values are "
+            "mixed up, as a share of all"
+        )
+    if len(found) > MOST:
+        said.append(f"{len(found) - MOST} smaller searches are left out")
+    return ". ".join(said) + "."
 
 
 def _scaled(search: Search) -> list[float]:
@@ -177,17 +190,11 @@ def _history(axes: "Axes", search: Search, look: Look) -> None:
 
 
 def _importance(axes: "Axes", search: Search, look: Look) -> None:
-    axes.set_title("importance")
-    if not search.importance:
-        axes.axis("off")
-        words = "nothing is predictable" if len(search.values) >= ENOUGH else "too few settings"
-        axes.text(0.5, 0.5, words, ha="center", color="#666666")
-        return
     names = [look.name(key) for key in search.importance]
     bars = axes.barh(names, [100 * share for share in search.importance.values()], color=_USUAL)
     axes.bar_label(bars, fmt="%.0f%%", padding=2)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 115), xticks=[])
+    axes.set(title="importance", xlim=(0, 115), xticks=[])
     axes.spines.bottom.set_visible(False)
 
 
