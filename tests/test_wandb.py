@@ -136,6 +136,22 @@ def test_a_fault_that_passes_costs_nothing(tmp_path, client, fault):
     assert run.summary["final/accuracy"] == RECORD["metrics"]["accuracy"]
 
 
+@pytest.mark.parametrize("fault", ["deny", "miss"])
+def test_files_that_are_refused_are_one_warning(tmp_path, client, caplog, fault):
+    client.fail(fault, about="CreateArtifact")
+    tracker = Guarded(WandbTracker("online", Tracker()))
+    tracker.start(info(tmp_path))
+    tracker.log(1, {"loss": 1.0})
+    tracker.finish(RECORD)
+    (line,) = [r.message for r in caplog.records if r.name.startswith("seven_exp")]
+    assert line.startswith("W&B has not got the run's files (")
+    assert "permission denied" in line
+    assert tracker.works
+    (run,) = client.runs.values()
+    assert (run.complete, run.exit_code) == (True, 0)
+    assert run.summary["final/accuracy"] == RECORD["metrics"]["accuracy"]
+
+
 @pytest.mark.parametrize("fault", ["refuse", "hang", "drop"])
 def test_a_server_that_is_out_of_order_at_the_start_means_offline(
     tmp_path, client, monkeypatch, caplog, fault

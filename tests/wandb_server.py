@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 import threading
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -369,7 +370,7 @@ class WandbServer:
         return {"project": {"allViews": {"edges": edges}}}
 
     def _UpsertView2(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
-        key = variables.get("id") or f"view{len(self.views)}"
+        key = variables.get("id") or b64encode(b"View:%d" % len(self.views)).decode()
         inserted = key not in self.views
         project = {"name": PROJECT, "entityName": ENTITY}
         about = {"id": key, "project": project, "updatedAt": None, "createdAt": None}

@@ -114,8 +114,7 @@ def build_dashboard(
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces import expr
 
-    run = " ".join(["comparison", *([sweep] if sweep else [])])
-
+    run = f"comparison {sweep or ''}".strip()
     spec = _interval_chart(rows, metric)
     # The name contains a hash of the content, so an existing chart of this name is the same one.
     chart = f"seven-exp-intervals-{_digest(json.dumps(spec, sort_keys=True))}"
@@ -158,7 +157,7 @@ def build_dashboard(
         ]
         workspaces.append(
             _workspace(
-                *(entity, project, ", ".join([title, *([sweep] if sweep else [])])),
+                *(entity, project, f"{title}, {sweep}" if sweep else title),
                 {f"{metric} over sparsity": [*panels["intervals"], *panels["runs"]]}
                 | {name: panels[name] for name in ("layers", "training")},
                 expr.Or(means, expr.And(*runs)),
@@ -453,18 +452,8 @@ def _cells(row: Row, metric: str) -> list[Any]:
     difference = row.difference.estimate.mean if row.difference else None
     reached = [float(record.values.get("sparsity", row.sparsity)) for record in row.records]
     return [
-        *(
-            row.method,
-            row.sparsity,
-            sum(reached) / len(reached),
-            row.result.mean,
-            low,
-            high,
-            row.result.n,
-            difference,
-            row.p,
-        ),
-        *(sum(row.lost.values()), row.zeros),
+        *(row.method, row.sparsity, sum(reached) / len(reached), row.result.mean, low, high),
+        *(row.result.n, difference, row.p, sum(row.lost.values()), row.zeros),
     ]
 
 

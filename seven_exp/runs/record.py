@@ -115,13 +115,11 @@ def effective(method: Pruning, data: Data, plan: Plan, device: torch.device) -> 
 
     ``plan`` has the steps of warmup and pruning.
     """
-    sizes = [getattr(split, "examples", None) for split in (data.validation, data.train)]
-    held_out = None if None in sizes else round(sizes[0] / sum(sizes), 3)
     window = ("begin", "end", "interval") if method.in_training else ("prune_at", "retrain")
-    found = {
+    found: dict[str, Any] = {
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "dataset.validation": 0.0 if data.validation is None else held_out,
+        "dataset.validation": _held_out(data),
         "trainer.max_steps": plan.steps,
         "trainer.eval_interval": plan.eval_interval,
         "plan.warmup": plan.warmup,
@@ -131,3 +129,11 @@ def effective(method: Pruning, data: Data, plan: Plan, device: torch.device) -> 
         found |= {f"plan.{key}": getattr(plan, key) for key in window}
     hidden = unread(method)
     return {key: v for key, v in found.items() if v is not None and key not in hidden}
+
+
+def _held_out(data: Data) -> float | None:
+    """The validation split's part of the training data; None if it is unknown."""
+    if data.validation is None:
+        return 0.0
+    own, others = (getattr(split, "examples", None) for split in (data.validation, data.train))
+    return None if own is None or others is None else round(own / (own + others), 3)

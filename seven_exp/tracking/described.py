@@ -28,11 +28,10 @@ class Sweep:
         job = _hydra(run / ".hydra" / "hydra.yaml")
         if job.get("mode") != "MULTIRUN":
             return None
-        folder, whole = run.parent, {}
-        if (path := run.parent / "multirun.yaml").is_file():
-            whole = _hydra(path)
-        shared = whole["overrides"]["task"] if whole else job["overrides"]["task"]
-        own = [override for override in job["overrides"]["task"] if override not in shared]
+        folder, task = run.parent, job["overrides"]["task"]
+        # Hydra's own sweeper stores what it was given; others do not.
+        shared = _hydra(folder / "multirun.yaml").get("overrides", job["overrides"])["task"]
+        own = [override for override in task if override not in shared]
         return cls(folder, not job["sweeper"]["_target_"].endswith(".BasicSweeper"), own)
 
 

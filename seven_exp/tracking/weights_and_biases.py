@@ -4,6 +4,7 @@ import logging
 import netrc
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -120,12 +121,10 @@ class WandbTracker:
         if record["status"] == "failed":
             title = f"failed: {self._run.name}"[:ALERTED]
             self._run.alert(title, str(record.get("error")), level="ERROR")
-        elif record["status"] == "finished" and self.config.artifacts != "none":
-            try:
-                self._log_files(record)
-            except Exception as error:
-                # W&B's exceptions share no base class.
-                log.warning("W&B has not got the run's files (%s)", " ".join(str(error).split()))
+        files = None
+        if record["status"] == "finished" and self.config.artifacts != "none":
+            with _files_are_dispensable():
+                files = self._log_files(record)
         summary = {
             "status": record["status"],
             "run_hash": record["run_hash"],
@@ -149,8 +148,11 @@ class WandbTracker:
             raise TimeoutError(
                 f"the server did not receive everything; to upload the rest: wandb sync {folder}"
             ) from error
+        if files is not None and not self.offline:
+            with _files_are_dispensable():
+                files.wait(1)  # it has arrived, or was refused
 
-    def _log_files(self, record: Mapping[str, Any]) -> None:
+    def _log_files(self, record: Mapping[str, Any]) -> "wandb.Artifact":
         """The dense start as an artifact that the run uses, and the run's files as its own.
 
         W&B uploads files from where they are: it makes no copies, and an offline run writes only
@@ -170,9 +172,7 @@ class WandbTracker:
         own = wandb.Artifact(artifact_name(record), "run", metadata=figures)
         for name, path in self._files(record):
             own.add_file(str(path), name, policy="immutable", skip_cache=True)
-        self._run.log_artifact(own)
-        if not self.offline:
-            own.wait(FINISH_SECONDS)
+        return self._run.log_artifact(own)
 
     def _files(self, record: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
         """Names and places of the files that the run's artifact holds."""
@@ -213,6 +213,15 @@ class WandbTracker:
         if opened.settings.save_code:
             opened.log_code(str(PACKAGE), f"source-{PACKAGE.name}")
         return opened
+
+
+@contextmanager
+def _files_are_dispensable() -> Iterator[None]:
+    """Turns W&B's exceptions, which share no base class, into a warning."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("W&B has not got the run's files (%s)", " ".join(str(error).split()))
 
 
 def limits() -> "wandb.Settings":
