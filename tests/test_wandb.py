@@ -175,7 +175,7 @@ def test_no_fault_in_the_middle_of_a_run_stops_it_or_the_next(tmp_path, server):
     for number, fault in enumerate(faults):
         server.fail(fault, run=number)
     done = train(
-        tmp_path, "-m", *SMALL, "seed=0,1,2,3", **server.environment,
+        tmp_path, "-m", *SMALL, "seed=0,1,2,3", "tracker.view=false", **server.environment,
         WANDB_FINISH_TIMEOUT="3", WANDB_RUN_ID="inherited",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
