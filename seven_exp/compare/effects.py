@@ -118,9 +118,9 @@ def _factorial(rows: Sequence[Row], factors: Sequence[str]) -> Factorial:
     total = np.square(means - means.mean()).mean()
     for axes, found in _terms(table):
         term = tuple(factors[axis] for axis in axes)
-        own = product(*(levels[axis] for axis in axes))
+        chosen = product(*(levels[axis] for axis in axes))
         by_level = found.reshape(len(seeds), -1).T.tolist()
-        effects[term] = dict(zip(own, map(estimate, by_level), strict=True))
+        effects[term] = dict(zip(chosen, map(estimate, by_level), strict=True))
         shares[term] = float(np.square(found.mean(0)).mean() / total) if total > 0 else 0.0
     first = rows[0]
     left_out = len(every) - len(seeds)
