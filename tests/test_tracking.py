@@ -171,6 +171,41 @@ def test_wandb_is_given_histograms(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("artifacts", "names"),
+    [
+        ("none", None),
+        ("masks", {"results.json", "masks.safetensors"}),
+        ("model", {"results.json", "masks.safetensors", "checkpoints/final.safetensors"}),
+    ],
+)
+def test_an_offline_run_names_its_files_and_copies_none(tmp_path, artifacts, names):
+    (tmp_path / "checkpoints").mkdir()
+    saved = ("masks.safetensors", "checkpoints/final.safetensors")
+    for name in ("results.json", *saved, "checkpoints/best.safetensors"):
+        (tmp_path / name).write_text(name)
+    tracker = WandbTracker("offline", Tracker(artifacts=artifacts))
+    tracker.start(info(tmp_path))
+    sums = {"start": "5" * 64, **dict.fromkeys(saved, "0" * 64)}
+    tracker.finish({**RECORD, "run_hash": "abc", "sha256": sums})
+    logged = {
+        record.artifact.name: record.artifact
+        for record in offline_records(tmp_path)
+        if record.WhichOneof("record_type") == "artifact"
+    }
+    if names is None:
+        assert logged == {}
+        return
+    assert logged.keys() == {"dense-555555555555", "run-abc"}
+    dense, own = logged["dense-555555555555"], logged["run-abc"]
+    assert (dense.type, dense.use_after_commit, len(dense.manifest.contents)) == (
+        *("dense-start", True),
+        0,
+    )
+    places = {entry.path: entry.local_path for entry in own.manifest.contents}
+    assert places == {name: str(tmp_path / name) for name in names}
+
+
 def test_a_failed_run_is_failed_at_wandb_too(tmp_path):
     tracker = WandbTracker("offline", PLACE)
     tracker.start(info(tmp_path))

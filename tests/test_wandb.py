@@ -14,13 +14,11 @@ import pytest
 import yaml
 from preloaded import python
 from test_cli import ROOT, train
-from test_conf import composed
 from test_tracking import CONFIG, RECORD, info, offline_records
 from wandb_server import ENTITY
 
 from seven_exp.config import Tracker
-from seven_exp.runs.run import run_experiment
-from seven_exp.tracking import Guarded, WandbTracker, build_tracker, weights_and_biases
+from seven_exp.tracking import Guarded, WandbTracker, weights_and_biases
 
 pytestmark = pytest.mark.slow
 
@@ -250,19 +248,3 @@ def test_a_run_without_a_tracker_is_uploaded_later_and_once(finished_run, tmp_pa
     assert run.summary["final/accuracy"] == record["metrics"]["accuracy"]
     assert run.summary["run_hash"] == record["run_hash"]
     assert run.config["pruner"] == "magnitude_dyn"
-
-
-def test_offline_runs_of_a_sweep_are_uploaded_together(tmp_path, client, monkeypatch, capfd):
-    from seven_exp.cli.sync import main as sync
-
-    for i in range(2):
-        config = composed(*SMALL, "tracker.mode=offline", f"seed={i}")
-        run_experiment(config, tmp_path / str(i), build_tracker(config.tracker))
-    assert client.runs == {}
-    monkeypatch.chdir(tmp_path)  # W&B writes its log there
-    assert sync([str(tmp_path)]) == 0
-    assert "2 of 2 runs uploaded" in capfd.readouterr().out
-    found = {run.summary["final/accuracy"] for run in client.runs.values()}
-    assert found == {record["metrics"]["accuracy"] for record in records(tmp_path)}
-    assert sync([str(tmp_path)]) == 0
-    assert "not yet uploaded" in capfd.readouterr().out

@@ -14,6 +14,7 @@ from wandb_workspaces.workspaces.internal import WorkspaceViewspec
 
 from seven_exp.cli.sweep_view import leave_view
 from seven_exp.cli.sync import main as sync
+from seven_exp.compare import dashboard
 from seven_exp.compare.dashboard import COLUMNS
 from seven_exp.config import Tracker
 
@@ -109,6 +110,10 @@ def test_an_offline_sweep_gets_its_view_when_it_is_uploaded(tmp_path, client, ca
     for record in records(tmp_path):
         assert kinds[f"run-{record['run_hash']}"] == ("run", 1, True)
         assert kinds[f"dense-{record['sha256']['start'][:12]}"] == ("dense-start", 2, True)
+    accuracies = {record["metrics"]["accuracy"] for record in records(tmp_path)}
+    assert {run.summary.get("final/accuracy") for run in client.runs.values()} >= accuracies
+    assert sync([str(tmp_path)]) == 0
+    assert "not yet uploaded" in capfd.readouterr().out
 
 
 def test_a_sweep_whose_view_is_refused_has_succeeded(tmp_path, server):
@@ -127,6 +132,7 @@ def test_a_sweep_whose_view_is_refused_has_succeeded(tmp_path, server):
         ("miss", "UpsertView2", "permission denied"),
         ("miss", "UpsertBucket", "permission denied"),
         ("refuse", "UpsertView2", "did not respond"),
+        ("refuse", "CreateCustomChart", "did not register the chart"),
         ("drop", "UpsertView2", ""),
     ],
 )
@@ -140,6 +146,7 @@ def test_what_was_refused_is_one_line(
     words,
 ):
     monkeypatch.setattr(Api, "_HTTP_TIMEOUT", 2)
+    monkeypatch.setattr(dashboard, "FINISH_SECONDS", 2)
     client.fail(fault, about=about)
     leave_view(recorded, Tracker(mode="online"))
     (line,) = capsys.readouterr().err.splitlines()
