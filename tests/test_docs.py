@@ -200,7 +200,9 @@ def test_every_comparison_that_is_shown_works(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in [word for word in words if re.fullmatch("[A-Z][A-Z0-9_]+|outputs/.*", word)]:
         Path(name).mkdir(parents=True)
-        for i, pruner in enumerate(("seven_dyn", "taylor_dyn", "magnitude", "magnitude_dyn")):
+        for i, pruner in enumerate(
+            ("seven_dyn", "seven_pre", "taylor_dyn", "magnitude", "magnitude_dyn")
+        ):
             for seed in range(3):
                 write(Path(name), pruner, 0.9, seed, 0.5 + i / 10 + seed**2 / 100,
                       dataset=name.lower(), flops_sparse=100 + i)  # fmt: skip
