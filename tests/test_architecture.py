@@ -19,7 +19,7 @@ ARROWS = {
     "config": {"registry"},
     "pruning": {"registry"},
     "shrink": {"pruning"},
-    "tasks": {"pruning"},
+    "tasks": {"pruning", "registry"},
     "models": {"registry", "tasks"},
     "datasets": {"registry", "files", "tasks", "models"},
     "tracking": {"config", "files", "registry"},

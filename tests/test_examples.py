@@ -1,17 +1,31 @@
 """The examples run and do what they say."""
 
+import json
 import re
 import runpy
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from preloaded import python
+from test_conf import composed
 from torch import nn
 
 import seven_exp
+from seven_exp.config import ConfigError
+from seven_exp.datasets import DATASETS
+from seven_exp.models import MODELS
 from seven_exp.pruning import PRUNERS
+from seven_exp.registry import ADDED_BY
+from seven_exp.runs import run_hash
+from seven_exp.runs.check import check
+from seven_exp.runs.run import run_experiment
+from seven_exp.tasks import METRICS
+from seven_exp.tracking import TRACKERS, LocalRecord, Trackers
+from seven_exp.training.lr_schedules import LR_SCHEDULES
+from seven_exp.training.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.slow
 
@@ -92,3 +106,59 @@ def test_a_rule_of_ones_own(own):
     assert torch.equal(
         cold.masks["weight"].flatten(), weight.abs().flatten() > weight.abs().median()
     )
+
+
+PARTS = ROOT / "examples" / "own_parts"
+
+
+def test_one_run_uses_a_plugin_of_each_kind(tmp_path, monkeypatch):
+    registries = (DATASETS, LR_SCHEDULES, METRICS, MODELS, OPTIMIZERS, TRACKERS)
+    for registry in registries:
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    plugins = [str(PARTS / f"{x}.py") for x in (
+        "model", "dataset", "optimizer", "lr_schedule", "tracker", "metric")]  # fmt: skip
+
+    def config(*overrides):
+        return composed(
+            f"hydra.searchpath=[file://{PARTS / 'conf'}]", f"plugins=[{','.join(plugins)}]",
+            "model=own_net", "dataset=own_stripes", "optimizer=own_lion",
+            "optimizer.lr_schedule=own_inverse_sqrt", "dataset.metrics=[own_worst_class]",
+            "pruner=seven_dyn", "trainer.max_steps=60", "trainer.eval_interval=60",
+            "trainer.log_interval=20", "tracker.also=[own_csv]", "tracker.mode=disabled",
+            "threads=1", *overrides,
+        )  # fmt: skip
+
+    chosen = config()
+    check(chosen)
+    record = run_experiment(
+        chosen, tmp_path, Trackers([LocalRecord(), TRACKERS["own_csv"](chosen.tracker)])
+    )
+    assert record["metrics"]["accuracy"] > 0.9
+    # The worst of two classes of equal size is at most as good as both, and at least 2 a - 1.
+    accuracy, worst = (record["metrics"][x] for x in ("accuracy", "own_worst_class"))
+    assert 2 * accuracy - 1 - 1e-6 <= worst <= accuracy
+    assert record["validation"].keys() == record["metrics"].keys()
+    assert (tmp_path / "losses.csv").read_text().count("\n") == 4
+    rates = [json.loads(x)["lr"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([1e-3 * (1 + t / 100) ** -0.5 for t in (19, 39, 59)])
+    assert run_hash(config("optimizer.lr_options={timescale:50}")) != record["run_hash"]
+    with pytest.raises(ConfigError, match="unknown metric 'worst': did you mean 'own_worst_class'"):
+        check(config("dataset.metrics=[worst]"))
+    for name in [name for name in ADDED_BY if name[1].startswith("own_")]:
+        del ADDED_BY[name]
+
+
+def test_the_optimizer_of_the_example_is_that_of_its_formula():
+    Lion = runpy.run_path(str(PARTS / "optimizer.py"))["Lion"]  # noqa: N806
+    OPTIMIZERS._entries.pop("own_lion")
+    weight = nn.Parameter(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64))
+    optimizer = Lion([{"params": [weight], "weight_decay": 0.1}], 0.01, (0.9, 0.99))
+    w, m = weight.detach().numpy().copy(), np.zeros(3)
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        g = generator.normal(size=3)
+        weight.grad = torch.tensor(g)
+        optimizer.step()
+        w = w - 0.01 * (np.sign(0.9 * m + 0.1 * g) + 0.1 * w)
+        m = 0.99 * m + 0.01 * g
+        np.testing.assert_allclose(weight.detach(), w, rtol=1e-12)

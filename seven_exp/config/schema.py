@@ -79,6 +79,7 @@ class Dataset(_Named):
         Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1, strict=True)]
     ) | None = None
     transforms: dict[str, dict[str, Any] | None] | None = None
+    metrics: list[str] = []
 
     @property
     def title(self) -> str:

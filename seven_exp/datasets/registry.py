@@ -1,6 +1,6 @@
 """Data sets by name, and what is known of them before they are read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -94,6 +94,7 @@ def build_data(
     validation: float | None = 0.0,
     limit: int | float | None = None,
     transforms: Mapping[str, Mapping[str, Any] | None] | None = None,
+    metrics: Sequence[str] = (),
     **arguments: Any,
 ) -> Data:
     """Load a data set.
@@ -105,6 +106,7 @@ def build_data(
         validation: Fraction of the training examples to hold out; see `with_validation`.
         limit: Number or fraction of the remaining training examples; see `with_limit`.
         transforms: Names and keywords of `TRANSFORMS` for training.
+        metrics: Names of `METRICS`, besides those of the data set.
         **arguments: The data set's own keywords.
 
     Raises:
@@ -115,6 +117,13 @@ def build_data(
     check_data(name, **arguments)
     data = with_validation(load(batch_size=batch_size, seed=seed, **arguments), validation)
     data = with_limit(data, limit)
+    if metrics:
+        if not isinstance(data.task, Classification):
+            raise ValueError(
+                f"dataset.metrics is {list(metrics)}: '{name}' has no classes; leave it out"
+            )
+        extra = tuple(dict.fromkeys([*data.task.extra, *metrics]))
+        data = replace(data, task=replace(data.task, extra=extra))
     if not transforms:
         return data
     if not isinstance(data.train, Transformable) or not isinstance(data.task, Classification):

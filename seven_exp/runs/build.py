@@ -30,6 +30,7 @@ def data_of(section: Dataset, batch_size: int, seed: int) -> Data:
         validation=section.validation,
         limit=section.limit,
         transforms=section.transforms,
+        metrics=section.metrics,
         **section.arguments,
     )
 

@@ -17,6 +17,7 @@ from seven_exp.registry import nearest
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.plugins import load_plugins
 from seven_exp.runs.reads import Pruning
+from seven_exp.tasks import METRICS
 from seven_exp.tracking import TRACKERS
 from seven_exp.training.lr_schedules import LR_SCHEDULES
 from seven_exp.training.optimizers import OPTIMIZERS
@@ -87,6 +88,8 @@ def _dataset(config: RunConfig) -> None:
     name, arguments = config.dataset.name, config.dataset.arguments
     check_arguments("dataset", name, DATASETS[name], arguments, {"batch_size", "seed"})
     datasets.check_data(name, **arguments)
+    for metric in config.dataset.metrics:
+        METRICS[metric]
     for chosen, keywords in (config.dataset.transforms or {}).items():
         if text_head(name):
             raise ConfigError(f"dataset.transforms: they are for images, and {name} is text")

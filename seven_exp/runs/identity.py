@@ -139,6 +139,7 @@ def plugins_identity(config: RunConfig, *kinds: str) -> list[str]:
     used = [(kind, names[kind]) for kind in kinds]
     if "dataset" in kinds:
         used += [("transform", name) for name in config.dataset.transforms or ()]
+        used += [("metric", name) for name in config.dataset.metrics]
     return [content_of(plugin) for plugin in config.plugins if matters(plugin, used)]
 
 

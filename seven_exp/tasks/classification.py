@@ -1,13 +1,13 @@
-"""One class of several: cross-entropy; accuracy, F1, Matthews' correlation."""
+"""One class of several: cross-entropy; accuracy, and metrics by name."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from seven_exp.tasks.base import Task
+from seven_exp.tasks.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,13 @@ class Classification(Task):
 
     Attributes:
         metric: The headline.
-        extra: Metrics besides accuracy: "f1" (of class 1) and "matthews".
+        extra: Names of `METRICS` besides accuracy.
         label_smoothing: Probability that is spread over all classes (Szegedy et al., arXiv
             1512.00567, section 7).
     """
 
     metric: str = "accuracy"
-    extra: tuple[Literal["f1", "matthews"], ...] = ()
+    extra: tuple[str, ...] = ()
     label_smoothing: float = 0.0
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -41,11 +41,4 @@ class Classification(Task):
         """Accuracy (a fraction), loss, and the extra metrics."""
         chosen, targets = evidence.unbind(1)
         figures = {"accuracy": (chosen == targets).sum().item() / len(targets), "loss": loss}
-        if self.extra:
-            from sklearn.metrics import f1_score, matthews_corrcoef
-
-            if "f1" in self.extra:
-                figures["f1"] = float(f1_score(targets, chosen, zero_division=0))
-            if "matthews" in self.extra:
-                figures["matthews"] = float(matthews_corrcoef(targets, chosen))
-        return figures
+        return figures | {name: METRICS[name](chosen, targets) for name in self.extra}
