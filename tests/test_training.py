@@ -1,6 +1,7 @@
 """Averaged weights, scaled half precision and weight decay, by their definitions and resumed."""
 
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_resume import Signalled, left_by
 from torch import nn
 
 from seven_exp import runs
+from seven_exp.config import ConfigError
 from seven_exp.pruning import create_pruner
 from seven_exp.runs.check import check
 from seven_exp.runs.parts import build
@@ -22,6 +24,7 @@ from seven_exp.training.compute import Compute
 from seven_exp.training.interruption import InterruptedRun
 from seven_exp.training.loop import Recipe, Stepped, train
 from seven_exp.training.optimizers import build_optimizer
+from seven_exp.training.sharpness import raised
 from seven_exp.training.world import World
 
 CPU = torch.device("cpu")
@@ -95,6 +98,7 @@ def test_a_run_measures_and_saves_the_average(tmp_path, name):
     [
         ["trainer.ema=0.9", "pruner=seven_dyn"],
         ["trainer.ema=0.9", "trainer.precision=fp16", "pruner=rigl"],
+        ["trainer.sam_rho=0.1", "pruner=movement"],
         ["trainer.ema=0.99", "pruner=imp", "pruner.levels=2", "pruner.finetune_steps=8"],
         ["dataset.transforms={trivial_augment:{},mixup:{},cutmix:{}}", "pruner=snip",
          "optimizer.lr_schedule=one_cycle", "trainer.label_smoothing=0.1"],
@@ -161,6 +165,48 @@ def test_a_step_that_overflows_is_skipped_and_the_scale_falls():
     for _ in events:
         pass
     assert scaler.get_scale() < 2.0**40
+
+
+def test_sam_steps_with_the_gradient_of_the_raised_weights():
+    """On L(w) = w' A w / 2 it is A (w + rho A w / |A w|); pruned weights are zero there, too."""
+    a = np.diag([1.0, 2.0, 3.0, 4.0]) + 0.5
+    w = np.array([[0.5, -1.0, 0.0, 2.0]])
+    kept, rho, rate = np.array([[1, 1, 0, 1]]), 0.1, 0.01
+    model = nn.Linear(4, 1, bias=False).double()
+    model.weight.data = torch.tensor(w)
+    mask, matrix = torch.tensor(kept).bool(), torch.tensor(a)
+
+    def objective(model, inputs, targets):
+        loss = (model.weight @ matrix @ model.weight.T).sum() / 2
+        return loss, torch.zeros(len(targets), 2)
+
+    def apply_masks():
+        model.weight.data[~mask] = 0.0
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    recipe = Recipe(
+        3, lambda t: 1.0, objective=objective, raised=partial(raised, model, rho, apply_masks)
+    )
+    for event in train(model, Images(), optimizer, Compute(CPU), recipe):
+        if isinstance(event, Stepped):
+            g = w @ a
+            there = (w + rho * g / np.linalg.norm(g)) * kept
+            np.testing.assert_allclose(model.weight.grad, there @ a, rtol=1e-9)
+            w = w - rate * there @ a
+            np.testing.assert_allclose(model.weight.detach(), w, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["seven_dyn", "straight_through", "rigl"])
+def test_a_run_with_sam_keeps_its_zeros(tmp_path, name):
+    plain = composed(*SMALL, f"pruner={name}")
+    config = composed(*SMALL, f"pruner={name}", "trainer.sam_rho=0.2")
+    check(config)
+    one = run_experiment(plain, tmp_path / "plain", LocalRecord())
+    other = run_experiment(config, tmp_path / "sam", LocalRecord())
+    assert other["sparsity"] == one["sparsity"]
+    assert other["metrics"]["loss"] != one["metrics"]["loss"]
+    with pytest.raises(ConfigError, match=r"trainer\.sam_rho is 0\.2"):
+        check(composed(*SMALL, "trainer.sam_rho=0.2", "trainer.precision=fp16"))
 
 
 @pytest.mark.parametrize("every", [False, True])

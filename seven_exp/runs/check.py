@@ -145,6 +145,11 @@ def _teacher(config: RunConfig) -> None:
         raise ConfigError(
             f"trainer.label_smoothing is {trainer.label_smoothing}: it needs classes; choose 0"
         )
+    if trainer.sam_rho and trainer.precision == "fp16":
+        raise ConfigError(
+            f"trainer.sam_rho is {trainer.sam_rho}: its gradients would be scaled in fp16; choose "
+            "trainer.precision=bf16"
+        )
     if trainer.distill and text_head(config.dataset.name) not in (None, "classification"):
         raise ConfigError(f"trainer.distill is {trainer.distill}: it needs classes; choose 0")
     trained = model.checkpoint or model.pretrain.epochs or model.arguments.get("pretrained")

@@ -3,7 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -38,6 +38,7 @@ from seven_exp.training.distillation import Distillation
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.loop import DivergedError, Objective, Recipe, Tally, endless
 from seven_exp.training.lr_schedules import lr_factor
+from seven_exp.training.sharpness import raised
 from seven_exp.training.state import Outcome, State
 from seven_exp.training.world import World
 
@@ -120,6 +121,8 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
         probe = _probe(config, data, replicas, compute, seed)
         example = partial(first_example, data.test, device)
         pruner = pruner_of(config, plan, replicas, optimizer, example)
+    if (rho := config.trainer.sam_rho) is not None:
+        recipe = replace(recipe, raised=partial(raised, model, rho, pruner.apply))
     outcome, tally = Outcome(data.task.metric), Tally.empty(device)
     trained = replicas
     if config.trainer.compile:
@@ -210,7 +213,7 @@ def _recipe(
         trainer.grad_clip,
         objective,
         scaler,
-        plan.reports,
+        reports=plan.reports,
     )
 
 

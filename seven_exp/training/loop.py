@@ -107,6 +107,8 @@ class Recipe:
         grad_clip: Largest norm of the gradients.
         objective: The loss to minimise; None: `Compute.loss`.
         scaler: Scales the loss, and skips steps whose gradients are not finite; None: no scaling.
+        raised: Moves the weights to where the loss is higher within its context; the step uses the
+            gradients of there. None: those of the weights themselves.
         reports: Whether to report after this many steps; the last step always reports.
     """
 
@@ -116,6 +118,7 @@ class Recipe:
     grad_clip: float | None = None
     objective: Objective | None = None
     scaler: torch.amp.GradScaler | None = None
+    raised: Callable[[], contextlib.AbstractContextManager[None]] | None = None
     reports: Callable[[int], bool] = lambda done: done % 10 == 0
 
 
@@ -155,6 +158,10 @@ def train(
         parts = list(itertools.islice(supply, recipe.accumulate))
         tally.sums += _accumulate(model, parts, compute, recipe)
         tally.taken += 1
+        if recipe.raised is not None:
+            with recipe.raised():
+                optimizer.zero_grad(set_to_none=True)
+                _accumulate(model, parts, compute, recipe)
         if recipe.scaler is not None:
             recipe.scaler.unscale_(optimizer)
         if recipe.grad_clip is not None:
