@@ -1,5 +1,6 @@
 """Averaged weights, scaled half precision and weight decay, by their definitions and resumed."""
 
+import copy
 import signal
 from functools import partial
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from seven_exp import runs
 from seven_exp.config import ConfigError
+from seven_exp.models import build_model
 from seven_exp.pruning import create_pruner
 from seven_exp.runs.check import check
 from seven_exp.runs.parts import build
@@ -28,6 +30,7 @@ from seven_exp.training.sharpness import raised
 from seven_exp.training.world import World
 
 CPU = torch.device("cpu")
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon")
 SMALL = [
     "model=mlp", "model.widths=[8]", "trainer.max_steps=14", "trainer.batch_size=16",
     "trainer.eval_interval=7", "trainer.log_interval=1", "tracker.mode=disabled", "sparsity=0.5",
@@ -99,6 +102,7 @@ def test_a_run_measures_and_saves_the_average(tmp_path, name):
         ["trainer.ema=0.9", "pruner=seven_dyn"],
         ["trainer.ema=0.9", "trainer.precision=fp16", "pruner=rigl"],
         ["trainer.sam_rho=0.1", "pruner=movement"],
+        pytest.param(["optimizer=muon", "pruner=rigl"], marks=needs_muon),
         ["trainer.ema=0.99", "pruner=imp", "pruner.levels=2", "pruner.finetune_steps=8"],
         ["dataset.transforms={trivial_augment:{},mixup:{},cutmix:{}}", "pruner=snip",
          "optimizer.lr_schedule=one_cycle", "trainer.label_smoothing=0.1"],
@@ -207,6 +211,45 @@ def test_a_run_with_sam_keeps_its_zeros(tmp_path, name):
     assert other["metrics"]["loss"] != one["metrics"]["loss"]
     with pytest.raises(ConfigError, match=r"trainer\.sam_rho is 0\.2"):
         check(composed(*SMALL, "trainer.sam_rho=0.2", "trainer.precision=fp16"))
+
+
+@needs_muon
+def test_muon_trains_hidden_matrices_and_adamw_the_rest():
+    """As torch's own two optimizers, one after the other, on the same gradients; also reloaded."""
+    make = {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "betas": (0.8, 0.9)}
+    torch.manual_seed(0)
+    model = build_model("mlp", num_classes=3, image_size=4, channels=1, widths=[6, 5])
+    twin = copy.deepcopy(model)
+    optimizer = build_optimizer("muon", model, **make)
+    hidden = [twin.hidden0.weight, twin.hidden1.weight]
+    biases = [p for p in twin.parameters() if p.ndim == 1]
+    rest = [{"params": [twin.head.weight], "weight_decay": 0.1}]
+    rest.append({"params": biases, "weight_decay": 0.0})
+    theirs = [
+        torch.optim.Muon(
+            hidden, lr=0.01, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(rest, lr=0.01, betas=(0.8, 0.9)),
+    ]
+    for step in range(6):
+        if step == 3:
+            state = copy.deepcopy(optimizer.state_dict())
+            optimizer = build_optimizer("muon", model, **make)
+            optimizer.load_state_dict(state)
+        for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        optimizer.step()
+        for own in theirs:
+            own.step()
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_muon_that_torch_lacks_is_refused_in_a_line(monkeypatch):
+    monkeypatch.setattr("seven_exp.training.optimizers.AVAILABLE", False)
+    with pytest.raises(ConfigError, match=r"torch \S+ has no Muon; install torch 2\.9 or newer"):
+        check(composed(*SMALL, "optimizer=muon"))
 
 
 @pytest.mark.parametrize("every", [False, True])

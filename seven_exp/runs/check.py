@@ -20,7 +20,7 @@ from seven_exp.runs.reads import Pruning
 from seven_exp.tasks import METRICS
 from seven_exp.tracking import TRACKERS
 from seven_exp.training.lr_schedules import LR_SCHEDULES
-from seven_exp.training.optimizers import OPTIMIZERS
+from seven_exp.training.optimizers import OPTIMIZERS, check_optimizer
 
 
 def check(config: RunConfig) -> None:
@@ -130,7 +130,8 @@ def _model(config: RunConfig) -> None:
 
 def _optimizer(config: RunConfig) -> None:
     name = config.optimizer.name
-    check_arguments("optimizer", name, OPTIMIZERS[name], config.optimizer.arguments)
+    check_arguments("optimizer", name, OPTIMIZERS[name], config.optimizer.arguments, {"matrices"})
+    check_optimizer(name)
 
 
 def _lr_schedule(config: RunConfig) -> None:

@@ -1,17 +1,21 @@
 """Optimizers by name."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from seven_exp.pruning.layers import prunable_layers
 from seven_exp.registry import Registry
+from seven_exp.training.muon import AVAILABLE, Muon
 
 Groups = list[dict[str, Any]]
 
 OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry("optimizer")
-"""Factories ``(groups, lr, *, **arguments)`` over torch's parameter groups."""
+"""Factories ``(groups, lr, *, **arguments)`` over torch's parameter groups; one with an argument
+`matrices` gets the hidden matrices, those that are prunable by default."""
 
 
 @OPTIMIZERS.register("adamw")
@@ -36,6 +40,33 @@ def adamax(groups: Groups, lr: float, *, betas: tuple[float, float]) -> torch.op
 def sgd(groups: Groups, lr: float, *, momentum: float, nesterov: bool) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum."""
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+
+
+@OPTIMIZERS.register("muon")
+def muon(
+    groups: Groups,
+    lr: float,
+    *,
+    matrices: Collection[Tensor],
+    momentum: float,
+    betas: tuple[float, float],
+) -> torch.optim.Optimizer:
+    """Muon for hidden matrices, AdamW for the rest; see `Muon`."""
+    check_optimizer("muon")
+    return Muon(groups, lr, matrices, momentum, betas)
+
+
+def check_optimizer(name: str) -> None:
+    """Check that this version of torch has what the optimizer needs.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if name == "muon" and not AVAILABLE:
+        raise ValueError(
+            f"optimizer.name is 'muon': torch {torch.__version__} has no Muon; install torch 2.9 "
+            "or newer, or choose adamw"
+        )
 
 
 def build_optimizer(
@@ -66,4 +97,8 @@ def build_optimizer(
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": few},
     ]
-    return OPTIMIZERS[name](groups, lr, **arguments)
+    make = OPTIMIZERS[name]
+    if "matrices" in inspect.signature(make).parameters:
+        layers = prunable_layers(model)  # no embeddings and no output layers
+        arguments["matrices"] = [x.weight for x in layers if x.weight.ndim == 2]
+    return make(groups, lr, **arguments)
