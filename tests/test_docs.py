@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import itertools
 import json
 import re
 import shlex
@@ -194,20 +195,37 @@ def test_every_tools_options_that_are_shown_are_known(words, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "words", [w[1:] for w in TOOLED if w[0] == "compare" and "--serve" not in w], ids=" ".join
+    "words",
+    [w[1:] for w in TOOLED if w[0] == "compare" and not {"--serve", "--effects"} & {*w}],
+    ids=" ".join,
 )
 def test_every_comparison_that_is_shown_works(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in [word for word in words if re.fullmatch("[A-Z][A-Z0-9_]+|outputs/.*", word)]:
         Path(name).mkdir(parents=True)
         for i, pruner in enumerate(
-            ("seven_dyn", "seven_pre", "taylor_dyn", "magnitude", "magnitude_dyn")
+            ("seven_dyn", "seven_pre", "taylor_dyn", "taylor_pre", "magnitude", "magnitude_dyn")
         ):
             for seed in range(3):
                 write(Path(name), pruner, 0.9, seed, 0.5 + i / 10 + seed**2 / 100,
                       dataset=name.lower(), flops_sparse=100 + i)  # fmt: skip
     assert compare(list(words)) == 0
     assert list(tmp_path.rglob("comparison.*"))
+
+
+@pytest.mark.parametrize("words", [w[1:] for w in TOOLED if "--effects" in w], ids=" ".join)
+def test_every_comparison_of_effects_that_is_shown_works(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(words[0]).mkdir()
+    pruner, *keys = words[words.index("--effects") + 1].split(",")
+    assert pruner == "pruner"
+    for number, levels in enumerate(itertools.product("ab", repeat=1 + len(keys))):
+        name = f"sensitivity_{levels[0]}"
+        settings = dict(zip([key.removeprefix("pruner.") for key in keys], levels[1:], strict=True))
+        config = {"pruner": {"name": name, **settings}}
+        write(Path(words[0]), name, 0.9, 0, 0.5 + number / 100, config=config)
+    assert compare(list(words)) == 0
+    assert (tmp_path / words[0] / "comparison_effects.png").is_file()
 
 
 class ScheduleFree(torch.optim.SGD):

@@ -558,7 +558,7 @@ def test_levels_prune_the_same_share_each_whatever_comes_after_training(tmp_path
 
 
 def test_an_output_layer_of_zeros_ends_a_run_that_prunes_by_its_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("seven_exp.models.vision_transformer._wake_head", lambda model: None)
+    monkeypatch.setattr("seven_exp.models.vision_transformer.wake_head", lambda model: None)
     config = composed(
         *("model.depth=1", "pruner=seven_pre", "pruner.rounds=2", "trainer.max_steps=2"),
         *("tracker.mode=disabled", f"cache_dir={tmp_path}"),
