@@ -16,9 +16,11 @@ from seven_exp.models import MODELS
 from seven_exp.pruning import PRUNERS
 from seven_exp.pruning.schedules import SCHEDULES
 from seven_exp.registry import ADDED_BY
+from seven_exp.runs.dense_start import start_identity
 from seven_exp.runs.identity import START, plugins_identity
 from seven_exp.runs.plugins import load_plugins
 from seven_exp.runs.run import run_experiment
+from seven_exp.tasks import METRICS
 from seven_exp.tracking import LocalRecord
 from seven_exp.training.lr_schedules import LR_SCHEDULES
 
@@ -59,6 +61,14 @@ def own_lr_schedule(step, steps, warmup):
     return 0.5
 """
 
+METRIC = """
+from seven_exp.tasks import METRICS
+
+@METRICS.register("own_metric")
+def own_metric(predicted, targets):
+    return 0.5
+"""
+
 MODEL = """
 from torch import nn
 from seven_exp.models import MODELS
@@ -94,7 +104,7 @@ def own_data(*, batch_size: int, seed: int, data_dir: str) -> Data:
 @pytest.fixture(autouse=True)
 def _forgotten(monkeypatch, tmp_path):
     """Every test begins without plugins, in a folder from which modules are imported."""
-    for registry in (DATASETS, LR_SCHEDULES, MODELS, PRUNERS, SCHEDULES):
+    for registry in (DATASETS, LR_SCHEDULES, METRICS, MODELS, PRUNERS, SCHEDULES):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -179,6 +189,8 @@ WITHOUT_SEVEN = ("~pruner.alpha_1", "~pruner.alpha_2", "~pruner.moments")
         (SCHEDULE, ["schedule.name=own_schedule", "pruner=dense"], False),
         (LR_SCHEDULE, [], False),
         (LR_SCHEDULE, ["optimizer.lr_schedule=own_lr_schedule", "pruner=dense"], True),
+        (METRIC, [], False),
+        (METRIC, ["dataset.metrics=[own_metric]", "pruner=dense"], True),
         (PRUNER, [], False),
         (PRUNER, ["pruner.name=own_pruner", *WITHOUT_SEVEN], True),
         # what it does can't be seen
@@ -224,6 +236,15 @@ def test_another_model_of_a_plugin_has_another_dense_start():
     assert starts() == 1
     path.write_text(MODEL.replace("ReLU", "Tanh"))
     assert starts() == 2
+
+
+def test_a_metric_is_no_part_of_a_dense_start():
+    plugin("own.py", METRIC)
+    plain, measured = (
+        composed("model.pretrain.epochs=1", "plugins=[own.py]", *more)
+        for more in ([], ["dataset.metrics=[own_metric]"])
+    )
+    assert start_identity(measured) == start_identity(plain)
 
 
 def test_a_hyperparameter_without_default_is_given_on_the_command_line():

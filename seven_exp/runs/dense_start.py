@@ -43,7 +43,8 @@ def start_identity(config: RunConfig) -> dict[str, Any]:
     identity = {
         "version": 2,
         "model": {k: v for k, v in model_identity(config).items() if k != "freeze"},
-        "dataset": data_identity(config),
+        # Metrics are not measured there.
+        "dataset": {k: v for k, v in data_identity(config).items() if k != "metrics"},
         "optimizer": config.optimizer.model_dump(exclude={"lr"}, exclude_defaults=True),
         "trainer": config.trainer.model_dump(
             include={"batch_size", "accumulate", "grad_clip", "precision", "label_smoothing"},

@@ -72,10 +72,10 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
     for key in ignored:
         *path, last = key.split(".")
         reduce(getitem, path, identity).pop(last, None)
-    of_pruning = ["pruner"]
+    others = ["metric", "pruner"]
     if pruning.prunes:
-        of_pruning += ["scope"] if "schedule.name" in ignored else ["scope", "schedule"]
-    identity["plugins"] = plugins_identity(config, *START, *of_pruning)
+        others += ["scope"] if "schedule.name" in ignored else ["scope", "schedule"]
+    identity["plugins"] = plugins_identity(config, *START, *others)
     return identity
 
 
@@ -136,9 +136,10 @@ def plugins_identity(config: RunConfig, *kinds: str) -> list[str]:
         "schedule": config.schedule.name,
         "scope": config.pruner.scope or PRUNERS[config.pruner.name].scope,
     }
-    used = [(kind, names[kind]) for kind in kinds]
+    used = [(kind, names[kind]) for kind in kinds if kind in names]
     if "dataset" in kinds:
         used += [("transform", name) for name in config.dataset.transforms or ()]
+    if "metric" in kinds:
         used += [("metric", name) for name in config.dataset.metrics]
     return [content_of(plugin) for plugin in config.plugins if matters(plugin, used)]
 

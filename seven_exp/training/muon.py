@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__([group for one in self._parts for group in one.param_groups], {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # takes no closure
         """One step of both."""
         # The groups and the state are this object's: loading a state replaces them.
         start = 0
