@@ -65,6 +65,7 @@ FIRST = {page: words[0] for page, words in ALL.items() if words}
 # What test_wheel.py, test_launchers.py and test_cli.py run; a plan of contrasts is only checked.
 ELSEWHERE = {
     *("own", "hydra/launcher=submitit_local", "examples/own_criterion/conf", "compare.margin=1"),
+    "experiment=paper/pre",  # BERT
 }
 TRAINING: dict[str, list[str]] = {}
 for page, words in FIRST.items():
