@@ -62,10 +62,10 @@ def arguments(words: list[str]) -> tuple[str, list[str]]:
 
 ALL = {page.relative_to(ROOT).as_posix(): list(commands(page)) for page in PAGES}
 FIRST = {page: words[0] for page, words in ALL.items() if words}
-# What test_wheel.py, test_launchers.py and test_cli.py run; a plan of contrasts is only checked.
+# Run in test_wheel.py, test_launchers.py, test_cli.py and test_models.py, or only checked.
 ELSEWHERE = {
     *("own", "hydra/launcher=submitit_local", "examples/own_criterion/conf", "compare.margin=1"),
-    "experiment=paper/pre",  # BERT
+    *("experiment=paper/pre", "model=torchvision"),  # BERT, ResNet-18
 }
 TRAINING: dict[str, list[str]] = {}
 for page, words in FIRST.items():
