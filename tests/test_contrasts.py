@@ -3,10 +3,13 @@
 import csv
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.integrate import quad
+from scipy.stats import chi2, norm, ttest_1samp
+from scipy.stats import t as student
 from test_compare import embedded, rows_of, run_main, write
 from test_conf import composed
 
@@ -95,6 +98,29 @@ def test_power_of_published_examples():
     # Dalgaard, Introductory Statistics with R, 8.3: power.t.test(delta=10, sd=10*sqrt(2),
     # power=0.85, type="paired") gives n = 19.96892
     assert power(10, 10 * math.sqrt(2), 20, 0.05) > 0.85 > power(10, 10 * math.sqrt(2), 19, 0.05)
+
+
+@pytest.mark.parametrize("tests", [1, 2, 8, 36])
+@pytest.mark.parametrize("n", [2, 3, 4, 6])
+def test_power_with_few_seeds_is_the_integral_over_their_spread(n, tests):
+    """Given the spread s of n seeds, the mean is normal; n s^2 is a chi squared."""
+    alpha, freedom = 0.05 / tests, n - 1
+    critical = student.ppf(1 - alpha / 2, freedom)
+
+    def integrated(difference):
+        shift = difference * math.sqrt(n)
+
+        def density(s):
+            found = norm.cdf(shift - critical * s) + norm.cdf(-shift - critical * s)
+            return 2 * freedom * s * chi2.pdf(freedom * s * s, freedom) * found
+
+        ends = [0, 0.5 * shift / critical, shift / critical, 2 * shift / critical, 2, 8]
+        return sum(quad(density, *pair, limit=200)[0] for pair in pairwise(sorted(ends)))
+
+    for difference in (0.2, 0.73, 0.74, 0.75, 0.8, 2.0, 6.0):
+        expected = integrated(difference)
+        assert power(difference, 1.0, n, alpha) == pytest.approx(expected, abs=1e-5)
+    assert integrated(resolved(1.0, n, alpha)) == pytest.approx(0.8, abs=1e-5)
 
 
 def test_power_is_the_fraction_of_simulated_tests():

@@ -22,9 +22,10 @@ def power(difference: float, spread: float, n: int, alpha: float) -> float:
     """
     critical = float(stdtrit(n - 1, 1 - alpha / 2))
     shift = abs(difference) * math.sqrt(n) / spread
-    missed = nctdtr(n - 1, shift, critical) - nctdtr(n - 1, shift, -critical)
-    # Far from the null hypothesis the distribution function underflows.
-    return 1 - float(missed) if math.isfinite(missed) else 1.0
+    below, wrong_side = (float(nctdtr(n - 1, shift, end)) for end in (critical, -critical))
+    # Both are NaN where they underflow; the second does so near the null hypothesis already.
+    found = 1.0 if math.isnan(below) else 1 - below
+    return found if math.isnan(wrong_side) else found + wrong_side
 
 
 def resolved(spread: float, n: int, alpha: float) -> float:
