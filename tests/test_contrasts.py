@@ -569,3 +569,24 @@ def test_a_misspelt_plan_is_an_error_before_the_runs(override, words):
 
 def test_a_difference_without_a_test_has_no_equivalence():
     assert equivalence(Difference(Estimate(0.0, 0.1, 3), None), 1.0) is None
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two methods on three seeds."""
+    for seed in range(3):
+        write(tmp_path, "magnitude", 0.9, seed, 0.6 + 0.01 * seed)
+        write(tmp_path, "seven_dyn", 0.9, seed, 0.7 + 0.02 * seed)
+    return tmp_path
+
+
+def test_a_pair_can_t_be_planned_twice(pair, capsys):
+    reversed_too = "seven_dyn:magnitude,magnitude:seven_dyn"
+    assert run_main([str(pair), "--contrast", reversed_too]) == 2
+    assert "'seven_dyn:magnitude' has the same two methods" in capsys.readouterr().err
+
+
+def test_contrasts_are_called_planned_if_they_were_stated_before(pair, capsys):
+    assert run_main([str(pair), "--contrast", "seven_dyn:magnitude", "--format", "md"]) == 0
+    assert "planned contrasts: mlp" not in capsys.readouterr().out
+    assert "Contrasts of accuracy of mlp on digits" in (pair / "comparison.md").read_text()

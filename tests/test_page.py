@@ -370,11 +370,12 @@ def test_differences_follow_the_chosen_baseline(shown, sweep):
     assert len(row()) == 8
 
 
-def test_planned_contrasts_are_shown_first(browser, sweep, tmp_path):
+def test_planned_contrasts_are_shown_after_who_wins(browser, sweep, tmp_path):
     plan = Inference(contrasts=("seven_dyn:magnitude",), margin=1)
     compare_and_draw([sweep[0]], output=Output(tmp_path, ("html",)), inference=plan)
     browser.open((tmp_path / "comparison.html").as_uri())
-    assert browser.run("document.querySelector('section').id") == "contrasts"
+    order = browser.run("[...document.querySelectorAll('section')].map(s => s.id)")
+    assert order[:2] == ["answer", "contrasts"]
     lines = table(browser, "#contrasts")
     assert [line[1] for line in lines] == ["50%", "80%", "95%"]
     # 1, 2 and 3 points at each sparsity, one contrast in each family

@@ -420,3 +420,16 @@ def test_names_of_methods_with_settings_are_replaced_word_by_word():
     assert look.name("snip optimizer.lr=0.2") == "SNIP lr=0.2"
     assert look.name("snip optimizer.lr=0.1") == "slow"
     assert look.name("magnitude") == "magnitude"
+
+
+def test_one_seed_has_no_interval_and_no_caption_claims_one(tmp_path, capsys):
+    for pruner, accuracy in (("magnitude", 0.8), ("snip", 0.9)):
+        write(tmp_path, pruner, 0.9, 0, accuracy)
+    assert run_main([str(tmp_path), "--format", "tex,md,png"]) == 0
+    said = capsys.readouterr().out
+    assert "bold is the best value, no ranking: one seed has no interval" in " ".join(said.split())
+    text = (tmp_path / "comparison.md").read_text()
+    assert "one seed (0), no interval" in text
+    assert "values of one seed, without intervals" in text
+    assert "overlap" not in said + text
+    assert "95% t" not in text

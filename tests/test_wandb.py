@@ -236,11 +236,19 @@ def test_an_agent_runs_a_sweep(tmp_path, server):
         assert (run.complete, run.exit_code) == (True, 0)
 
 
-def test_a_run_without_a_tracker_is_uploaded_later_and_once(finished_run, tmp_path, client, capsys):
+@pytest.mark.parametrize("older", [False, True], ids=["now", "older"])
+def test_a_run_without_a_tracker_is_uploaded_later_and_once(
+    finished_run, tmp_path, client, capsys, older
+):
     from seven_exp.cli.upload import main as upload
 
     folder = shutil.copytree(finished_run("unstructured"), tmp_path / "run")
     record = json.loads((folder / "results.json").read_text())
+    if older:
+        # Before there was a split for validation.
+        for key in ("validation", "splits", "effective"):
+            del record[key]
+        (folder / "results.json").write_text(json.dumps(record))
     for _ in range(2):
         assert upload([str(folder)]) == 0
     assert "1 of 1 runs logged to wandb" in capsys.readouterr().out

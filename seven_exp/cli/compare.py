@@ -8,7 +8,7 @@ from pathlib import Path
 from seven_exp.cli.arguments import Parser
 from seven_exp.compare.comparison import DEFAULT_BASELINE, DEFAULT_PORT, compare, serve
 from seven_exp.compare.contrasts import split
-from seven_exp.compare.files import FORMATS, Output, parse_formats
+from seven_exp.compare.files import FORMATS, PICTURES, Output, parse_formats
 from seven_exp.compare.inference import Inference
 from seven_exp.compare.look import Look, parse_names, parse_width
 from seven_exp.compare.statistics import paired_difference, unpaired_difference
@@ -105,6 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError("--port works only with --serve")
         if options.margin is not None and not 0 < options.margin < math.inf:
             raise ValueError(f"--margin is {options.margin}: choose a number above 0")
+        formats = parse_formats(options.format)
+        of_figures = [
+            f"--{key}"
+            for key in ("x", "y", "colour", "width", "highlight")
+            if getattr(options, key) != parser.get_default(key)
+        ]
+        if of_figures and not {*PICTURES} & {*formats}:
+            raise ValueError(f"{of_figures[0]} is for figures: add png, svg or pdf to --format")
         inference = Inference(
             *(options.unpaired, options.family, split(options.contrast), options.margin),
             factors=tuple(filter(None, map(str.strip, options.effects.split(",")))),
@@ -119,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.folders,
             options.metric,
             options.baseline,
-            Output(options.output, parse_formats(options.format), look),
+            Output(options.output, formats, look),
             published=options.published,
             wandb=options.wandb,
             inference=inference,

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     same = True
     try:
-        runs = options.runs if options.row is None else _of_row(options.runs, options.row)
+        given = [run.parent if run.name == "results.json" else run for run in options.runs]
+        runs = given if options.row is None else _of_row(given, options.row)
         for folder in runs:
             same &= _reproduce(folder, options.output, run=options.run, trusted=options.plugins)
     except (ConfigError, OSError, ValueError) as error:

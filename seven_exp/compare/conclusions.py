@@ -62,6 +62,11 @@ class Conclusions:
         return cls(metric, inference, contrasts, rank(rows, metric), crossed, notes)
 
     @property
+    def heading(self) -> str:
+        """The name of the contrasts: planned ones were stated before the runs."""
+        return "planned contrasts" if self.inference.stated else "contrasts"
+
+    @property
     def captions(self) -> list[str]:
         """What a reader of the contrasts must know, one sentence each."""
         if not self.contrasts:
@@ -106,7 +111,7 @@ class Conclusions:
         console = table_console()
         for task in dict.fromkeys(contrast.ours.task for contrast in self.contrasts):
             own = [contrast for contrast in self.contrasts if contrast.ours.task == task]
-            title = Text(f"planned contrasts: {' on '.join(task)}")
+            title = Text(f"{self.heading}: {' on '.join(task)}")
             table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
             for heading in HEADINGS:
                 table.add_column(heading)
@@ -188,7 +193,8 @@ class Conclusions:
                 for c in self.contrasts
             ]
             data = {"heads": ["model and data set", *HEADINGS], "lines": lines}
-            title, note = f"Planned contrasts of {self.metric}", " ".join(self.captions)
+            title = f"{self.heading.capitalize()} of {self.metric}"
+            note = " ".join(self.captions)
             found.append(Section("contrasts", title, data, asset("contrasts.js"), note))
         if self.ranks:
             from seven_exp.compare.plot import as_svg

@@ -72,6 +72,7 @@ def planned(
     margin = None if inference.margin is None else inference.margin * _unit(metric)
     pairs: list[tuple[Row, Row | None]] = []
     notes: list[str] = []
+    seen: dict[frozenset[str], str] = {}
     for text in inference.contrasts:
         try:
             ours, theirs = parse(text, names)
@@ -80,6 +81,8 @@ def planned(
                 raise
             notes.append(f"planned {error}")  # a sweep may be cut down to some of its methods
             continue
+        if (same := seen.setdefault(frozenset((ours, theirs)), text)) != text:
+            raise ValueError(f"contrast '{text}': '{same}' has the same two methods")
         found = list(_pairs(rows, ours, theirs))
         if lonely := {row.sparsity for row, other in found if other is None}:
             notes.append(f"{text} at {_percents(lonely)} (no row, or no single row, of {theirs})")
@@ -114,6 +117,8 @@ def parse(text: str, names: Collection[str]) -> tuple[str, str]:
         raise ValueError(f"contrast '{text}': write METHOD:METHOD, such as seven_dyn:magnitude")
     known = [pair for pair in sides if set(pair) <= set(names)]
     if known:
+        if len(set(known[0])) == 1:
+            raise ValueError(f"contrast '{text}': name two different methods")
         return known[0]
     unknown = next(name for name in sides[0] if name not in names)
     raise ValueError(f"contrast '{text}': no results of '{unknown}': {nearest(unknown, names)}")

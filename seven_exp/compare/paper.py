@@ -118,8 +118,12 @@ def caption(rows: Sequence[Row], metric: str, baseline: str | None, look: Look) 
     unit = " in %" if in_percent(metric) else ""
     dense = [row for row in rows if row.sparsity == 0]
     said = [
-        f"{_capital(look.name(metric))}{unit} of {look.task(rows[0].task)} by sparsity: mean over "
-        f"{over} seeds ({spans(seeds)}) ± half its 95% t interval",
+        f"{_capital(look.name(metric))}{unit} of {look.task(rows[0].task)} by sparsity: "
+        + (
+            f"mean over {over} seeds ({spans(seeds)}) ± half its 95% t interval"
+            if numbers != [1]
+            else f"one seed ({spans(seeds)}), no interval"
+        ),
         *budget([record for row in rows for record in row.records]),
         *(f"{_capital(look.name(r.method))}: {_words(r.result, metric)}" for r in dense),
         *([f"Bold: the best mean of a sparsity{_overlaps(rows, metric)}"]),
@@ -144,8 +148,12 @@ def figure_captions(
     )
     common = budget([record for row in rows for record in row.records])
     curves = [
-        f"{_capital(look.name(shown))} over {look.name(look.x)} of {tasks}: means over seeds with "
-        "95% t intervals, and single seeds as faint points",
+        f"{_capital(look.name(shown))} over {look.name(look.x)} of {tasks}: "
+        + (
+            "means over seeds with 95% t intervals, and single seeds as faint points"
+            if any(row.result.n > 1 for row in rows)
+            else "values of one seed, without intervals"
+        ),
         *([f"Colour: {look.name(look.colour)}"] if look.colour else []),
         *([f"Grey: the means of {len(grey)} other methods"] if grey and not look.colour else []),
         *(["Wide grey line: the Pareto front"] if has_front(lines, look, shown) else []),
@@ -192,7 +200,7 @@ def _contrasts(
     heads = [head for head in HEADINGS if head != "seeds"]
     numbers = "-".join(sorted({line["seeds"] for line in every} - {""}, key=int))
     said = [
-        f"Planned contrasts of {look.name(conclusions.metric)} of "
+        f"{conclusions.heading.capitalize()} of {look.name(conclusions.metric)} of "
         f"{look.task(contrasts[0].ours.task)}, over {numbers or 'no common'} seeds.",
         *conclusions.captions,
     ]
@@ -280,7 +288,7 @@ def _tests(rows: Sequence[Row], baseline: str | None, look: Look) -> list[str]:
 
 
 def _overlaps(rows: Sequence[Row], metric: str) -> str:
-    words = next((w for w in captions(rows, metric) if w.startswith("bold is")), "")
+    words = next((w for w in captions(rows, metric) if w.startswith("bold is the best mean")), "")
     return words.replace("bold is the best mean, no ranking: its", ", whose")
 
 

@@ -80,7 +80,7 @@ def comparison_page(
     }
     conclusions = Conclusions.of(tables[metric], metric, inference).sections()
     answer, curves, *others = sections(records, methods, offered, more, cache)
-    parts = [*conclusions, answer, curves, *_search(tables[metric], metric), *others]
+    parts = [answer, *conclusions, curves, *_search(tables[metric], metric), *others]
     left_out = [*notes, *cache.broken_files()]
     lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(left_out)}."] if left_out else [])]
     if early := measured_early(records):

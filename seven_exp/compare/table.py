@@ -58,7 +58,9 @@ def captions(rows: Sequence[Row], metric: str) -> list[str]:
         said.append(
             f"{BARRED} neither best nor starred: seeds without a result, or fewer than a rival has"
         )
-    if overlaps := undecided(rows):
+    if all(row.result.half is None for row in rows):
+        said.append("bold is the best value, no ranking: one seed has no interval")
+    elif overlaps := undecided(rows):
         places = ", ".join(f"{n} at {percent(sparsity)}" for sparsity, n in overlaps.items())
         said.append(
             "bold is the best mean, no ranking: its interval overlaps those of other methods "

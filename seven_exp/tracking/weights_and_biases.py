@@ -129,7 +129,8 @@ class WandbTracker:
             "status": record["status"],
             "run_hash": record["run_hash"],
             **{f"final/{name}": value for name, value in record["metrics"].items()},
-            **{f"final/validation/{name}": value for name, value in record["validation"].items()},
+            # Older records have none.
+            **{f"final/validation/{k}": v for k, v in record.get("validation", {}).items()},
             **{f"best/{name}": value for name, value in record["best"].items()},
             "final/sparsity": record["sparsity"],
             "final/kept_weights": record["params_nonzero"],

@@ -24,8 +24,10 @@
       const few = close.slice(0, 5).map(name).join(", ") + (close.length > 5 ? `, and ${close.length - 5} more` : "");
       return html("li", {"data-winner": name(i)}, html("b", {}, number.percent(rows.sparsity[i])), ": ", button(i),
         ` leads with ${number.interval(metric, mean[i], half[i])}${unit}${against}. `,
-        html("em", {}, rivals.length < 2 ? "It has no rival." : close.length
-          ? `Not certain: ${close.length} of ${rivals.length - 1} rivals have intervals that overlap (${few}).`
+        html("em", {}, rivals.length < 2 ? "It has no rival."
+          : half[i] === null ? "Not certain: one seed has no interval."
+          : close.length ? `Not certain: ${close.length} of ${rivals.length - 1} rivals have intervals that overlap (${few}).`
+          : d && !d.starred ? `Not certain: no interval overlaps, but p against ${name(d.reference)} is not below 0.05.`
           : `Certain: no interval of its ${rivals.length - 1} rivals overlaps.`));
     };
 
