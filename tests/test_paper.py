@@ -91,6 +91,15 @@ def test_beyond_seven_methods_the_best_and_the_baseline_are_coloured(tmp_path):
     )
 
 
+def test_the_best_of_each_sparsity_is_coloured_whatever_its_mean_rank(tmp_path):
+    for i in range(12):
+        write(tmp_path, f"pruner_{i:02d}", 0.5, 0, 0.5 + 0.01 * i)
+        write(tmp_path, f"pruner_{i:02d}", 0.9, 0, 0.9 if i == 0 else 0.5 + 0.01 * i)
+    rows = rows_of(tmp_path, baseline="pruner_03")
+    found = Look().coloured(list(rows.values()), "accuracy", "pruner_03")
+    assert found == {"pruner_03", "pruner_00", *(f"pruner_{i:02d}" for i in range(7, 12))}
+
+
 def test_what_is_highlighted_has_colour_and_its_name(tmp_path):
     rows = many(tmp_path)
     look = Look({"pruner_03": "Third"}, highlight=["pruner_0[34]"])

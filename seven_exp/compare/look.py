@@ -55,7 +55,8 @@ class Look:
     def coloured(self, rows: Sequence[Row], metric: str, baseline: str | None) -> set[str]:
         """The methods to tell apart by colour: the highlighted ones, or as many as fit.
 
-        If they don't fit, those of the best ranks and the baseline are chosen.
+        If they don't fit, the baseline is chosen, the best of each sparsity, and those of the best
+        ranks.
         """
         pruning = [row for row in rows if row.sparsity > 0]
         if self.highlight:
@@ -64,7 +65,8 @@ class Look:
         if len(order) <= MOST_COLOURS:
             return set(order)
         kept = [row.method for row in pruning if baseline in (row.method, row.pruner)][:1]
-        return {*kept, *order[: MOST_COLOURS - len(kept)]}
+        best = [row.method for row in pruning if row.best]
+        return {*list(dict.fromkeys([*kept, *best, *order]))[:MOST_COLOURS]}
 
     def highlights(self, row: Row) -> bool:
         """Whether a pattern matches the row's method or pruner."""
