@@ -432,7 +432,7 @@ def test_what_this_many_seeds_could_have_found(tmp_path):
     assert power(contrast.resolves, spread, 6, 0.05) == pytest.approx(0.8, abs=1e-4)
     n = contrast.seeds
     assert power(0.005, spread, n, 0.05) >= 0.8 > power(0.005, spread, n - 1, 0.05)
-    assert f"0.5 points takes {n}." in found.said(contrast)
+    assert f"0.5 points takes {n} seeds." in found.said(contrast)
     # no number of seeds resolves less than one test example
     (coarse,) = conclusions(tmp_path, ("seven_dyn:magnitude",), 0.0005).contrasts
     assert coarse.seeds is None

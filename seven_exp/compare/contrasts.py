@@ -283,8 +283,8 @@ def power_sentence(contrast: Planned, metric: str) -> str:
         example = _amount(f"{step / unit:.2g}", metric)
         return f"{words}; {aim} can't be resolved, one test example is {example}"
     if contrast.seeds is None:
-        return f"{words}; {aim} takes more than {MOST_SEEDS:,}"
-    return f"{words}; {aim} {'takes' if contrast.seeds > n else 'took'} {contrast.seeds}"
+        return f"{words}; {aim} takes more than {MOST_SEEDS:,} seeds"
+    return f"{words}; {aim} {'takes' if contrast.seeds > n else 'took'} {contrast.seeds:,} seeds"
 
 
 def p_words(p: float | None) -> str:
