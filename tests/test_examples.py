@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,10 +112,20 @@ def test_a_rule_of_ones_own(own):
 PARTS = ROOT / "examples" / "own_parts"
 
 
-def test_one_run_uses_a_plugin_of_each_kind(tmp_path, monkeypatch):
-    registries = (DATASETS, LR_SCHEDULES, METRICS, MODELS, OPTIMIZERS, TRACKERS)
-    for registry in registries:
+@pytest.fixture
+def _registries_as_before(monkeypatch):
+    """Nothing stays registered, and what was imported for it will be imported again."""
+    for registry in (DATASETS, LR_SCHEDULES, METRICS, MODELS, OPTIMIZERS, TRACKERS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    before = set(sys.modules)
+    yield
+    for name in [name for name in sys.modules if name.startswith("seven_exp_plugin")]:
+        if name not in before:
+            del sys.modules[name]
+
+
+@pytest.mark.usefixtures("_registries_as_before")
+def test_one_run_uses_a_plugin_of_each_kind(tmp_path):
     plugins = [str(PARTS / f"{x}.py") for x in (
         "model", "dataset", "optimizer", "lr_schedule", "tracker", "metric")]  # fmt: skip
 
