@@ -29,7 +29,7 @@ SWEEP = [
 KINDS: dict[str, list[str]] = {
     "import torch": [sys.executable, "-c", "import torch"],
     "import torchvision": [sys.executable, "-c", "import torchvision"],
-    "--help": [*TRAIN, "--help"],
+    "help": [*TRAIN, "--help"],
     "a two-step run": [*TRAIN, *RUN, "tracker=none", "run.force=true"],
     "a two-step run, W&B offline": [*TRAIN, *RUN, "tracker.mode=offline", "run.force=true"],
     "a skipped run": [*TRAIN, *RUN, "tracker=none", "run.skip_finished=true"],
