@@ -210,6 +210,7 @@ class InMemory:
         if self.seed is not None:
             generator.manual_seed(epoch_seed(self.seed, index))
             order = torch.randperm(len(order), generator=generator)
+        normalise = self._normaliser()
         for number in range(0 if self.augment is not None else start, len(self)):
             chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
             images = self.images[chosen]
@@ -220,31 +221,34 @@ class InMemory:
                 # numbers.
                 continue
             if self.transforms is None:
-                yield self._normalised(images.float()), self.targets[chosen]
+                yield normalise(images.float()), self.targets[chosen]
                 continue
             with drawn_from(epoch_seed(epoch_seed(self.seed or 0, index), number)):
-                batch = self._transformed(self.transforms, images, self.targets[chosen])
+                pixels = self._drawn(self.transforms, images)
+                varied = self.transforms.on_images("normalised", normalise(pixels))
+                batch = self.transforms.on_batch(varied, self.targets[chosen])
             yield batch
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        if self.image_size is not None:
-            side = (self.image_size, self.image_size)
-            images = functional.interpolate(images, side, mode="bilinear", antialias=True)
+    def _normaliser(self) -> Callable[[Tensor], Tensor]:
+        """Scales images to their size, and to mean 0 and deviation 1."""
         shape = (1, -1, 1, 1)
         scale = self.white * torch.tensor(self.std).view(shape)
         shift = torch.tensor(self.mean).view(shape) / torch.tensor(self.std).view(shape)
-        return images / scale - shift
 
-    def _transformed(
-        self, pipeline: Pipeline, images: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        pixels = images.float()
-        if pipeline.pixels:
-            # These transforms expect white to be 255.
-            grown = (pixels * (255 / self.white)).round().to(torch.uint8)
-            pixels = pipeline.on_images("pixels", grown).float() * (self.white / 255)
-        normalised = pipeline.on_images("normalised", self._normalised(pixels))
-        return pipeline.on_batch(normalised, targets)
+        def normalise(images: Tensor) -> Tensor:
+            if self.image_size is not None:
+                side = (self.image_size, self.image_size)
+                images = functional.interpolate(images, side, mode="bilinear", antialias=True)
+            return images / scale - shift
+
+        return normalise
+
+    def _drawn(self, pipeline: Pipeline, images: Tensor) -> Tensor:
+        """The pixels after the transforms for them, which expect white to be 255."""
+        if not pipeline.pixels:
+            return images.float()
+        grown = (images.float() * (255 / self.white)).round().to(torch.uint8)
+        return pipeline.on_images("pixels", grown).float() * (self.white / 255)
 
 
 def batches_an_epoch(examples: int, batch_size: int, seed: int | None) -> int:
