@@ -206,8 +206,14 @@ def cut_of(values: Tensor, k: int) -> Cut | None:
     """The k-th largest of some values without NaN; None if a sample misled."""
     if values.numel() > _AT_ONCE:
         return _sampled_cut([values], None, k)
+    value, ties = _kth_and_ties(values, k)
+    return Cut(float(value), ties)
+
+
+def _kth_and_ties(values: Tensor, k: int) -> tuple[Tensor, int]:
+    """The k-th largest value, and how many of those equal to it are among the k largest."""
     value = _kth_of(_comparable(values), k)
-    return Cut(float(value), k - int((values > value).sum()))
+    return value, k - int((values > value).sum())
 
 
 def _kth_of(values: Tensor, k: int) -> Tensor:
@@ -215,7 +221,8 @@ def _kth_of(values: Tensor, k: int) -> Tensor:
 
 
 def _comparable(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
+    narrow = values.is_floating_point() and values.dtype != torch.float64
+    return values.float() if narrow else values
 
 
 def _check(k: int, available: int) -> None:
@@ -251,7 +258,9 @@ def _by_digits(
         keys_of = cache(keys_of)
     bits = 64 if scores[0].dtype == torch.float64 else 32
     if group is None and len(chunks) == 1 and len(keys_of(chunks[0])) <= _FEW_KEYS:
-        threshold, ties_to_keep = _kth_of_few(keys_of(chunks[0]), k)
+        # Histograms of so few keys would take longer.
+        found, ties_to_keep = _kth_and_ties(keys_of(chunks[0]), k)
+        threshold = int(found)
     else:
         threshold, ties_to_keep = _kth_largest(keys_of, chunks, bits, k, add)
     masks: list[Tensor] = []
@@ -331,12 +340,6 @@ def _ordered_keys(
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.flatten() for t in tensors]) if len(tensors) > 1 else tensors[0].flatten()
-
-
-def _kth_of_few(keys: Tensor, k: int) -> tuple[int, int]:
-    """`_kth_largest` of keys so few that histograms of their digits would take longer."""
-    threshold = _kth_of(keys, k)
-    return int(threshold), k - int((keys > threshold).sum())
 
 
 def _kth_largest(
