@@ -126,7 +126,8 @@ class Comparison:
     def page(self, link: Callable[[Path], str], cache: FileCache | None = None) -> str:
         """The page; ``link`` makes the addresses of its links."""
         return comparison_page(
-            *(self.records, self.metric, self.baseline, self.left_out, link, cache, self.inference)
+            *(self.records, self.metric, self.baseline, self.left_out, link, cache),
+            self.conclusions,
         )
 
 

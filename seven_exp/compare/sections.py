@@ -13,7 +13,7 @@ from seven_exp.compare.axes import along, axes, direction, is_setting, number, p
 from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import read_history, thinned
-from seven_exp.compare.inference import PAIRED, Inference
+from seven_exp.compare.inference import Inference
 from seven_exp.compare.look import Look, ranking
 from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.page import Section, asset, render, rounded
@@ -41,8 +41,8 @@ def comparison_page(
     baseline: str | None,
     notes: Sequence[str],
     link: Callable[[Path], str],
-    cache: FileCache | None = None,
-    inference: Inference = PAIRED,
+    cache: FileCache | None,
+    conclusions: Conclusions,
 ) -> str:
     """The page as HTML.
 
@@ -53,12 +53,9 @@ def comparison_page(
         notes: What was left out.
         link: Converts a run's file to an address that the page's reader can open.
         cache: Keeps files that haven't changed, and lists broken ones afterwards.
-        inference: How differences are tested, and what was planned.
-
-    Raises:
-        ValueError: No record has the metric.
+        conclusions: Of the metric, with the options of all tests.
     """
-    cache = cache or FileCache()
+    cache, inference = cache or FileCache(), conclusions.inference
     records = sorted(records, key=lambda r: (r.task, r.pruner, r.sparsity, r.seed, str(r.folder)))
     settings = differing_settings(records)
     tables = _tables(records, metric, settings)
@@ -78,9 +75,8 @@ def comparison_page(
         **_shared(records, methods, tables, link),
         "differences": _all_differences(tables, offered, inference),
     }
-    conclusions = Conclusions.of(tables[metric], metric, inference).sections()
     answer, curves, *others = sections(records, methods, offered, more, cache)
-    parts = [answer, *conclusions, curves, *_search(tables[metric], metric), *others]
+    parts = [answer, *conclusions.sections(), curves, *_search(tables[metric], metric), *others]
     left_out = [*notes, *cache.broken_files()]
     lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(left_out)}."] if left_out else [])]
     if early := measured_early(records):
