@@ -142,7 +142,7 @@ def _cells(rows: Sequence[Row], factors: Sequence[str]) -> dict[tuple[str, ...],
 
 
 def _terms(table: "np.ndarray[Any, Any]") -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Axes of each term -> its effects, (seeds, levels) or (seeds, levels, levels).
+    """Axes of each term -> its effects; the other axes stay, with length 1.
 
     Args:
         table: (seeds, levels of the first factor, levels of the second, ...).
@@ -154,14 +154,10 @@ def _terms(table: "np.ndarray[Any, Any]") -> Iterator[tuple[tuple[int, ...], Any
         rest = tuple(1 + axis for axis in range(count) if axis not in kept)
         return table.mean(axis=rest, keepdims=True) if rest else table
 
-    def squeezed(values: Any, *kept: int) -> Any:
-        return values.reshape(len(table), *(table.shape[1 + axis] for axis in kept))
-
     for axis in range(count):
-        yield (axis,), squeezed(mean(axis) - mean(), axis)
+        yield (axis,), mean(axis) - mean()
     for one, other in combinations(range(count), 2):
-        both = mean(one, other) - mean(one) - mean(other) + mean()
-        yield (one, other), squeezed(both, one, other)
+        yield (one, other), mean(one, other) - mean(one) - mean(other) + mean()
 
 
 def draw(found: Sequence[Factorial], metric: str, look: Look | None = None) -> "Figure":
