@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.config import Dataset, Model, Optimizer, Pruner
+from seven_exp.files.stored_yaml import read_yaml
 from seven_exp.runs.artifacts import SCHEMA
 
 _DATA_DIR = "dataset.data_dir"
@@ -245,7 +246,7 @@ def is_of_pruning(key: str) -> bool:
 def whole_config(record: Record) -> dict[str, str]:
     """Dotted key -> value of everything known about a run, including versions and device."""
     values = record.values
-    config = values.get("config") or _hydra_config(record.folder)
+    config = values.get("config") or read_yaml(record.folder / ".hydra" / "config.yaml")
     made_by = {key: values[key] for key in _MADE_BY if key in values}
     return spelled(_flatten({**(config or {key: values.get(key) for key in _AXES}), **made_by}))
 
@@ -359,7 +360,7 @@ def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, An
         yield "steps", values["steps"]
         hidden.update(LENGTH)
     below = tuple(f"{key}." for key in hidden)
-    config = values.get("config") or _hydra_config(folder)
+    config = values.get("config") or read_yaml(folder / ".hydra" / "config.yaml")
     for key, value in _flatten(config or {key: values.get(key) for key in _AXES}):
         if key not in hidden and not key.startswith(below):
             yield key, value
@@ -370,18 +371,6 @@ def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, An
 def _unread(values: Mapping[str, Any]) -> Sequence[str]:
     """Config keys that a run never read, according to its record; none in older records."""
     return values.get("unread") or ()
-
-
-def _hydra_config(folder: Path) -> Mapping[str, Any] | None:
-    """The config that Hydra stored beside a record without its own config."""
-    import yaml
-
-    try:
-        text = (folder / ".hydra" / "config.yaml").read_text(encoding="utf-8")
-        config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return config if isinstance(config, dict) else None
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

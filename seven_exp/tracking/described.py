@@ -1,10 +1,11 @@
-"""What trackers are told of a run, from its record and its folder."""
+"""The description of a run for trackers, from its record and its folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seven_exp.files.stored_yaml import read_yaml
 from seven_exp.tracking.interface import RunInfo
 
 
@@ -48,7 +49,7 @@ def described(
     id: str,
     resumed: int = 0,
 ) -> RunInfo:
-    """What trackers are told of a run.
+    """The description of a run for trackers.
 
     Args:
         record: What its ``results.json`` holds, or will hold.
@@ -82,10 +83,5 @@ def described(
 
 def _hydra(path: Path) -> Mapping[str, Any]:
     """Hydra's own section of a config that it stored; empty without one."""
-    import yaml
-
-    try:
-        text = path.read_text("utf-8")
-        return dict(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["hydra"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return {}
+    section = read_yaml(path).get("hydra")
+    return section if isinstance(section, dict) else {}
