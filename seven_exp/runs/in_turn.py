@@ -226,7 +226,7 @@ def run(turn: InTurn, folder: Path, tracker: Tracker) -> dict[str, Any]:
         # Buffers that no file holds.
         place(model, [(name, b) for name, b in model.named_buffers() if not b.is_meta], device)
     model.tie_weights()  # type: ignore[operator]
-    plan, device = Plan.of(config, 1), turn.compute.device
+    plan = Plan.of(config, 1)
     facts = facts_of(config, model, pruner, turn.data, plan, turn.departures, device)
     outcome = Outcome(turn.data.task.metric)
     facts |= {"started": provenance.now(), "sha256": {}}

@@ -29,7 +29,7 @@ def facts_of(
     device: torch.device,
 ) -> dict[str, Any]:
     """The part of a record that is known before the run starts."""
-    identity, method = run_identity(config), Pruning.of(config)
+    identity, pruning = run_identity(config), Pruning.of(config)
     chosen_on = None if data.validation is None else "validation"
     return {
         "schema": SCHEMA,
@@ -56,8 +56,8 @@ def facts_of(
             torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         ),
         "config": config.model_dump(),
-        "unread": unread(method),
-        "effective": effective(method, data, plan, device),
+        "unread": unread(pruning),
+        "effective": effective(pruning, data, plan, device),
         "train_examples": getattr(data.train, "examples", None),
         "test_examples": data.test_examples,
         "validation_examples": getattr(data.validation, "examples", None),
@@ -110,12 +110,12 @@ def recorded(
         tracker.finish(record)
 
 
-def effective(method: Pruning, data: Data, plan: Plan, device: torch.device) -> dict[str, Any]:
+def effective(pruning: Pruning, data: Data, plan: Plan, device: torch.device) -> dict[str, Any]:
     """Dotted key -> what a null, "auto" or a fraction of the config stands for in this run.
 
     ``plan`` has the steps of warmup and pruning.
     """
-    window = ("begin", "end", "interval") if method.in_training else ("prune_at", "retrain")
+    window = ("begin", "end", "interval") if pruning.in_training else ("prune_at", "retrain")
     found: dict[str, Any] = {
         "device": device.type,
         "threads": torch.get_num_threads(),
@@ -124,10 +124,10 @@ def effective(method: Pruning, data: Data, plan: Plan, device: torch.device) -> 
         "trainer.eval_interval": plan.eval_interval,
         "plan.warmup": plan.warmup,
     }
-    if method.prunes:
-        found |= {f"pruner.{key}": value for key, value in method.chosen.items()}
+    if pruning.prunes:
+        found |= {f"pruner.{key}": value for key, value in pruning.chosen.items()}
         found |= {f"plan.{key}": getattr(plan, key) for key in window}
-    hidden = unread(method)
+    hidden = unread(pruning)
     return {key: v for key, v in found.items() if v is not None and key not in hidden}
 
 
