@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,35 @@ def _environment(monkeypatch: pytest.MonkeyPatch, _homes: Iterator[Path]) -> Non
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("NETRC", str(home / "netrc"))
+
+
+@pytest.fixture(autouse=True)
+def _what_tests_register_is_gone_after_them(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plugins register things when they are imported: each test imports them anew."""
+    from seven_exp.datasets.registry import DATASETS
+    from seven_exp.datasets.transforms import TRANSFORMS
+    from seven_exp.models.registry import MODELS
+    from seven_exp.pruning.allocation import SCOPES
+    from seven_exp.pruning.registry import PRUNERS
+    from seven_exp.pruning.schedules import SCHEDULES
+    from seven_exp.registry import ADDED_BY
+    from seven_exp.tasks.metrics import METRICS
+    from seven_exp.tracking.registry import TRACKERS
+    from seven_exp.training.lr_schedules import LR_SCHEDULES
+    from seven_exp.training.optimizers import OPTIMIZERS
+
+    for registry in (
+        *(DATASETS, LR_SCHEDULES, METRICS, MODELS, OPTIMIZERS),
+        *(PRUNERS, SCHEDULES, SCOPES, TRACKERS, TRANSFORMS),
+    ):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    modules, added = set(sys.modules), dict(ADDED_BY)
+    yield
+    ADDED_BY.clear()
+    ADDED_BY.update(added)
+    for name in sys.modules.keys() - modules:
+        if name.startswith(("seven_exp_plugin", "own", "spread")):
+            del sys.modules[name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from torch import nn
 
 from seven_exp.cli.compare import main as compare
 from seven_exp.cli.main import after_training
-from seven_exp.pruning import PRUNERS
 from seven_exp.runs.check import check
 
 ROOT = Path(__file__).parent.parent
@@ -244,10 +242,6 @@ def run_blocks(monkeypatch, tmp_path):
     """Run a page's Python blocks one after the other, with the names that a reader has."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT / "examples" / "own_criterion"))
-    # As in a new process: another test may have loaded the example as a plugin.
-    others = {name: spec for name, spec in PRUNERS._entries.items() if "spread" not in name}
-    monkeypatch.setattr(PRUNERS, "_entries", others)
-    monkeypatch.delitem(sys.modules, "spread", raising=False)
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)

@@ -4,7 +4,6 @@ import json
 import re
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +15,10 @@ from torch import nn
 
 import seven_exp
 from seven_exp.config import ConfigError
-from seven_exp.datasets import DATASETS
-from seven_exp.models import MODELS
-from seven_exp.pruning import PRUNERS
-from seven_exp.registry import ADDED_BY
 from seven_exp.runs import run_hash
 from seven_exp.runs.check import check
 from seven_exp.runs.run import run_experiment
-from seven_exp.tasks import METRICS
 from seven_exp.tracking import TRACKERS, LocalRecord, Trackers
-from seven_exp.training.lr_schedules import LR_SCHEDULES
-from seven_exp.training.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.slow
 
@@ -46,12 +38,8 @@ def test_a_loop_of_ones_own():
 
 
 @pytest.fixture
-def own(monkeypatch):
-    """A layer, its weight, batches and a loss, once an example's file has registered its name."""
-
-    names = {"spread_pre", "spread_dyn", "mean_input", "sampled"}
-    others = {name: spec for name, spec in PRUNERS._entries.items() if name not in names}
-    monkeypatch.setattr(PRUNERS, "_entries", others)
+def own():
+    """A layer, its weight and batches, once an example's file has registered its name."""
 
     def load(file):
         runpy.run_path(str(ROOT / "examples" / "own_criterion" / file))
@@ -112,19 +100,6 @@ def test_a_rule_of_ones_own(own):
 PARTS = ROOT / "examples" / "own_parts"
 
 
-@pytest.fixture
-def _registries_as_before(monkeypatch):
-    """Nothing stays registered, and what was imported for it will be imported again."""
-    for registry in (DATASETS, LR_SCHEDULES, METRICS, MODELS, OPTIMIZERS, TRACKERS):
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    before = set(sys.modules)
-    yield
-    for name in [name for name in sys.modules if name.startswith("seven_exp_plugin")]:
-        if name not in before:
-            del sys.modules[name]
-
-
-@pytest.mark.usefixtures("_registries_as_before")
 def test_one_run_uses_a_plugin_of_each_kind(tmp_path):
     plugins = [str(PARTS / f"{x}.py") for x in (
         "model", "dataset", "optimizer", "lr_schedule", "tracker", "metric")]  # fmt: skip
@@ -155,13 +130,10 @@ def test_one_run_uses_a_plugin_of_each_kind(tmp_path):
     assert run_hash(config("optimizer.lr_options={timescale:50}")) != record["run_hash"]
     with pytest.raises(ConfigError, match="unknown metric 'worst': did you mean 'own_worst_class'"):
         check(config("dataset.metrics=[worst]"))
-    for name in [name for name in ADDED_BY if name[1].startswith("own_")]:
-        del ADDED_BY[name]
 
 
 def test_the_optimizer_of_the_example_is_that_of_its_formula():
     Lion = runpy.run_path(str(PARTS / "optimizer.py"))["Lion"]  # noqa: N806
-    OPTIMIZERS._entries.pop("own_lion")
     weight = nn.Parameter(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64))
     optimizer = Lion([{"params": [weight], "weight_decay": 0.1}], 0.01, (0.9, 0.99))
     w, m = weight.detach().numpy().copy(), np.zeros(3)

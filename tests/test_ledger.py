@@ -14,7 +14,6 @@ from test_conf import composed
 
 from seven_exp import runs
 from seven_exp.config import ConfigError, parse
-from seven_exp.datasets import DATASETS
 from seven_exp.datasets.registry import dataset
 from seven_exp.files import locks
 from seven_exp.runs import artifacts, provenance
@@ -297,9 +296,8 @@ def test_what_the_package_s_own_data_sets_are_known_by(tmp_path, arguments, know
 
 
 @pytest.fixture
-def own_data(monkeypatch):
+def own_data():
     """Registers a data set as a plugin does, and gives the hash of a run on it."""
-    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
 
     def register(**options):
         @dataset("own", **options)

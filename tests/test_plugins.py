@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,12 @@ from preloaded import python
 from test_conf import composed
 
 from seven_exp import runs
-from seven_exp.datasets import DATASETS
-from seven_exp.models import MODELS
-from seven_exp.pruning import PRUNERS
 from seven_exp.pruning.schedules import SCHEDULES
-from seven_exp.registry import ADDED_BY
 from seven_exp.runs.dense_start import start_identity
 from seven_exp.runs.identity import START, plugins_identity
 from seven_exp.runs.plugins import load_plugins
 from seven_exp.runs.run import run_experiment
-from seven_exp.tasks import METRICS
 from seven_exp.tracking import LocalRecord
-from seven_exp.training.lr_schedules import LR_SCHEDULES
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,19 +95,10 @@ def own_data(*, batch_size: int, seed: int, data_dir: str) -> Data:
 
 
 @pytest.fixture(autouse=True)
-def _forgotten(monkeypatch, tmp_path):
-    """Every test begins without plugins, in a folder from which modules are imported."""
-    for registry in (DATASETS, LR_SCHEDULES, METRICS, MODELS, PRUNERS, SCHEDULES):
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+def _folder_of_its_own(monkeypatch, tmp_path):
+    """Every test begins in a folder of its own, from which modules are imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    before, added = set(sys.modules), dict(ADDED_BY)
-    yield
-    ADDED_BY.clear()
-    ADDED_BY.update(added)
-    for name in set(sys.modules) - before:
-        if name.startswith(("own", "seven_exp_plugin")):
-            del sys.modules[name]
 
 
 def edited(plugin: Path) -> None:

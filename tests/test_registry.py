@@ -15,12 +15,6 @@ class {name}(seven_exp.Score):
 """
 
 
-@pytest.fixture
-def _own_pruners(monkeypatch):
-    monkeypatch.setattr(PRUNERS, "_entries", dict(PRUNERS._entries))
-
-
-@pytest.mark.usefixtures("_own_pruners")
 def test_a_cell_that_is_run_again_replaces_what_it_registered():
     for when in ("before", "during"):
         cell = {"__name__": "__main__"}
@@ -29,7 +23,6 @@ def test_a_cell_that_is_run_again_replaces_what_it_registered():
         assert PRUNERS["of_a_cell"].when == when
 
 
-@pytest.mark.usefixtures("_own_pruners")
 @pytest.mark.parametrize(("module", "name"), [("__main__", "Other"), ("elsewhere", "Mine")])
 def test_another_criterion_can_not_take_a_name(module, name):
     exec(CELL.format(when="before", name="Mine"), {"__name__": "__main__"})

@@ -80,8 +80,7 @@ def test_tensorboard_and_a_tracker_of_ones_own_at_once(tmp_path, lines):
     assert (final.step, final.value) == (4, pytest.approx(accuracy))
 
 
-def test_the_tracker_that_is_shown_works(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(TRACKERS, "_entries", dict(TRACKERS._entries))
+def test_the_tracker_that_is_shown_works(tmp_path, capsys):
     (block,) = blocks(ROOT / "docs" / "howto" / "tracking.md", "python")
     (tmp_path / "printed.py").write_text(block)
     config = composed(

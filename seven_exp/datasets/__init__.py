@@ -6,8 +6,6 @@ import pkgutil
 from seven_exp.datasets.batches import Batches, Data, Text
 from seven_exp.datasets.registry import (
     DATASETS,
-    KNOWN_BY,
-    TRAIN_SIZES,
     build_data,
     check_data,
     lower_is_better,
@@ -19,8 +17,6 @@ from seven_exp.tasks import Batch
 
 __all__ = [
     "DATASETS",
-    "KNOWN_BY",
-    "TRAIN_SIZES",
     "TRANSFORMS",
     "Batch",
     "Batches",

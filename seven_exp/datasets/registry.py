@@ -1,7 +1,7 @@
 """Data sets by name, and what is known of them before they are read."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from seven_exp.datasets.batches import Data
@@ -10,20 +10,31 @@ from seven_exp.datasets.validation import with_limit, with_validation
 from seven_exp.registry import Registry
 from seven_exp.tasks import Classification, Head, LanguageModelling
 
-DATASETS: Registry[Callable[..., Data]] = Registry("dataset")
-
-TRAIN_SIZES: dict[str, int] = {}
-"""Number of training examples of data sets with a fixed number."""
-
 KnownBy = Literal["name", "files", "place"]
 """How a data set is identified: by its name alone, if it is published; by the names and sizes of
 the files in ``data_dir``, wherever that is; or by these files and ``data_dir`` itself."""
 
-KNOWN_BY: dict[str, KnownBy] = {}
 
-_HEADS: dict[str, Head] = {}
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a name stands for.
 
-_CHECKS: dict[str, Callable[..., None]] = {}
+    Attributes:
+        load: ``load(*, batch_size, seed, **arguments) -> Data``.
+        train_size: Number of training examples, if fixed.
+        check: ``check(**arguments)`` raises ValueError if the files can't be read.
+        head: The head of a model for this text; None for images.
+        known_by: How the data set is identified, besides its other arguments.
+    """
+
+    load: Callable[..., Data]
+    train_size: int | None
+    check: Callable[..., None] | None
+    head: Head | None
+    known_by: KnownBy
+
+
+DATASETS: Registry[DatasetSpec] = Registry("dataset")
 
 F = TypeVar("F", bound=Callable[..., Data])
 
@@ -49,14 +60,7 @@ def dataset(
     """
 
     def add(load: F) -> F:
-        DATASETS.add(name, load)
-        if train_size is not None:
-            TRAIN_SIZES[name] = train_size
-        if check is not None:
-            _CHECKS[name] = check
-        if head is not None:
-            _HEADS[name] = head
-        KNOWN_BY[name] = known_by
+        DATASETS.add(name, DatasetSpec(load, train_size, check, head, known_by))
         return load
 
     return add
@@ -64,7 +68,7 @@ def dataset(
 
 def text_head(name: str) -> Head | None:
     """The head of a model for this text; None for images."""
-    return _HEADS.get(name)
+    return DATASETS[name].head
 
 
 def lower_is_better(name: str) -> bool:
@@ -82,8 +86,8 @@ def check_data(name: str, **arguments: Any) -> None:
     image_size = arguments.get("image_size")
     if image_size is not None and image_size < 1:
         raise ValueError(f"dataset.image_size is {image_size}: choose 1 or more")
-    if name in _CHECKS:
-        _CHECKS[name](**arguments)
+    if (check := DATASETS[name].check) is not None:
+        check(**arguments)
 
 
 def build_data(
@@ -113,7 +117,7 @@ def build_data(
         ValueError: The name is unknown, or the data can't be loaded, limited or transformed; the
             message says what to do.
     """
-    load = DATASETS[name]
+    load = DATASETS[name].load
     check_data(name, **arguments)
     data = with_validation(load(batch_size=batch_size, seed=seed, **arguments), validation)
     data = with_limit(data, limit)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seven_exp import datasets, models
 from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_the_user
-from seven_exp.datasets import DATASETS, TRAIN_SIZES, TRANSFORMS, held_out, limited, text_head
+from seven_exp.datasets import DATASETS, TRANSFORMS, held_out, limited, text_head
 from seven_exp.datasets.calibration import check_calibration
 from seven_exp.pruning import PRUNERS, Solver, build_method
 from seven_exp.pruning.allocation import SCOPES
@@ -86,7 +86,7 @@ def _pattern(config: RunConfig) -> None:
 
 def _dataset(config: RunConfig) -> None:
     name, arguments = config.dataset.name, config.dataset.arguments
-    check_arguments("dataset", name, DATASETS[name], arguments, {"batch_size", "seed"})
+    check_arguments("dataset", name, DATASETS[name].load, arguments, {"batch_size", "seed"})
     datasets.check_data(name, **arguments)
     for metric in config.dataset.metrics:
         METRICS[metric]
@@ -187,7 +187,7 @@ def _trackers(config: RunConfig) -> None:
 
 def _plan(config: RunConfig) -> None:
     SCHEDULES[config.schedule.name]
-    images = TRAIN_SIZES.get(config.dataset.name)
+    images = DATASETS[config.dataset.name].train_size
     if images is not None or config.trainer.max_steps is not None:
         images = images and images - held_out(images, config.dataset.validation)
         images = images and limited(images, config.dataset.limit)

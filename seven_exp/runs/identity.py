@@ -94,10 +94,11 @@ def data_identity(config: RunConfig) -> dict[str, Any]:
 
     A published data set is identified by its name.
     """
-    from seven_exp.datasets import KNOWN_BY
+    from seven_exp.datasets import DATASETS
 
     identity = config.dataset.model_dump(exclude=PLACES, exclude_defaults=True)
-    known_by, data_dir = KNOWN_BY[config.dataset.name], config.dataset.arguments.get("data_dir")
+    known_by = DATASETS[config.dataset.name].known_by
+    data_dir = config.dataset.arguments.get("data_dir")
     if known_by != "name" and data_dir is not None:
         place = Path(str(data_dir)).expanduser()
         identity["files"] = fingerprint(place)

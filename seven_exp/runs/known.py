@@ -23,10 +23,10 @@ def remember(config: RunConfig, run_hash: str) -> None:
 
     These are plugins, checkpoints and data in the user's folders.
     """
-    from seven_exp.datasets import KNOWN_BY
+    from seven_exp.datasets import DATASETS
 
     reads_folder = (
-        KNOWN_BY[config.dataset.name] != "name" and "data_dir" in config.dataset.arguments
+        DATASETS[config.dataset.name].known_by != "name" and "data_dir" in config.dataset.arguments
     )
     if config.plugins or config.model.checkpoint or "/" in config.model.name or reads_folder:
         return

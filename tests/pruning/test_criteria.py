@@ -102,27 +102,19 @@ def test_per_layer_magnitude_is_a_quantile_threshold():
 
 @pytest.mark.parametrize("name", ["my_noise", "my_noise_dyn"])
 def test_a_criterion_from_outside(name):
-    from seven_exp.pruning import PRUNERS
+    @seven_exp.register("my_noise", when="before")
+    @seven_exp.register("my_noise_dyn", when="during")
+    class Smallest(seven_exp.Score):
+        """Keeps the smallest weights."""
 
-    if name not in PRUNERS:
+        def score(self, state, weights):
+            return [-w.detach().abs() for w in weights]
 
-        @seven_exp.register("my_noise", when="before")
-        @seven_exp.register("my_noise_dyn", when="during")
-        class Smallest(seven_exp.Score):
-            """Keeps the smallest weights."""
-
-            def score(self, state, weights):
-                return [-w.detach().abs() for w in weights]
-
-    try:
-        model = nn.Linear(4, 1, bias=False)
-        model.weight.data.copy_(torch.tensor([[1.0, -4.0, 2.0, -3.0]]))
-        pruner = seven_exp.create_pruner(name, model, sparsity=0.5, end_step=1)
-        pruner.step()
-        assert pruner.masks["weight"].tolist() == [[True, False, True, False]]
-    finally:
-        for registered in ("my_noise", "my_noise_dyn"):
-            PRUNERS._entries.pop(registered, None)
+    model = nn.Linear(4, 1, bias=False)
+    model.weight.data.copy_(torch.tensor([[1.0, -4.0, 2.0, -3.0]]))
+    pruner = seven_exp.create_pruner(name, model, sparsity=0.5, end_step=1)
+    pruner.step()
+    assert pruner.masks["weight"].tolist() == [[True, False, True, False]]
 
 
 def test_lamp_by_its_definition():

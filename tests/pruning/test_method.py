@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import seven_exp
-from seven_exp.pruning import PRUNERS, Remembered
+from seven_exp.pruning import Remembered
 from seven_exp.pruning.criteria.magnitude import Magnitude
 
 
@@ -62,9 +62,8 @@ class Unprepared(seven_exp.Solver):
 
 
 @pytest.fixture
-def made(monkeypatch):
+def made():
     """A pruner of what is registered as "mine"."""
-    monkeypatch.setattr(PRUNERS, "_entries", dict(PRUNERS._entries))
 
     def make(thing, when="after", **hyperparameters):
         seven_exp.register("mine", when=when, schedule="one_shot")(thing)
