@@ -592,7 +592,7 @@ def test_the_small_presets(name):
     config = composed(f"experiment=minilm/{name}", "dataset.data_dir=tests/data/glue")
     check(config)
     assert config.dataset.name == f"glue/{name}"
-    assert (config.trainer.precision, config.optimizer.lr) == ("bf16", 2e-4)
+    assert (config.optimizer.warmup_steps, config.optimizer.lr) == (0.1, 2e-4)
 
 
 @pytest.mark.parametrize("name", sorted(glue.TASKS))

@@ -2,6 +2,7 @@
 
 import copy
 import signal
+import warnings
 from functools import partial
 
 import numpy as np
@@ -22,7 +23,7 @@ from seven_exp.runs.restore import restore
 from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
 from seven_exp.training.averaging import Average
-from seven_exp.training.compute import Compute
+from seven_exp.training.compute import Compute, warn_if_slow
 from seven_exp.training.interruption import InterruptedRun
 from seven_exp.training.loop import Recipe, Stepped, train
 from seven_exp.training.optimizers import build_optimizer
@@ -134,6 +135,24 @@ class Images:
         for _ in range(start, 4):
             x = torch.randn(16, 6, generator=generator)
             yield x, (x[:, 0] > 0).long()
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "device", "slow"),
+    [
+        ("AVX2", "bf16", "cpu", True),
+        ("AVX2", "fp16", "cpu", True),
+        ("AVX2", "fp32", "cpu", False),
+        ("AVX512", "bf16", "cpu", False),
+        ("AVX2", "bf16", "cuda", False),
+    ],
+)
+def test_half_precision_in_software_is_said(monkeypatch, capability, precision, device, slow):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        warn_if_slow(torch.device(device), precision)
+    assert ["trainer.precision=fp32" in str(x.message) for x in said] == [True] * slow
 
 
 def test_gradients_are_unscaled_before_anyone_reads_them():

@@ -33,7 +33,7 @@ from seven_exp.shrink import coupled_pattern
 from seven_exp.tasks import Classification, Inputs
 from seven_exp.training.averaging import Average
 from seven_exp.training.checkpoints import digest_of
-from seven_exp.training.compute import Compute, layout_for
+from seven_exp.training.compute import Compute, layout_for, warn_if_slow
 from seven_exp.training.distillation import Distillation
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.loop import DivergedError, Objective, Recipe, Tally, endless
@@ -95,6 +95,7 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
             f"calibration.batch_size is {config.calibration.batch_size}: {world.size} processes "
             f"share each batch; the nearest valid choice is {world.size}"
         )
+    warn_if_slow(device, config.trainer.precision)
     with faults_of_the_user():
         with world.in_turn():
             whole = data_of(config.dataset, config.trainer.batch_size, config.seed)

@@ -1,6 +1,7 @@
 """Device, precision, layout and task of the computation."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,17 @@ from seven_exp.tasks import Classification, Inputs, Task, forward
 from seven_exp.training.world import World
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def warn_if_slow(device: torch.device, precision: str) -> None:
+    """Warn about half precision on a processor that computes it in software."""
+    in_software = torch.backends.cpu.get_cpu_capability() == "AVX2"  # bf16 at 1/30 of fp32's speed
+    if precision != "fp32" and device.type == "cpu" and in_software:
+        warnings.warn(
+            f"trainer.precision is '{precision}', which this processor has no instructions for: it "
+            "can be many times slower than trainer.precision=fp32",
+            stacklevel=2,
+        )
 
 
 @dataclass(frozen=True)
