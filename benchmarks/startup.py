@@ -45,10 +45,9 @@ def processor_seconds(command: list[str], folder: str) -> float:
         CalledProcessError: The command failed.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        command, cwd=folder, check=True, capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "SEVEN_EXP_CACHE": folder},
-    )  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "SEVEN_EXP_CACHE": folder}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=env)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -38,9 +38,11 @@ def _one_thread() -> None:
 OF_THE_USER = re.compile(
     "(WANDB|SEVEN_EXP|SLURM|SUBMITIT|HYDRA|ACCELERATE|TORCHELASTIC|HF|TRANSFORMERS|TTY)_.*"
     "|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_(ADDR|PORT)"
-    "|PYTHONIOENCODING|PYTHONUTF8|PYTHONWARNINGS|NO_COLOR|FORCE_COLOR|COLUMNS|LINES"
+    "|PYTHON(DONTWRITEBYTECODE|IOENCODING|UTF8|WARNINGS)|NO_COLOR|FORCE_COLOR|COLUMNS|LINES"
 )
-"""Environment variables that would change the tests' results."""
+"""Environment variables that would change the tests' results, or their time."""
+
+sys.dont_write_bytecode = False  # torch's import takes three times as long without bytecode
 
 for _name in [name for name in os.environ if OF_THE_USER.fullmatch(name)]:
     # Now: some are read when a package is imported.
