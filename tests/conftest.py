@@ -55,6 +55,7 @@ if "PRELOADED_PYTHON" not in os.environ:  # the processes that run the tests sha
     _shared = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, _shared, ignore_errors=True)
     os.environ["MPLCONFIGDIR"] = f"{_shared}/matplotlib"  # the list of fonts is made once
+    os.environ["XDG_CACHE_HOME"] = f"{_shared}/cache"  # the kernels are compiled once
     preloaded.start(_shared)
 
 

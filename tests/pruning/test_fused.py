@@ -163,6 +163,68 @@ def test_a_run_is_the_same_with_and_without_a_compiler(monkeypatch, name):
         assert torch.equal(score, two.scores[layer])
 
 
+@pytest.fixture
+def in_a_new_process(monkeypatch, tmp_path):
+    """Loads the kernels as a new process would, and returns the commands that it ran."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ran, run = [], subprocess.run
+
+    def noted(command, **options):
+        ran.append(command)
+        return run(command, **options)
+
+    monkeypatch.setattr(compiled.subprocess, "run", noted)
+    monkeypatch.setattr(compiled, "_ALWAYS", ("-O0", "-std=c11"))  # to compile faster
+
+    def load():
+        ran.clear()
+        assert compiled.library.__wrapped__() is not None
+        return list(ran)
+
+    return load
+
+
+@needs_a_compiler
+def test_kernels_are_compiled_once(in_a_new_process, monkeypatch, tmp_path):
+    assert in_a_new_process()
+    assert in_a_new_process() == []
+    folder = tmp_path / "seven_exp" / "kernels"
+    (file,) = folder.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    content = file.read_bytes()
+    file.unlink()  # this process has it in its memory
+    file.write_bytes(content[:1000])
+    assert in_a_new_process()
+    assert in_a_new_process() == []
+    # Another compiler, or another version of it
+    mine = tmp_path / "cc"
+    mine.symlink_to(shutil.which("cc"))
+    monkeypatch.setenv("CC", str(mine))
+    assert in_a_new_process() == []
+    mine.unlink()
+    mine.write_text(f'#!/bin/sh\nexec {shutil.which("cc")} "$@"\n')
+    mine.chmod(0o755)
+    assert in_a_new_process()
+    assert in_a_new_process() == []
+    monkeypatch.setattr(compiled, "_ALWAYS", (*compiled._ALWAYS, "-O2"))
+    assert in_a_new_process()
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("reason", ["others write there", "a file is there"])
+def test_kernels_are_not_kept_where_that_is_not_safe(in_a_new_process, tmp_path, reason):
+    place = tmp_path / "seven_exp" / "kernels"
+    place.parent.mkdir()
+    if reason == "others write there":
+        place.mkdir()
+        place.chmod(0o777)
+    else:
+        place.write_text("")
+    for _ in range(2):
+        assert in_a_new_process()
+    assert place.is_file() or not list(place.iterdir())
+
+
 @pytest.mark.slow
 def test_no_compiler_is_no_error():
     code = "from seven_exp.pruning.kernels.compiled import library; assert library() is None"

@@ -1,11 +1,15 @@
-"""Compiles the C kernels of fused.c at first use; None if there is no compiler."""
+"""Compiles the C kernels of fused.c once for each user and processor; None without a compiler."""
 
 import ctypes
+import hashlib
 import os
+import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from ctypes import POINTER, c_float, c_int, c_int64
 from functools import cache
 from pathlib import Path
@@ -65,22 +69,67 @@ class Kernels(NamedTuple):
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, loaded once per process; None without a C compiler or if big-endian.
 
-    Compilation takes a fraction of a second, so nothing is cached on disk and nothing gets stale.
-    The compiler is ``$CC``, or ``cc``; an empty ``CC`` disables it.
+    The compiler is ``$CC``, or ``cc``; an empty ``CC`` disables it. The user's cache keeps what it
+    made.
     """
     compiler = shutil.which(os.environ.get("CC", "cc") or " ")
     if compiler is None or sys.byteorder != "little":
         return None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        target = Path(folder) / "fused.so"
+    folder = _kept_in()
+    identity = _identity(Path(compiler))
+    for kept in folder.glob(f"{identity}-*.so") if folder else ():
+        with suppress(OSError):
+            if kept.name == _name(identity, kept):
+                return _loaded(kept)
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as made_in:
+        target = Path(made_in) / "fused.so"
         for flags in _IF_KNOWN:
             command = [compiler, *_ALWAYS, *flags, "-shared", "-fPIC", "-o", target, _SOURCE, "-lm"]
             try:
                 subprocess.run(command, check=True, capture_output=True, timeout=60)
-                loaded = ctypes.CDLL(str(target))
+                loaded = _loaded(target)
             except (OSError, subprocess.SubprocessError):
                 continue
-            for name, arguments in _SIGNATURES.items():
-                getattr(loaded, name).argtypes = (c_int, _NUMBERS, *arguments)
+            if folder:
+                with suppress(OSError):
+                    target.replace(folder / _name(identity, target))
             return loaded
     return None
+
+
+def _loaded(file: Path) -> ctypes.CDLL:
+    """The functions of a shared object, with their types."""
+    loaded = ctypes.CDLL(str(file))
+    for name, arguments in _SIGNATURES.items():
+        getattr(loaded, name).argtypes = (c_int, _NUMBERS, *arguments)
+    return loaded
+
+
+def _name(identity: str, file: Path) -> str:
+    """The name under which a shared object is kept: to load a damaged one can end the process."""
+    return f"{identity}-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}.so"
+
+
+def _kept_in() -> Path | None:
+    """A folder that nobody but the user can write, because its files are executed; else None."""
+    if not hasattr(os, "getuid"):  # not a POSIX system
+        return None
+    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        folder = Path(cache_home).expanduser() / "seven_exp" / "kernels"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except (OSError, RuntimeError):  # there is no home
+        return None
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return None if found.st_uid != os.getuid() or found.st_mode & others else folder
+
+
+def _identity(compiler: Path) -> str:
+    """Of the source, the compiler and the processor that its code is for."""
+    tool = compiler.resolve()
+    facts = [_ALWAYS, _IF_KNOWN, tool, tool.stat().st_mtime_ns, platform.machine()]
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts += [line for line in dict.fromkeys(lines) if line.startswith(("flags", "Features"))]
+    return hashlib.sha256(_SOURCE.read_bytes() + repr(facts).encode()).hexdigest()[:32]

@@ -19,7 +19,7 @@ from seven_exp.pruning.kernels.addresses import Column, address, alike, layers_o
 from seven_exp.pruning.kernels.compiled import Kernels, library
 from seven_exp.pruning.kernels.seven_step import SevenStep
 
-_WORTH_COMPILING = 1 << 17
+_WORTH_COMPILING = 1 << 13
 _IN_CACHE = 1 << 18
 _ZEROED = (torch.float32, torch.bfloat16, torch.float16)
 _MOMENTS = (torch.float32, torch.bfloat16)
@@ -342,7 +342,7 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
 
 def compiled_for(*columns: Column) -> Kernels | None:
     """The compiled kernels, if the tensors are supported and large enough."""
-    large = any(tensor.numel() >= _WORTH_COMPILING for tensor in columns[0][0] or ())
+    large = sum(tensor.numel() for tensor in columns[0][0] or ()) >= _WORTH_COMPILING
     if not large and not library.cache_info().currsize:
         return None
     layers = layers_of(*columns)
