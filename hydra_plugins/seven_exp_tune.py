@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override
 
 from hydra_plugins.seven_exp_optuna import OptunaSweeper, assignment, distribution
 from seven_exp.config import ConfigError, RunConfig
+from seven_exp.messages import one_line
 from seven_exp.training.interruption import InterruptedRun
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class TuneSweeper(OptunaSweeper):
             except InterruptedRun:
                 raise
             except Exception as error:
-                log.warning("%s can't be tuned: %s", method, " ".join(str(error).split()))
+                log.warning("%s can't be tuned: %s", method, one_line(error))
                 failures.append(error)
                 continue
             methods[runs[0].pruner.name] = tuned

@@ -1,10 +1,11 @@
 """Registries of named things: pruners, models, data sets, schedules."""
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Generic, TypeVar
+
+from seven_exp.messages import nearest
 
 T = TypeVar("T")
 
@@ -22,21 +23,6 @@ def adding(plugin: str) -> Iterator[None]:
         yield
     finally:
         _PLUGIN.reset(before)
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """Half a sentence for an error message: the closest valid choice, or all of them.
-
-    Args:
-        name: What the user wrote.
-        choices: The valid names.
-
-    Returns:
-        ``did you mean 'x'?`` or ``choose from a, b, c``.
-    """
-    names = sorted(choices)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}"
 
 
 def _origin(entry: object) -> list[tuple[str, str]]:

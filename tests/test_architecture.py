@@ -13,28 +13,29 @@ PACKAGE = ROOT / "seven_exp"
 
 # Room -> the rooms of this package it may import from.
 ARROWS = {
-    "registry": set(),
+    "messages": set(),
+    "registry": {"messages"},
     "files": set(),
     "console": set(),
-    "config": {"registry"},
-    "pruning": {"registry"},
+    "config": {"messages", "registry"},
+    "pruning": {"messages", "registry"},
     "shrink": {"pruning"},
     "tasks": {"pruning", "registry"},
-    "models": {"registry", "tasks"},
-    "datasets": {"registry", "files", "tasks", "models"},
-    "tracking": {"config", "files", "registry"},
+    "models": {"messages", "registry", "tasks"},
+    "datasets": {"messages", "registry", "files", "tasks", "models"},
+    "tracking": {"config", "files", "messages", "registry"},
     "analysis": {"pruning", "tracking"},
     "training": {
-        *("config", "files", "registry"),
+        *("config", "files", "messages", "registry"),
         *("analysis", "datasets", "pruning", "tasks"),
     },
     "runs": {
-        *("config", "console", "files", "registry"),
+        *("config", "console", "files", "messages", "registry"),
         *("analysis", "datasets", "models", "pruning", "shrink", "tasks", "tracking", "training"),
     },
-    "compare": {"config", "console", "files", "registry", "runs", "tracking"},
+    "compare": {"config", "console", "files", "messages", "registry", "runs", "tracking"},
     "export": {
-        *("config", "console", "files", "registry"),
+        *("config", "console", "files", "messages", "registry"),
         *("datasets", "models", "pruning", "runs", "shrink", "tasks"),
     },
     "measure": {
@@ -42,7 +43,7 @@ ARROWS = {
         *("datasets", "export", "runs", "shrink", "tasks", "training"),
     },
     "cli": {
-        *("config", "console", "files", "registry"),
+        *("config", "console", "files", "messages", "registry"),
         *("compare", "datasets", "export", "measure", "runs", "tracking", "training"),
     },
     "__main__": {"cli"},

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from seven_exp.config import ConfigError
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest, one_line
 
 EXTRAS = {"hydra_joblib_launcher": "joblib", "hydra_submitit_launcher": "slurm"}
 """Hydra's plugins, and the extra that installs each."""
@@ -52,7 +52,7 @@ def explain(error: BaseException) -> str:
             siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
             hint = nearest(str(cause.key), map(str, siblings))
             return f"{cause.full_key}: no such key: {hint}"
-    words = [" ".join(str(cause).split()) for cause in causes]
+    words = [one_line(cause) for cause in causes]
     return next(filter(None, words), type(error).__name__)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 TOOLS = ("compare", "export", "measure", "reproduce", "sync", "upload")
 """Each is a module of this package whose ``main`` returns the exit code."""

@@ -67,7 +67,7 @@ def _of_row(folders: Sequence[Path], name: str) -> list[Path]:
     """
     from seven_exp.compare.comparison import read
     from seven_exp.compare.table import percent
-    from seven_exp.registry import nearest
+    from seven_exp.messages import nearest
 
     rows = read(folders, None, None).rows
     names = [f"{row.method} {percent(row.sparsity)}" for row in rows]

@@ -12,7 +12,7 @@ from seven_exp.compare.power import MOST_SEEDS, resolved, seeds_to_resolve
 from seven_exp.compare.records import is_of_pruning
 from seven_exp.compare.statistics import SIGNIFICANT, Difference, equivalence, holm
 from seven_exp.compare.summary import Row, lost_words, reference_of, spans
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 POINTS = 0.5
 """The difference to resolve if there is no margin, for metrics in percent."""

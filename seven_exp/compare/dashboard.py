@@ -20,6 +20,7 @@ from seven_exp.compare.metrics import bounds, in_percent
 from seven_exp.compare.plot import styles
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import captions, cells, headings
+from seven_exp.messages import one_line
 from seven_exp.tracking.weights_and_biases import FINISH_SECONDS, artifact_name, limits
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _use(run: "wandb.Run", artifacts: Sequence[str]) -> None:
             run.use_artifact(f"{name}:latest", "run")
         except Exception as error:  # of no common class, see `_refusals`
             if "not found" not in str(error):
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 print(f"W&B: the comparison is not linked to its runs ({reason})", file=sys.stderr)
                 return
 
@@ -280,7 +281,7 @@ def _register(dashboard: Dashboard, name: str, spec: Mapping[str, Any]) -> None:
         )
     except Exception as error:
         # W&B can't be asked whether a chart exists; for its exceptions see `_refusals`.
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if "exist" not in reason:
             print(f"W&B: the chart {name} was not registered ({reason})", file=sys.stderr)
 

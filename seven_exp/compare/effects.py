@@ -13,7 +13,7 @@ from seven_exp.compare.metrics import in_percent
 from seven_exp.compare.statistics import Estimate, estimate
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import percent
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from seven_exp.messages import one_line
+
 T = TypeVar("T")
 
 
@@ -36,7 +38,7 @@ class FileCache:
             return None
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            self._broken[path] = " ".join(str(reason).split())
+            self._broken[path] = one_line(reason)
             return None
 
     def broken_files(self) -> list[str]:

@@ -13,7 +13,7 @@ from seven_exp.compare.page import write_html
 from seven_exp.compare.plot import draw, draw_differences, write_figure
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import write_csv, write_lines
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from seven_exp.compare.axes import axes, place
 from seven_exp.compare.metrics import smaller_is_better
 from seven_exp.compare.summary import Row
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 MOST_COLOURS = 7
 """Number of methods that a reader can tell apart by colour; more are drawn in grey."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seven_exp.messages import one_line
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -59,7 +61,7 @@ def mask_overlap(paths: Sequence[Path]) -> Overlap:
                 kept = shared.diagonal()
                 expected += np.outer(kept, kept) / max(1, math.prod(json.loads(shape)))
     except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(one_line(error)) from error
     kept = both.diagonal()
     total = kept[:, None] + kept[None, :]
     with np.errstate(invalid="ignore"):
@@ -85,7 +87,7 @@ def read_shapes(path: Path) -> dict[str, str]:
                 if packed.get_dtype() != "U8" or list(packed.get_shape()) != [needed]:
                     raise ValueError(f"{name} is not a mask of the shape {shape}")
     except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(one_line(error)) from error
     if not shapes:
         raise ValueError("no masks")
     return shapes

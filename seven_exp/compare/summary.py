@@ -14,7 +14,7 @@ from seven_exp.compare.statistics import (
     estimate,
     holm,
 )
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 
 def headline(records: Sequence[Record]) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from seven_exp.config.errors import ConfigError
 from seven_exp.config.faults import faults_in
 from seven_exp.config.schema import RULES
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 
 def check_arguments(

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from seven_exp.messages import one_line
+
 
 class ConfigError(ValueError):
     """One or several mistakes of the user; each argument is one message."""
@@ -19,4 +21,4 @@ def faults_of_the_user() -> Iterator[None]:
     except ConfigError:
         raise
     except (ValueError, OSError) as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(one_line(error)) from error

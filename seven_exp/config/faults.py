@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seven_exp.datasets.tokens import read_text
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest, one_line
 
 Split = Literal["train", "test"]
 
@@ -123,7 +123,7 @@ def fetched(key: str, corpus: Corpus, split: Split, data_dir: str | None) -> Pat
     try:
         return Path(hf_hub_download(corpus.repository, name, repo_type="dataset"))
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(
             f"{key} is None: {name} of {corpus.repository} is not in the cache and can't be "
             f"downloaded ({reason:.120}): give the folder that holds it, {key}=PATH"
@@ -142,7 +142,7 @@ def read_rows(key: str, path: Path) -> list[str]:
     try:
         rows = _rows(path)
     except (OSError, EOFError, json.JSONDecodeError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(f"{key}: {path} can't be read as texts: {reason:.120}") from error
     except ImportError as error:
         raise ValueError(f"{key}: {path} needs pyarrow: uv sync --extra lm") from error

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from seven_exp.files.atomic import replacing
 from seven_exp.files.locks import held
+from seven_exp.messages import one_line
 
 
 def ensure(data_dir: str, files: Sequence[str], fetch: Callable[[Path], None]) -> list[Path]:
@@ -38,7 +39,7 @@ def ensure(data_dir: str, files: Sequence[str], fetch: Callable[[Path], None]) -
             if not all(path.is_file() for path in paths):
                 fetch(folder)
     except (OSError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(
             f"dataset.data_dir is '{data_dir}': no file {paths[0]}, and it can't be downloaded "
             f"({reason}): give the folder that holds {files[0]}"

@@ -23,7 +23,7 @@ from seven_exp.datasets.tokens import (
     model_columns,
     padding,
 )
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 _NO_LABEL = -1
 """Label of the examples of splits whose labels are not public."""

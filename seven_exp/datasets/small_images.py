@@ -9,6 +9,7 @@ from filelock import FileLock
 from seven_exp.datasets.batches import Data, InMemory, shift_and_mirror
 from seven_exp.datasets.registry import dataset
 from seven_exp.files.locks import held
+from seven_exp.messages import one_line
 
 
 def _torchvision(
@@ -59,7 +60,7 @@ def _torchvision(
             with held(FileLock(root / f".{name}.lock")):
                 return make(root, train, download=True)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise missing(data_dir, f"{kind} can't be loaded ({reason})") from error
         except Exception as error:
             # torchvision raises different errors when it unpickles a damaged file.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from seven_exp.config import ConfigError
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 if TYPE_CHECKING:
     import torch

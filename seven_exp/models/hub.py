@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from seven_exp.messages import one_line
+
 SOURCES = {
     "bert_base": "google-bert/bert-base-uncased",
     "bert_large": "google-bert/bert-large-uncased",
@@ -79,7 +81,7 @@ def from_source(auto: Any, key: str, name: str, **arguments: Any) -> Any:
         # Otherwise transformers asks at a terminal whether to run a repository's code.
         return auto.from_pretrained(place, trust_remote_code=False, **arguments)
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if not Path(place).is_dir() and isinstance(error, OSError) and "connect" in reason:
             raise ValueError(
                 f"{key} is '{name}': {place} is not in the cache and can't be downloaded: give a "

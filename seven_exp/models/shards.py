@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seven_exp.messages import one_line
 from seven_exp.models.hub import source
 
 INDEX = "model.safetensors.index.json"
@@ -79,7 +80,7 @@ class Shards:
                     for name in members:
                         yield tensors, name, self.files[name][1]
             except (OSError, SafetensorError) as error:
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 raise ValueError(
                     f"model.name: {self.folder / file} can't be read ({reason:.100}): download it "
                     "again"
@@ -176,7 +177,7 @@ def _downloaded(name: str) -> str:
     try:
         return str(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(
             f"model.name is '{name}': its weights can't be downloaded ({reason:.100}): give a "
             "local folder, model.name=PATH"

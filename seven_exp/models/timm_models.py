@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from seven_exp.messages import nearest
 from seven_exp.models.fitting import check_images
 from seven_exp.models.registry import MODELS, checked_by
-from seven_exp.registry import nearest
 
 
 @checked_by("timm")

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from seven_exp.messages import nearest
 from seven_exp.models.first_layer import adapt_channels, first_convolution
 from seven_exp.models.fitting import check_images
 from seven_exp.models.loading import load_state
@@ -11,7 +12,6 @@ from seven_exp.models.pretrained import imagenet_state
 from seven_exp.models.registry import MODELS, checked_by
 from seven_exp.models.stochastic_depth import set_dropout, set_stochastic_depth
 from seven_exp.models.vision_transformer import fit_positions, wake_head
-from seven_exp.registry import nearest
 
 
 @checked_by("torchvision")

@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from seven_exp.messages import nearest
 from seven_exp.pruning.inputs import reveals_inputs
 from seven_exp.pruning.layers import Coverage, matches
 from seven_exp.pruning.matrices import Layer, transposed
 from seven_exp.pruning.patterns import Pattern, Units
-from seven_exp.registry import nearest
 
 Misfits = Literal["error", "dense"]
 """What to do with layers that don't fit: raise an error that names them, or leave them dense."""

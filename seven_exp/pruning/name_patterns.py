@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from seven_exp.registry import nearest
+from seven_exp.messages import nearest
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, TypeVar, get_args
 
+from seven_exp.messages import nearest
 from seven_exp.pruning.criteria.score import ModelScore, Score
 from seven_exp.pruning.criteria.solver import Solver
 from seven_exp.pruning.method import Method, Ranking, described
-from seven_exp.registry import Registry, nearest
+from seven_exp.registry import Registry
 
 When = Literal["before", "during", "after"]
 """Relative to training (or fine-tuning): on batches before it, during its steps, or after it."""

@@ -8,12 +8,12 @@ from seven_exp import datasets, models
 from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_the_user
 from seven_exp.datasets import DATASETS, TRANSFORMS, held_out, limited, text_head
 from seven_exp.datasets.calibration import check_calibration
+from seven_exp.messages import nearest
 from seven_exp.pruning import PRUNERS, Solver, build_method
 from seven_exp.pruning.allocation import SCOPES
 from seven_exp.pruning.create import check_scope
 from seven_exp.pruning.patterns import parse_pattern
 from seven_exp.pruning.schedules import SCHEDULES
-from seven_exp.registry import nearest
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.plugins import load_plugins
 from seven_exp.runs.reads import Pruning

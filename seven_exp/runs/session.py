@@ -12,6 +12,7 @@ from torch import nn
 
 from seven_exp.config import ConfigError, faults_of_the_user
 from seven_exp.console import progress_bar
+from seven_exp.messages import one_line
 from seven_exp.pruning import NoEvidenceError
 from seven_exp.runs.artifacts import save_model
 from seven_exp.runs.parts import Parts
@@ -228,5 +229,5 @@ def _dispensable(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+        reason = error.strerror or one_line(error)
         log.warning("%s can't be written (%s): the run continues without it", what, reason)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from seven_exp.messages import one_line
 from seven_exp.tracking.interface import RunInfo, Tracker, Value
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Guarded:
             call()
         except Exception as error:
             self.works = False
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             log.warning(
                 "%s failed (%s): the run continues, its record on disk is complete",
                 type(self.tracker).__name__,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from seven_exp.config import Tracker as TrackerConfig
+from seven_exp.messages import one_line
 from seven_exp.tracking.interface import Histogram, RunInfo, Value
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class WandbTracker:
         except Exception as error:
             if mode == "offline":
                 raise
-            log.warning("W&B can't be reached (%s)", " ".join(str(error).split()))
+            log.warning("W&B can't be reached (%s)", one_line(error))
             wandb.teardown()
             mode = "offline"
             self._run = self._open(run, mode)
@@ -222,7 +223,7 @@ def _files_are_dispensable() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("W&B has not got the run's files (%s)", " ".join(str(error).split()))
+        log.warning("W&B has not got the run's files (%s)", one_line(error))
 
 
 def limits() -> "wandb.Settings":
@@ -270,7 +271,7 @@ def place_of(entity: str | None, project: str | None) -> tuple[str, str]:
     try:
         entity = entity or own.entity or wandb.Api().default_entity
     except Exception as error:
-        raise ConnectionError(" ".join(str(error).split())) from error
+        raise ConnectionError(one_line(error)) from error
     if entity is None:
         raise ConnectionError("the account has no default entity: tracker.entity names one")
     return entity, project or own.project or PROJECT

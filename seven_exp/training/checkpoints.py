@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seven_exp.files.atomic import clear_partial, disk_errors, replacing
+from seven_exp.messages import one_line
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise BrokenCheckpointError("its contents are not those that were written")
         content = json.loads(text)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise BrokenCheckpointError(" ".join(str(error).split())) from error
+        raise BrokenCheckpointError(one_line(error)) from error
     if content["format"] != FORMAT:
         raise BrokenCheckpointError(f"its format is {content['format']}, not {FORMAT}")
     state: dict[str, Any] = _unpacked(content["state"], tensors)

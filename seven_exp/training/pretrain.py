@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seven_exp.files.atomic import disk_errors, replacing
 from seven_exp.files.locks import held
+from seven_exp.messages import one_line
 from seven_exp.training.checkpoints import digest_of
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def cached_start(
             with replacing(path) as partial, disk_errors():
                 save_file(state, partial, metadata=metadata)
         except OSError as error:
-            reason = error.strerror or " ".join(str(error).split())
+            reason = error.strerror or one_line(error)
             log.warning(
                 "cache_dir: can't save the pretrained start in '%s' (%s): the run continues, and "
                 "the next one trains it again",

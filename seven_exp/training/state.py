@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seven_exp.analysis import Probe
+from seven_exp.messages import one_line
 from seven_exp.pruning import Pruner
 from seven_exp.tasks import Task
 from seven_exp.training.averaging import Average
@@ -117,7 +118,7 @@ class State:
             if self.scaler is not None:
                 self.scaler.load_state_dict(saved["scaler"])
         except (KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(" ".join(str(error).split())) from error
+            raise ValueError(one_line(error)) from error
         self.tally.sums = self.tally.sums.to(next(self.model.parameters()).device)
         # The loop multiplies the base rates, which an optimizer in use no longer holds.
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seven_exp.messages import nearest
 from seven_exp.pruning.bounds import below_one
 from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
 from seven_exp.pruning.criteria.seven import unit_of
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import Regrowth, Remembered, StayGone, StraightThrough
-from seven_exp.registry import nearest
 
 _EVIDENCE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "weight": lambda w, g: w.abs(),

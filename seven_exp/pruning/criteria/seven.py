@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seven_exp.messages import nearest
 from seven_exp.pruning.bounds import below_one
 from seven_exp.pruning.criteria.score import OnePassScore, State, Tensors, cleaned
 from seven_exp.pruning.kernels import fused
@@ -13,7 +14,6 @@ from seven_exp.pruning.kernels.one_pass import seven_and_best
 from seven_exp.pruning.kernels.seven_step import SevenStep
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.registry import register
-from seven_exp.registry import nearest
 
 _MOMENTS = ("float32", "bfloat16")
 

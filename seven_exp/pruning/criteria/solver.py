@@ -7,9 +7,9 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from seven_exp.messages import nearest
 from seven_exp.pruning.criteria.score import GradientScore
 from seven_exp.pruning.patterns import Pattern
-from seven_exp.registry import nearest
 
 Sums = dict[str, Tensor]
 """Running sums over one weight's inputs; "uses" is the number of inputs in each group."""
