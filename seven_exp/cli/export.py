@@ -8,6 +8,7 @@ from typing import Any
 from seven_exp.cli.arguments import Parser
 from seven_exp.config import ConfigError
 from seven_exp.export.formats import FORMATS, ExportError, check_format
+from seven_exp.messages import one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name in options.format
         ]
     except (ConfigError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     _show([facts for facts, _ in rows])
     for _, folder in rows:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from seven_exp.cli.arguments import Parser
 from seven_exp.config import ConfigError, RunConfig
+from seven_exp.messages import nearest, one_line
 
 if TYPE_CHECKING:
     from seven_exp.runs.reproduction import Figure
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for folder in runs:
             same &= _reproduce(folder, options.output, run=options.run, trusted=options.plugins)
     except (ConfigError, OSError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except Exception as error:
         from seven_exp.cli.faults import stop_if_explained
@@ -67,7 +68,6 @@ def _of_row(folders: Sequence[Path], name: str) -> list[Path]:
     """
     from seven_exp.compare.comparison import read
     from seven_exp.compare.table import percent
-    from seven_exp.messages import nearest
 
     rows = read(folders, None, None).rows
     names = [f"{row.method} {percent(row.sparsity)}" for row in rows]

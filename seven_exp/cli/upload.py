@@ -7,6 +7,7 @@ from typing import Any
 
 from seven_exp.cli.arguments import Parser
 from seven_exp.config import ConfigError, Tracker
+from seven_exp.messages import one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = list(_runs(options.folders))
         arrived = [_upload(folder, record, options.to, config) for folder, record in runs]
     except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print(f"{sum(arrived)} of {len(arrived)} runs logged to {options.to}")
     return 0 if all(arrived) else 1

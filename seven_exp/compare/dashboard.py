@@ -221,7 +221,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ConnectionError(f"W&B: {' '.join(str(error).split())}") from error
+        raise ConnectionError(f"W&B: {one_line(error)}") from error
 
 
 def _send_tables(dashboard: Dashboard) -> None:

@@ -23,7 +23,7 @@ from seven_exp.datasets.tokens import (
     model_columns,
     padding,
 )
-from seven_exp.messages import nearest
+from seven_exp.messages import nearest, one_line
 
 _NO_LABEL = -1
 """Label of the examples of splits whose labels are not public."""
@@ -89,7 +89,7 @@ class _Source:
                 cache_dir=str(Path(self.cache).expanduser() / "datasets") if local else None,
             )
         except Exception as error:
-            reason = f"{' '.join(str(error).split()):.200}"
+            reason = f"{one_line(error):.200}"
             raise ValueError(f"{self.described}: it can't be read: {reason}") from error
         chosen = {}
         for kind, name in self.splits.items():

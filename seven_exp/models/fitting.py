@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from seven_exp.messages import one_line
+
 
 def check_images(model: nn.Module, arch: str, channels: int, size: int) -> None:
     """Run the model once on a blank image; its mode and the random numbers do not change.
@@ -17,7 +19,7 @@ def check_images(model: nn.Module, arch: str, channels: int, size: int) -> None:
             device = next(model.parameters()).device
             model(torch.zeros(1, channels, size, size, device=device))
     except Exception as error:
-        reason = f"{' '.join(str(error).split()):.120}"
+        reason = f"{one_line(error):.120}"
         raise ValueError(
             f"model.arch is '{arch}': it can't read images of {channels}x{size}x{size} ({reason}): "
             "choose larger images, such as dataset.image_size=224, or another architecture"

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from seven_exp.messages import nearest
+from seven_exp.messages import nearest, one_line
 from seven_exp.models.fitting import check_images
 from seven_exp.models.registry import MODELS, checked_by
 
@@ -55,7 +55,7 @@ def timm(
     try:
         model: nn.Module = timm.create_model(arch, pretrained=pretrained, **arguments)
     except Exception as error:
-        reason = f"{' '.join(str(error).split()):.200}"
+        reason = f"{one_line(error):.200}"
         advice = "; model.pretrained=false needs no download" if pretrained else ""
         raise ValueError(f"model.arch is '{arch}': it can't be built ({reason}){advice}") from error
     check_images(model, arch, channels, image_size)

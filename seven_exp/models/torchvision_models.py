@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from seven_exp.messages import nearest
+from seven_exp.messages import nearest, one_line
 from seven_exp.models.first_layer import adapt_channels, first_convolution
 from seven_exp.models.fitting import check_images
 from seven_exp.models.loading import load_state
@@ -57,7 +57,7 @@ def torchvision(
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"model.arch is '{arch}': it can't be built for images of {image_size}x{image_size} "
-            f"pixels ({' '.join(str(error).split()):.100})"
+            f"pixels ({one_line(error):.100})"
         ) from error
     wake_head(model)
     if pretrained:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from seven_exp.files.atomic import disk_errors, replacing, replacing_folder
 from seven_exp.files.hashing import hash_of
+from seven_exp.messages import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +59,7 @@ def load_masks(path: Path) -> "dict[str, Tensor]":
                 for name, shape in shapes.items()
             }
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"'{path}' can't be read: {' '.join(str(error).split())}") from error
+        raise ValueError(f"'{path}' can't be read: {one_line(error)}") from error
 
 
 def save_model(path: Path, model: "nn.Module") -> None:
