@@ -41,9 +41,6 @@ def no_library():
     return None
 
 
-no_library.cache_info = compiled.library.cache_info
-
-
 def both(monkeypatch, work):
     """What ``work`` returns, compiled and plain."""
     assert compiled.library() is not None

@@ -1,7 +1,7 @@
 """Passes over many weights, whose cost is that of reading and writing their memory.
 
-On a CPU they are single passes in C (fused.c) if there is a compiler and the tensors are float32,
-large enough and of one dense layout. Otherwise they are the same arithmetic in PyTorch, on a CPU in
+On a CPU they are single passes in C (fused.c) if there is a compiler and the tensors are float32
+and of one dense layout. Otherwise they are the same arithmetic in PyTorch, on a CPU in
 pieces that fit its cache. Both round after every operation and so give the same bits.
 """
 
@@ -19,7 +19,6 @@ from seven_exp.pruning.kernels.addresses import Column, address, alike, layers_o
 from seven_exp.pruning.kernels.compiled import Kernels, library
 from seven_exp.pruning.kernels.seven_step import SevenStep
 
-_WORTH_COMPILING = 1 << 13
 _IN_CACHE = 1 << 18
 _ZEROED = (torch.float32, torch.bfloat16, torch.float16)
 _MOMENTS = (torch.float32, torch.bfloat16)
@@ -341,10 +340,7 @@ def zero(weights: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
 
 
 def compiled_for(*columns: Column) -> Kernels | None:
-    """The compiled kernels, if the tensors are supported and large enough."""
-    large = sum(tensor.numel() for tensor in columns[0][0] or ()) >= _WORTH_COMPILING
-    if not large and not library.cache_info().currsize:
-        return None
+    """The compiled kernels, if the tensors are supported."""
     layers = layers_of(*columns)
     compiled = library() if layers else None
     return Kernels(compiled, layers) if compiled and layers else None
