@@ -287,6 +287,18 @@ def test_settings_are_never_mixed(tmp_path):
     assert rows["random optimizer.lr=0.001", 0.9].result.n == 2
 
 
+def test_a_switch_that_is_off_is_not_named(tmp_path):
+    """So that planned contrasts hold when a method is also run with the switch."""
+    for shuffled, accuracy in ((False, 0.9), (True, 0.8)):
+        for power in (0, 1):
+            settings = {"name": "own", "power": power, "shuffled": shuffled}
+            write(tmp_path, "own", 0.9, 0, accuracy, config={"pruner": settings})
+    assert {method for method, _ in rows_of(tmp_path, baseline=None)} == {
+        *("own pruner.power=0", "own pruner.power=0 pruner.shuffled=true"),
+        *("own pruner.power=1", "own pruner.power=1 pruner.shuffled=true"),
+    }
+
+
 def test_other_models_and_data_sets_are_tables_of_their_own(tmp_path):
     write(tmp_path, "magnitude", 0.9, 0, 0.4)
     write(tmp_path, "magnitude", 0.9, 0, 0.8, model="vit_tiny", run_hash="other")

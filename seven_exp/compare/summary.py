@@ -91,8 +91,12 @@ class Row:
 
 
 def method_name(pruner: str, settings: Mapping[str, str]) -> str:
-    """The pruner, with the settings that distinguish it from its other methods."""
-    return " ".join([pruner, *(f"{key}={value}" for key, value in settings.items())])
+    """The pruner, with the settings that distinguish it from its other methods.
+
+    A switch that is off is not named, so that a method keeps its name when it is also run with it.
+    """
+    named = (f"{key}={value}" for key, value in settings.items() if value != "false")
+    return " ".join([pruner, *named])
 
 
 def summarize(
