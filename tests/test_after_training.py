@@ -22,7 +22,10 @@ from seven_exp.config import ConfigError, RunConfig
 from seven_exp.datasets import build_data
 from seven_exp.datasets.calibration import load_calibration
 from seven_exp.datasets.corpora import CORPORA, read_rows
+from seven_exp.export.exporting import export
+from seven_exp.export.exporting import load as load_export
 from seven_exp.files.joining import join_tensors
+from seven_exp.models.hub_models import fitting_config
 from seven_exp.pruning import create_pruner
 from seven_exp.pruning.criteria.wanda import Wanda
 from seven_exp.runs import in_turn, load_masks, run_hash
@@ -300,6 +303,41 @@ def test_other_pruners_prune_the_same_model(llama, texts, tmp_path, pruner):
     assert record["params_prunable"] - record["params_nonzero"] == zeros
     state = model_of(tmp_path / "run/model").state_dict()
     assert sum(int((value == 0).sum()) for value in state.values()) >= zeros
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("pruner", "overrides", "units"),
+    [
+        ("flap", ["model.biases=true"], {"heads", "neurons"}),
+        ("llm_pruner", [], {"heads", "neurons"}),
+        ("short_gpt", ["sparsity=0.33"], {"blocks"}),
+    ],
+)
+def test_structured_methods_leave_a_really_smaller_model(
+    llama, texts, tmp_path, pruner, overrides, units
+):
+    config = config_of(llama, texts, tmp_path, f"pruner={pruner}", *overrides)
+    record = run(config, tmp_path / "run")
+    facts, folder = export(tmp_path / "run", "small")
+    assert {part["unit"] for part in facts["shrunk"]} == units
+    assert facts["params"] < record["params_total"]
+    masked, ids = model_of(tmp_path / "run/model"), torch.arange(12).unsqueeze(0)
+    biases = [b for name, b in masked.named_parameters() if name.endswith("down_proj.bias")]
+    assert [bool(b.any()) for b in biases] == ([True] * 3 if pruner == "flap" else [])
+    # transformers' own loader knows fewer blocks, but not widths that differ among them.
+    small = model_of(folder) if pruner == "short_gpt" else load_export(folder).model
+    assert len(small.model.layers) == (2 if pruner == "short_gpt" else 3)
+    with torch.no_grad():
+        torch.testing.assert_close(small(ids).logits, masked(ids).logits, rtol=0, atol=1e-5)
+
+
+def test_biases_are_refused_where_a_model_has_no_place_for_them(tmp_path):
+    import transformers
+
+    transformers.MistralConfig(vocab_size=9).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.biases is true: transformers' mistral"):
+        fitting_config(str(tmp_path), "language_modelling", 9, 8, biases=True)
 
 
 def test_other_figures_than_the_published_are_labelled(pruned, capsys):

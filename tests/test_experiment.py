@@ -371,8 +371,14 @@ def test_a_checkpoint_is_known_by_its_content(tmp_path):
     assert runs.run_hash(config_of(tmp_path, f"model.checkpoint={path}")) != hashes[0]
 
 
+# Their patterns are for Transformers: tests/test_structured.py.
+STRUCTURED = ["flap", "llm_pruner", "short_gpt"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in PRUNERS if PRUNERS[name].prunes])
+@pytest.mark.parametrize(
+    "name", [name for name in PRUNERS if PRUNERS[name].prunes and name not in STRUCTURED]
+)
 def test_every_pruner_from_the_command_line_s_config(tmp_path, name):
     record = run(tmp_path, "a", f"pruner={name}", "sparsity=0.75")
     assert record["status"] == "finished"

@@ -57,12 +57,13 @@ class Model(_Named):
     checkpoint: str | None
     freeze: list[str]
     stochastic_depth: Annotated[float, Field(ge=0, lt=1)] | None = None
+    biases: bool = False
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments for the model's factory."""
-        own = {} if self.stochastic_depth is None else {"stochastic_depth": self.stochastic_depth}
-        return super().arguments | own
+        own = {"stochastic_depth": self.stochastic_depth, "biases": self.biases or None}
+        return super().arguments | {key: value for key, value in own.items() if value is not None}
 
     @property
     def title(self) -> str:

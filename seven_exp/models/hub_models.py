@@ -76,7 +76,7 @@ def _build(
 def text_model(name: str) -> Callable[..., nn.Module]:
     """The factory of a text model."""
 
-    def build(
+    def build(  # noqa: PLR0913  flat keywords are the user's contract
         num_classes: int,
         vocab_size: int,
         max_length: int,
@@ -85,14 +85,15 @@ def text_model(name: str) -> Callable[..., nn.Module]:
         pretrained: bool = True,
         dtype: Dtype = "float32",
         head_dropout: float | None = None,
+        biases: bool = False,
     ) -> nn.Module:
         """A pretrained Transformer with a new head.
 
         Raises:
-            ValueError: It can't be loaded, the tokenizer does not fit it, or its head has no
-                dropout of its own.
+            ValueError: It can't be loaded, the tokenizer does not fit it, its head has no dropout
+                of its own, or its linear maps can't have biases.
         """
-        config = fitting_config(name, head, vocab_size, max_length)
+        config = fitting_config(name, head, vocab_size, max_length, biases=biases)
         if head != "language_modelling":
             config.num_labels = num_classes
         if head_dropout is not None:
@@ -109,13 +110,25 @@ def _set_head_dropout(config: Any, name: str, value: float) -> None:
     setattr(config, own, value)
 
 
-def fitting_config(name: str, head: Head, vocab_size: int, max_length: int) -> Any:
+def fitting_config(
+    name: str, head: Head, vocab_size: int, max_length: int, *, biases: bool = False
+) -> Any:
     """A text model's configuration, if the tokens fit it.
 
+    Args:
+        name: Name of the model.
+        head: Its task.
+        vocab_size: Number of the tokenizer's tokens.
+        max_length: Tokens of a sequence.
+        biases: Whether all linear maps of attention and MLPs have biases; new ones are zeros.
+
     Raises:
-        ValueError: It can't be loaded, or the tokenizer does not fit it.
+        ValueError: It can't be loaded, the tokenizer does not fit it, or its architecture has no
+            such biases.
     """
     config = config_of(name, head)
+    if biases:
+        _add_biases(config, name)
     if vocab_size > config.vocab_size:
         raise ValueError(
             f"model.name is '{name}': it knows {config.vocab_size:,} tokens and the tokenizer "
@@ -131,6 +144,17 @@ def fitting_config(name: str, head: Head, vocab_size: int, max_length: int) -> A
     if config.pad_token_id is None:
         config.pad_token_id = config.eos_token_id
     return config
+
+
+def _add_biases(config: Any, name: str) -> None:
+    found = [key for key in ("attention_bias", "mlp_bias") if hasattr(config, key)]
+    if not found:
+        raise ValueError(
+            f"model.biases is true: transformers' {config.model_type}, which '{name}' is, has no "
+            "such biases; choose false"
+        )
+    for key in found:
+        setattr(config, key, True)
 
 
 def image_model(name: str) -> Callable[..., nn.Module]:

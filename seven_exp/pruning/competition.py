@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from seven_exp.pruning.allocation import SCOPES, Measured, Pool, lamp_shares, me
 from seven_exp.pruning.evidence import undecidable
 from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.layers import Layer, transposed
-from seven_exp.pruning.patterns import Pattern
+from seven_exp.pruning.patterns import Pattern, Units
 from seven_exp.pruning.replicas import Group, average
 from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
 from seven_exp.pruning.structure import blocks_of
@@ -62,9 +63,27 @@ class Competition:
         """The pools of some layers, which count from 0."""
         scope, shapes = SCOPES[self.scope], [self._shape(i) for i in members]
         if not isinstance(scope, Measured):
-            return scope(density, shapes)
+            return self._joined(scope(density, shapes), members)
         numbers = [self.numbers[i] for i in members]
         return measured_pools(scope, density, shapes, numbers, each_row=self.each_row)
+
+    def _joined(self, pools: Sequence[Pool], members: Sequence[int]) -> list[Pool]:
+        """The pools, with those that share units made one."""
+        if len(pools) < 2 or not isinstance(self.pattern, Units) or not self.pattern.spans_weights:
+            return list(pools)
+        assert self._units is not None
+        joined: list[tuple[Pool, set[int]]] = []
+        for pool in pools:
+            own = [self._units[members[i]].flatten().tolist() for i in pool.layers]
+            units = {unit for numbers in own for unit in numbers}
+            same = [pair for pair in joined if pair[1] & units]
+            joined = [pair for pair in joined if not pair[1] & units]
+            for other, more in same:
+                layers = sorted(other.layers + pool.layers)
+                pool = pool._replace(layers=layers, kept=other.kept + pool.kept)
+                units |= more
+            joined.append((pool, units))
+        return sorted(pool for pool, _ in joined)
 
     def kept(self, pool: Pool) -> int:
         """Number of weights that a pool keeps in total."""
@@ -132,6 +151,7 @@ class Competition:
         ranks: Mapping[int, Tensor],
         candidates: Mapping[int, Tensor],
         available: int,
+        judges: Collection[int] = (),
     ) -> dict[int, Tensor] | None:
         """The masks that keep the highest ranks of a pool; None if all ranks are equal or broken.
 
@@ -140,19 +160,27 @@ class Competition:
             ranks: Index of a layer -> tensor with its weight's shape.
             candidates: Index of a layer -> bool tensor, same shape: the weights that may be kept.
             available: Number of candidates in the pool.
+            judges: The layers whose ranks alone decide about units; empty: all layers.
         """
         scores = [self._matrix(i, ranks[i]) for i in pool.layers]
         places = [self._matrix(i, candidates[i]) for i in pool.layers]
-        if undecidable(scores, places, pool, available):
+        judging = [not judges or i in judges for i in pool.layers]
+        heard = [list(compress(tensors, judging)) for tensors in (scores, places)]
+        if undecidable(heard[0], heard[1], pool, available):
             return None
-        chosen = self._chosen(pool, scores, places, available)
+        chosen = self._chosen(pool, scores, places, available, judging)
         return {
             i: (mask.T if i in self._turned else mask).reshape(candidates[i].shape)
             for i, mask in zip(pool.layers, chosen, strict=True)
         }
 
     def _chosen(
-        self, pool: Pool, scores: Sequence[Tensor], candidates: Sequence[Tensor], available: int
+        self,
+        pool: Pool,
+        scores: Sequence[Tensor],
+        candidates: Sequence[Tensor],
+        available: int,
+        judging: Sequence[bool],
     ) -> list[Tensor]:
         """The best candidates of a pool, given one matrix for each of its layers."""
         pairs = list(zip(scores, candidates, strict=True))
@@ -163,7 +191,7 @@ class Competition:
         scores = [score for score, _ in pairs]
         if self._units is not None:
             units = [self._units[i] for i in pool.layers]
-            return top_units(scores, units, pool.kept, candidates)
+            return top_units(scores, units, pool.kept, candidates, judging)
         kept = min(pool.kept, available)
         protected = [self._protected(score, places) for score, places in pairs]
         if all(mask is None for mask in protected):
@@ -198,6 +226,11 @@ class Competition:
         floor = min(floor, _count([candidates]))
         (least,) = top_k_masks([score], floor, [candidates])
         return least
+
+    @cached_property
+    def readers(self) -> set[int]:
+        """The layers whose inputs are units of other layers."""
+        return self.pattern.readers(self.layers)
 
     @cached_property
     def _units(self) -> list[Tensor] | None:

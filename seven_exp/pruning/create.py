@@ -12,10 +12,17 @@ from torch import nn
 from seven_exp.pruning.allocation import SCOPES, Measured
 from seven_exp.pruning.bounds import count, fraction, positive
 from seven_exp.pruning.competition import COMPETITIVE, Competition
-from seven_exp.pruning.criteria.solver import Solver
+from seven_exp.pruning.criteria.solver import ReaderSolver, Solver
 from seven_exp.pruning.keywords import check_optimizer, refuse_unread
 from seven_exp.pruning.layers import Coverage, Layer, matches, survey
-from seven_exp.pruning.method import Method, needs_batches, needs_model, regrows, starts_sparse
+from seven_exp.pruning.method import (
+    Method,
+    check_pattern,
+    needs_batches,
+    needs_model,
+    regrows,
+    starts_sparse,
+)
 from seven_exp.pruning.misfits import Misfits, misfits_of, resolve
 from seven_exp.pruning.name_patterns import check_patterns
 from seven_exp.pruning.patterns import Pattern, Units, parse_pattern
@@ -67,8 +74,8 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
             "per_row", "lamp", "erk", "owl", "alpha"; default: that of the name.
         sparsities: Name or name pattern -> sparsity of the matching layers. The first match counts.
             Layers with the same sparsity compete among themselves, as ``scope`` says.
-        pattern: "unstructured", "N:M", "RxC" blocks, "rows" or "heads"; or a pattern that was made
-            for the model, such as `seven_exp.shrink.coupled_pattern`.
+        pattern: "unstructured", "N:M", "RxC" blocks, "rows", "heads" or "depth"; or a pattern that
+            was made for the model, such as `seven_exp.shrink.coupled_pattern`.
         min_density: Every layer of n weights keeps at least ``int(min_density * n)``, in [0, 1).
             For the scopes in which layers compete: "global" and "lamp".
         include: Names or name patterns; only matching weights are pruned. See `survey`.
@@ -122,8 +129,8 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
         _check_floor(min_density, own, which, scope)
     timing = _timing(name, method, when, curve, spec.rounds, numbers)
     check_scope(name, method, scope, when, 1 if isinstance(timing, Gradual) else timing.n)
-    if isinstance(method, Solver):
-        method.check(which)
+    check_pattern(method, which)
+    which = which.of(model)
 
     coverage = survey(model, include, exclude, exclude_defaults=exclude_defaults)
     target = sparsity if spec.prunes else 0.0
@@ -132,6 +139,8 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
     measured = isinstance(SCOPES[scope], Measured)
     rows = measured and spec.scope == "per_row" and not isinstance(which, Units)
     coverage = _fitting(coverage, method, which, rows or scope == "per_row", when, misfits)
+    if isinstance(method, ReaderSolver):
+        _check_readers(name, method, coverage.layers, which)
     if when == "during":
         needed = issubclass(regrows(method), FromZero)
         check_optimizer(name, optimizer, coverage.layers, needed=needed)
@@ -223,6 +232,25 @@ def _fitting(
         coverage, found = resolve(coverage, found, "dense"), {}
     fitting = [layer for layer in coverage.layers if layer.name not in found]
     return resolve(coverage, found | pattern.misfits(fitting), misfits)
+
+
+def _check_readers(
+    name: str, solver: ReaderSolver, layers: Sequence[Layer], pattern: Pattern
+) -> None:
+    """Raise ValueError unless layers read the units, with biases if the solver moves them."""
+    readers = [layers[i] for i in sorted(pattern.readers(layers))]
+    if not readers:
+        raise ValueError(
+            f"{name} scores a unit by the layer that reads it, and every layer has units of its "
+            "own: it fits the heads and MLPs of Transformers"
+        )
+    lacking = [x.name for x in readers if getattr(x.module, "bias", None) is None]
+    if solver.moves_biases and lacking:
+        raise ValueError(
+            f"{name} moves the mean of pruned inputs to a bias, and {lacking[0]} has none: load "
+            "the model with biases (model.biases=true on the command line), or choose bias=false "
+            "(pruner.bias=false)"
+        )
 
 
 def _defaults(spec: PrunerSpec) -> dict[str, Any]:

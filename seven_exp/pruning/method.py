@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from seven_exp.pruning.criteria.score import GradientScore, ModelScore, Score
 from seven_exp.pruning.criteria.solver import Solver
+from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.regrowth import Regrowth, StayGone
 from seven_exp.pruning.rules import DropAndGrow, Rule, TopK
 
@@ -44,6 +45,13 @@ def described(thing: object) -> str:
 
 
 Method = Ranking | Solver
+
+
+def check_pattern(method: Method, pattern: Pattern) -> None:
+    """Raise ValueError, with the reason, if the method does not fit the pattern."""
+    chooser = method if isinstance(method, Solver) else method.score
+    if isinstance(chooser, Solver | ModelScore):
+        chooser.check(pattern)
 
 
 def needs_batches(method: Method) -> bool:

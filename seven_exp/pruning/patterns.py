@@ -9,8 +9,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seven_exp.pruning.matrices import Layer, Stack, transposed
+from seven_exp.pruning.matrices import Layer, Stack, transposed, unwrap
 from seven_exp.pruning.select import first_of_rows
+from seven_exp.pruning.structure import blocks_of
 
 
 class Pattern:
@@ -22,6 +23,10 @@ class Pattern:
     def __str__(self) -> str:
         """The text that `parse_pattern` reads."""
         return "unstructured"
+
+    def of(self, model: nn.Module) -> "Pattern":
+        """The pattern for a model."""
+        return self
 
     def check(self, sparsity: float, scope: str) -> None:
         """Raise ValueError, with the reason, if the pattern does not fit the settings."""
@@ -51,6 +56,10 @@ class Pattern:
             equal within a unit and distinct across the model. None: each weight is its own unit.
         """
         return None
+
+    def readers(self, layers: Sequence[Layer]) -> set[int]:
+        """The layers whose inputs are units of other layers; empty if no unit spans layers."""
+        return set()
 
 
 @dataclass(frozen=True)
@@ -118,10 +127,10 @@ class Units(Pattern):
 
     def check(self, sparsity: float, scope: str) -> None:
         """The scope must let whole units compete."""
-        if self.spans_weights and scope != "global":
+        if self.spans_weights and scope not in ("global", "per_layer"):
             raise ValueError(
                 f"pattern {self} spans several weights: scope '{scope}' does not fit it; "
-                "choose global"
+                "choose global or per_layer"
             )
         if scope == "per_row":
             raise ValueError(
@@ -137,6 +146,12 @@ class Units(Pattern):
             numbered.append(own + start)
             start += int(own.max()) + 1
         return numbered
+
+    def readers(self, layers: Sequence[Layer]) -> set[int]:
+        """The layers with a unit number for each input."""
+        numbered = self.units(layers) if self.spans_weights else None
+        pairs = enumerate(zip(layers, numbered or (), strict=False))
+        return {i for i, (x, unit) in pairs if unit.shape[0 if transposed(x) else 1] > 1}
 
     def _own(self, layer: Layer) -> Tensor:
         raise NotImplementedError
@@ -307,6 +322,55 @@ class Coupled(Units):
         return _divided(sizes, {i: group.others for i, group in usable.items()}) | rows
 
 
+@dataclass(frozen=True, eq=False)
+class Depth(Units):
+    """Whole blocks, such as the layers of a decoder.
+
+    Attributes:
+        blocks: Those of the model, from `of`.
+    """
+
+    blocks: Sequence[nn.Module] = ()
+
+    counts_rows: ClassVar[bool] = False
+
+    spans_weights: ClassVar[bool] = True
+
+    name = "depth"
+
+    def of(self, model: nn.Module) -> "Depth":
+        """The same with the blocks of a model."""
+        return Depth(blocks_of(unwrap(model)))
+
+    def check(self, sparsity: float, scope: str) -> None:
+        """Blocks compete with one another."""
+        if scope != "global":
+            raise ValueError(
+                f"pattern depth removes whole blocks: scope '{scope}' does not fit it; choose "
+                "global"
+            )
+
+    def misfits(self, layers: Sequence[Layer]) -> dict[str, str]:
+        """Layers outside all blocks."""
+        numbers = self._numbers()
+        return {
+            layer.name: f"pattern depth does not fit {layer.name}, which is in no block"
+            for layer in layers
+            if layer.module not in numbers
+        }
+
+    def units(self, layers: Sequence[Layer]) -> list[Tensor] | None:
+        """The number of its block for each layer."""
+        numbers = self._numbers()
+        return [
+            torch.full([1] * len(layer.shape), numbers[layer.module], device="cpu")
+            for layer in layers
+        ]
+
+    def _numbers(self) -> dict[nn.Module, int]:
+        return {module: i for i, block in enumerate(self.blocks) for module in block.modules()}
+
+
 def _divided(
     sizes: Mapping[str, Sequence[int]], slices: Mapping[int, Sequence[Slice]]
 ) -> dict[str, tuple[int, Tensor]]:
@@ -325,15 +389,15 @@ def parse_pattern(text: str) -> Pattern:
     """The pattern for a text.
 
     Args:
-        text: "unstructured", "rows", "heads", "coupled", "N:M" such as "2:4", or "RxC" such as
-            "4x4".
+        text: "unstructured", "rows", "heads", "coupled", "depth", "N:M" such as "2:4", or "RxC",
+            such as "4x4".
 
     Raises:
         ValueError: None of these.
     """
     text = str(text)
     named: dict[str, type[Pattern]] = {"unstructured": Pattern}
-    named |= {kind.name: kind for kind in (Rows, Heads, Coupled)}
+    named |= {kind.name: kind for kind in (Rows, Heads, Coupled, Depth)}
     if text in named:
         return named[text]()
     if found := re.fullmatch(r"(\d+):(\d+)", text):
@@ -344,5 +408,5 @@ def parse_pattern(text: str) -> Pattern:
         return Blocks(int(found[1]), int(found[2]))
     raise ValueError(
         f"unknown pattern '{text}': choose unstructured, N:M such as 2:4, RxC such as 4x4, rows, "
-        "heads or coupled"
+        "heads, coupled or depth"
     )

@@ -99,7 +99,11 @@ def first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
 
 
 def top_units(
-    scores: Sequence[Tensor], units: Sequence[Tensor], k: int, candidates: Sequence[Tensor]
+    scores: Sequence[Tensor],
+    units: Sequence[Tensor],
+    k: int,
+    candidates: Sequence[Tensor],
+    judging: Sequence[bool] | None = None,
 ) -> list[Tensor]:
     """Masks that keep whole units, the best by mean score, with at most ``k`` weights in total.
 
@@ -108,20 +112,25 @@ def top_units(
         units: For each tensor int64 unit numbers that broadcast to its shape.
         k: Largest total number of weights to keep.
         candidates: Bool tensors like ``scores``; a unit without a candidate is not kept.
+        judging: Whether a tensor's scores count; a unit without scores ranks first. None: all do.
 
     Returns:
         Bool tensors like ``scores``.
     """
     numbers = [unit.to(s.device).expand(s.shape) for s, unit in zip(scores, units, strict=True)]
     count = 1 + max(int(number.max()) for number in numbers)
-    total, size, alive = torch.zeros(3, count, dtype=torch.float64, device="cpu")
-    for score, number, places in zip(scores, numbers, candidates, strict=True):
+    total, judged, size, alive = torch.zeros(4, count, dtype=torch.float64, device="cpu")
+    judging = [True] * len(scores) if judging is None else judging
+    for score, number, places, judge in zip(scores, numbers, candidates, judging, strict=True):
         flat = number.flatten().cpu()
-        values = torch.nan_to_num(score.detach().double().cpu(), nan=_LOWEST)
-        total.index_add_(0, flat, values.flatten())
-        size.index_add_(0, flat, torch.ones_like(flat, dtype=torch.float64))
+        ones = torch.ones_like(flat, dtype=torch.float64)
+        if judge:
+            values = torch.nan_to_num(score.detach().double().cpu(), nan=_LOWEST)
+            total.index_add_(0, flat, values.flatten())
+            judged.index_add_(0, flat, ones)
+        size.index_add_(0, flat, ones)
         alive.index_add_(0, flat, places.flatten().double().cpu())
-    mean = (total / size).masked_fill(alive == 0, -torch.inf)
+    mean = (total / judged).masked_fill(judged == 0, torch.inf).masked_fill(alive == 0, -torch.inf)
     order = mean.argsort(stable=True, dim=0, descending=True)
     order = order[mean[order] > -torch.inf]
     fits = size[order].cumsum(0) <= k + 0.5

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from seven_exp.pruning.allocation import Pool
 from seven_exp.pruning.competition import Competition, Wanted
 from seven_exp.pruning.criteria.score import precision
-from seven_exp.pruning.criteria.solver import Budget, Solver, Sums
+from seven_exp.pruning.criteria.solver import Budget, ReaderSolver, Solver, Sums
 from seven_exp.pruning.evidence import no_evidence
 from seven_exp.pruning.inputs import uses_of
+from seven_exp.pruning.layers import Layer
 from seven_exp.pruning.layerwise import Hold, Run, capturing, inference, used_again, walk
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.replicas import Group, average
@@ -155,11 +156,11 @@ class Solving:
         views = {i: partial(self._uses[i].matrices, groups=len(known[i]["uses"])) for i in known}
         alive = dict(zip(weights, self.masks.some(pool.layers).unpacked(), strict=True))
         density = self.competition.kept(pool) / sum(w.numel() for w in weights.values())
-        together: dict[int, Tensor] = {}
+        solver, together = self.solver, dict[int, Tensor]()
         if len(weights) > 1:
             matrices = {i: view(weights[i].detach()) for i, view in views.items()}
-            ranks = {i: self.solver.score(known[i], matrix) for i, matrix in matrices.items()}
-            together = self._best(pool, ranks, alive)
+            ranks = {i: solver.score(known[i], matrix) for i, matrix in matrices.items()}
+            together = self._best(pool, ranks, alive, self._judges)
         new = {}
         for i, view in views.items():
 
@@ -175,7 +176,10 @@ class Solving:
                 mask=view(together[i]) if together else None,
             )
             matrix = view(weights[i].detach())
-            mask, moved = self.solver.solve(known[i], matrix, budget)
+            mask, moved = solver.solve(known[i], matrix, budget)
+            if isinstance(solver, ReaderSolver) and solver.moves_biases and i in self._judges:
+                gone = budget.alive.any(1) & ~mask.any(1)
+                _add_to_bias(self._layers[i], solver.shift(known[i], matrix, gone))
             new[i] = self._uses[i].weight(mask, weights[i].shape)
             if moved is not matrix:
                 weights[i].data.copy_(self._uses[i].weight(moved, weights[i].shape))
@@ -184,17 +188,34 @@ class Solving:
         self.masks.put(list(new), part)
         part.apply(list(weights.values()))
 
+    @property
+    def _judges(self) -> set[int]:
+        """The layers whose scores alone decide about units; empty: all layers."""
+        return self.competition.readers if isinstance(self.solver, ReaderSolver) else set()
+
     def _best(
-        self, pool: Pool, ranks: Mapping[int, Tensor], alive: Mapping[int, Tensor]
+        self,
+        pool: Pool,
+        ranks: Mapping[int, Tensor],
+        alive: Mapping[int, Tensor],
+        judges: Collection[int] = (),
     ) -> dict[int, Tensor]:
         """The masks that keep the best of a pool; ranks are (groups, outputs, inputs)."""
         shaped = {i: self._uses[i].weight(r, alive[i].shape).contiguous() for i, r in ranks.items()}
         # Scores may differ between ranks by rounding.
         average(list(shaped.values()), self.group)
-        best = self.competition.best(pool, shaped, alive, sum(self.masks.kept[i] for i in alive))
+        available = sum(self.masks.kept[i] for i in alive)
+        best = self.competition.best(pool, shaped, alive, available, judges)
         if best is None:
             raise no_evidence(
                 *(self.name, self.model, self._layers, self.masks.kept),
                 *(pool, list(shaped.values()), True),
             )
         return best
+
+
+def _add_to_bias(layer: Layer, shift: Tensor) -> None:
+    """Add what a layer's outputs have lost to its bias: (groups, outputs)."""
+    bias = layer.module.bias
+    assert isinstance(bias, nn.Parameter)
+    bias.data += shift.flatten().to(bias)

@@ -9,9 +9,10 @@ from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_
 from seven_exp.datasets import DATASETS, TRANSFORMS, held_out, limited, text_head
 from seven_exp.datasets.calibration import check_calibration
 from seven_exp.messages import nearest
-from seven_exp.pruning import PRUNERS, Solver, build_method
+from seven_exp.pruning import PRUNERS, build_method
 from seven_exp.pruning.allocation import SCOPES
 from seven_exp.pruning.create import check_scope
+from seven_exp.pruning.method import check_pattern
 from seven_exp.pruning.patterns import parse_pattern
 from seven_exp.pruning.schedules import SCHEDULES
 from seven_exp.runs.plan import Plan
@@ -72,8 +73,7 @@ def _pruner(config: RunConfig) -> None:
         raise
     pruning = Pruning.of(config)
     check_scope(name, method, pruning.scope, pruning.when, pruning.updates)
-    if isinstance(method, Solver):
-        method.check(parse_pattern(config.pruner.pattern))
+    check_pattern(method, parse_pattern(config.pruner.pattern))
 
 
 def _scope(config: RunConfig) -> None:

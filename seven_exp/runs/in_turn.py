@@ -154,7 +154,9 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
     with faults_of_the_user():
         data = data_of(config.dataset, config.trainer.batch_size, config.seed)
         assert data.text is not None
-        settings = fitting_config(config.model.name, "language_modelling", **vars(data.text))
+        settings = fitting_config(
+            config.model.name, "language_modelling", **vars(data.text), biases=config.model.biases
+        )
         dtype = config.model.arguments.get("dtype", "float32")
         model = on_meta(settings, dtype)
         check_length(config.calibration, model)

@@ -6,6 +6,7 @@ layer reads any more is removed, with its rows, columns and channels.
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,7 @@ from seven_exp.pruning.matrices import unwrap
 from seven_exp.shrink.attention import slim
 from seven_exp.shrink.constants import constants, fold, merge, set_rows_to_zero
 from seven_exp.shrink.coupling import Port, Unit, coupled, no_units
+from seven_exp.shrink.depth import keep_blocks, living
 from seven_exp.shrink.probing import Probe
 from seven_exp.shrink.sizes import by_input, keep_inputs, keep_outputs, rows_of
 from seven_exp.shrink.verify import Inputs, outputs_kept
@@ -28,16 +30,20 @@ class Shrunk:
     """A part of the model that has become smaller.
 
     Attributes:
-        name: Name of the attention, or of the first layer that makes the units.
-        unit: "neurons", "channels", "heads" or "dimensions" (of queries, keys and values).
+        name: Name of the attention, of the list of blocks, or of the first layer that makes the
+            units.
+        unit: "neurons", "channels", "heads", "dimensions" (of queries, keys and values) or
+            "blocks".
         before: Number of units before.
         after: Number of units after.
+        kept: The indices of the blocks that stay; empty for other units.
     """
 
     name: str
     unit: str
     before: int
     after: int
+    kept: tuple[int, ...] = ()
 
 
 def shrink(model: nn.Module, example_inputs: Inputs) -> list[Shrunk]:
@@ -59,16 +65,23 @@ def shrink(model: nn.Module, example_inputs: Inputs) -> list[Shrunk]:
             than rounding. The model is then unchanged.
     """
     model = unwrap(model)
+    found: list[Shrunk] = []
+    if kept := living(model):
+        with suppress(ValueError):
+            with outputs_kept(model, example_inputs):
+                shallower = _shallower(model, kept)
+            found = shallower
     units, attentions = coupled(model, example_inputs), _attentions(model)
     if not units and not attentions:
+        if found:
+            return found
         raise ValueError(no_units(model))
     try:
         with outputs_kept(model, example_inputs):
-            return _removed(model, example_inputs, units) + _slimmed(model, attentions)
+            return found + _removed(model, example_inputs, units) + _slimmed(model, attentions)
     except ValueError as error:
         first = error
     # Some part can't be removed: each is tried by itself.
-    found: list[Shrunk] = []
     parts = [partial(_removed, model, example_inputs, family) for family in _families(units)]
     parts += [partial(_slimmed, model, [attention]) for attention in attentions]
     for part in parts:
@@ -81,6 +94,13 @@ def shrink(model: nn.Module, example_inputs: Inputs) -> list[Shrunk]:
     if not found:
         raise first
     return found
+
+
+def _shallower(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> list[Shrunk]:
+    """Remove the blocks without weights; with a residual sum they return what they read."""
+    sizes = {name: len(list(model.get_submodule(name).children())) for name in kept}
+    keep_blocks(model, kept)
+    return [Shrunk(name, "blocks", sizes[name], len(at), tuple(at)) for name, at in kept.items()]
 
 
 def _families(units: Iterable[Unit]) -> list[list[Unit]]:

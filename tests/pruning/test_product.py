@@ -159,10 +159,12 @@ def _fits(name, when, scope, pattern):
     blind = isinstance(measured, Measured) and measured.of_inputs and not isinstance(method, Solver)
     if blind or (isinstance(measured, Measured) and when == "during"):
         return False
+    if name in ("flap", "short_gpt"):
+        return False  # other patterns: tests/test_structured.py
     if name == "dsnot" and pattern not in ("unstructured", "2:4", "1:4"):
         return False
     if ":" in pattern:
         return scope in ("global", "per_layer", "per_row")
     if pattern == "heads":
-        return scope == "global"
+        return scope in ("global", "per_layer")
     return pattern == "unstructured" or scope != "per_row"

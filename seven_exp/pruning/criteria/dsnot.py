@@ -7,7 +7,14 @@ from torch import Tensor
 
 from seven_exp.pruning.bounds import zero_or_more
 from seven_exp.pruning.criteria.score import GradientScore, Score, Tensors
-from seven_exp.pruning.criteria.solver import Budget, GradientSolver, Order, Solver, Sums
+from seven_exp.pruning.criteria.solver import (
+    Budget,
+    GradientSolver,
+    Order,
+    ReaderSolver,
+    Solver,
+    Sums,
+)
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.patterns import NOfM, Pattern, Units
 from seven_exp.pruning.registry import build_method, register
@@ -138,14 +145,14 @@ def _chooser(name: str) -> Solver:
     """The solver that chooses the first masks.
 
     Raises:
-        ValueError: The pruner needs gradients, or exchanges weights itself.
+        ValueError: The pruner needs gradients, scores whole units, or exchanges weights itself.
     """
     method = build_method(name, {})
     if isinstance(method, Ranking):
         score = method.score
         if isinstance(score, Score) and not isinstance(score, GradientScore):
             return _ByWeights(score)
-    elif not isinstance(method, DSnoT | GradientSolver):
+    elif not isinstance(method, DSnoT | GradientSolver | ReaderSolver):
         return method
     raise ValueError(
         f"start is '{name}': choose a pruner that reads inputs or weights alone, such as wanda, "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.masks import Masks
+from seven_exp.pruning.patterns import Pattern
 
 Tensors = Sequence[Tensor]
 """One tensor per layer."""
@@ -140,6 +141,9 @@ class CompensatingScore(GradientScore):
 
 class ModelScore(ABC):
     """Scores weights by running the whole model on batches, outside training."""
+
+    def check(self, pattern: Pattern) -> None:  # noqa: B027  most scores fit all patterns
+        """Raise ValueError, with the reason, if the score does not fit the pattern."""
 
     @abstractmethod
     def score(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seven_exp.messages import nearest
 from seven_exp.pruning.criteria.score import GradientScore
-from seven_exp.pruning.patterns import Pattern
+from seven_exp.pruning.patterns import Pattern, Units
 
 Sums = dict[str, Tensor]
 """Running sums over one weight's inputs; "uses" is the number of inputs in each group."""
@@ -100,6 +100,37 @@ class Solver(ABC):
         if budget.mask is not None:
             return budget.mask, weight
         return budget.best(self.score(sums, weight)), weight
+
+
+class ReaderSolver(Solver):
+    """A solver that scores a unit by the weights that read it, not by those that make it.
+
+    It needs a pattern whose units span several weights.
+
+    Attributes:
+        moves_biases: Whether `shift` is added to the biases of the reading layers.
+    """
+
+    moves_biases: bool
+
+    def check(self, pattern: Pattern) -> None:
+        """Only units that span several weights have readers."""
+        if not (isinstance(pattern, Units) and pattern.spans_weights):
+            kind = type(self).__name__.lower()
+            raise ValueError(
+                f"{kind} scores heads and neurons by the columns that read them, which pattern "
+                f"'{pattern}' does not remove: choose pattern coupled"
+            )
+
+    @abstractmethod
+    def shift(self, sums: Sums, weight: Tensor, gone: Tensor) -> Tensor:
+        """What the reading layer's outputs lose on average: (groups, outputs).
+
+        Args:
+            sums: Over all batches and ranks.
+            weight: (groups, outputs, inputs), the values before pruning.
+            gone: Bool (groups, inputs), the inputs that are pruned now.
+        """
 
 
 class GradientSolver(Solver):
