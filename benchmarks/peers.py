@@ -18,6 +18,7 @@ recorded masks of the public implementations. None of their code is here; pass c
     --platon          QingruZhang/PLATON
     --force           naver/force (iterative SNIP, FORCE: their masks after ten rounds)
     --torch-pruning   VainF/Torch-Pruning (LAMP; Taylor, summed over rows as it does)
+    --flap            CASIA-IVA-Lab/FLAP (masks of a Llama with heads of 128)
 
     python benchmarks/peers.py --wanda DIR --sparsegpt DIR --synaptic-flow DIR ...
 """
@@ -57,6 +58,7 @@ from transformers import (
 
 import seven_exp
 from seven_exp.datasets import build_data
+from seven_exp.shrink import coupled_pattern
 
 SPARSITY = 0.9
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "block_walk.safetensors"
@@ -657,6 +659,47 @@ def torch_pruning(folder: Path, batches: Batches) -> Agreements:
     yield Compared("taylor, by row", {"1": pruner.scores["1.weight"].sum(1)}, {"1": theirs})
 
 
+def flap(folder: Path, batches: Batches) -> Agreements:
+    """FLAP's masks at 50%. Its code squares the scores of attention, which the paper does not."""
+    with library(folder, ModuleType("lib.data")):
+        walk = importlib.import_module("lib.prune")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=128, intermediate_size=256, num_hidden_layers=4,
+        num_attention_heads=4, head_dim=128, attention_bias=True, mlp_bias=True,
+    )  # fmt: skip
+    language = trained(LlamaForCausalLM(config), steps=100)
+    model = copy.deepcopy(language.model)
+    pattern = coupled_pattern(model, {"input_ids": language.calibration[0]})
+    pruner = seven_exp.create_pruner("flap", model, sparsity=0.5, pattern=pattern)
+    pruner.prune(language.calibration, next_token_loss)
+    # Its code masks what makes a unit, and leaves what reads it.
+    makers = [
+        name for name in pruner.masks if not name.endswith(("o_proj.weight", "down_proj.weight"))
+    ]
+    ours = {name: pruner.masks[name].float() for name in makers}
+    squared = walk.metrics["WIFV"]
+
+    def plain(layers: Any, subset: Any, name: str) -> Tensor:
+        score: Tensor = squared(layers, subset, name)
+        return score.sqrt() if "attn" in name else score
+
+    in_float, options = Tensor.type, {"metrics": "WIFV", "structure": "AL-AM", "unstr": True}
+    for name, metric in (("flap", squared), ("flap, attention not squared", plain)):
+        walk.metrics["WIFV"] = metric
+        peer, loader = served(language)
+        vars(walk)["get_loaders"] = lambda *_, loader=loader, **__: (loader, None)
+        given = SimpleNamespace(nsamples=len(loader), seed=0, pruning_ratio=0.5, **options)
+        with (
+            on_cpu(),
+            contextlib.redirect_stdout(io.StringIO()),
+            mock.patch.object(Tensor, "type", lambda t, *_: in_float(t, torch.float32)),
+        ):
+            walk.prune_flap(given, peer, None, torch.device("cpu"))
+        theirs = {name: (peer.get_parameter(name) != 0).float() for name in makers}
+        yield Compared(name, ours, theirs, 0.5)
+
+
 def platon(folder: Path, batches: Batches) -> Agreements:
     """PLATON's own class."""
     yield Compared("platon", *platon_scores(load(folder / "Pruner.py"), batches))
@@ -679,6 +722,7 @@ PEERS: dict[str, Callable[[Path, Batches], Agreements]] = {
     "platon": platon,
     "force": force,
     "torch-pruning": torch_pruning,
+    "flap": flap,
 }
 
 
