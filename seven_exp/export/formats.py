@@ -20,7 +20,7 @@ FORMATS = {
     "sparse": "kept weights and one bit per weight (sparse-bitmask)",
     "2:4": "two of four weights and their positions, for sparse tensor cores",
     "onnx": "a graph for other runtimes (extra onnx)",
-    "small": "without the pruned rows and heads, outputs the same",
+    "small": "without the pruned rows, heads and blocks, outputs the same",
 }
 """Name -> description."""
 
