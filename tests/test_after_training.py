@@ -309,7 +309,7 @@ def test_other_pruners_prune_the_same_model(llama, texts, tmp_path, pruner):
 @pytest.mark.parametrize(
     ("pruner", "overrides", "units"),
     [
-        ("flap", ["model.biases=true"], {"heads", "neurons"}),
+        ("flap", ["model.biases=true", "model.dtype=bfloat16"], {"heads", "neurons"}),
         ("llm_pruner", [], {"heads", "neurons"}),
         ("short_gpt", ["sparsity=0.33"], {"blocks"}),
     ],

@@ -290,6 +290,22 @@ def test_kinds_of_layers_stay_with_their_blocks():
     assert small.config.layer_types == [kinds[i] for i in (0, 1, 3)]
 
 
+def test_blocks_of_experts_go_with_their_routers():
+    import transformers
+
+    config = transformers.MixtralConfig(
+        hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=2, vocab_size=30, num_local_experts=4, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    pruner = seven_exp.create_pruner("short_gpt", model, sparsity=0.33, pattern="depth")
+    pruner.prune(tokens(), loss_fn)
+    small, (part,) = smaller(model)
+    assert (part.unit, part.before, part.after) == ("blocks", 3, 2)
+    assert small.config.num_hidden_layers == 2
+
+
 def test_a_block_whose_biases_still_speak_stays():
     model = llama()
     with torch.no_grad():

@@ -85,15 +85,16 @@ def export(
         source: Restored = load(folder, trust_plugins=trust_plugins)
     else:
         source = restore(folder, trust_plugins=trust_plugins)
-    _round(source.model, DTYPES[dtype])
+    # Formats are compared in float32, whatever the run's dtype.
+    _round(source.model.float(), DTYPES[dtype])
     with faults_of_the_user(), replacing_folder(output) as partial:
         facts = _facts(source, folder, format, dtype) | files.write(source, partial, DTYPES[dtype])
         sizes = {p.name: p.stat().st_size for p in partial.iterdir() if p.suffix in _WEIGHTS}
         facts |= {"files": sizes, "bytes": sum(sizes.values())}
         facts["ratio"] = facts["bytes"] / facts["bytes_dense"]
-        again = files.read(partial, facts, lambda: blank_model(source.config.model, source.data))
-        task = source.data.task
-        found = compare(source.model, again, source.data.test, task, batches)
+        model, data = source.config.model, source.data
+        again = files.read(partial, facts, lambda: blank_model(model, data).float())
+        found = compare(source.model, again, data.test, data.task, batches)
         if files.EXACT:
             _check_bits(source.model, again)
         if not (found.difference == 0 if files.EXACT else found.same):
@@ -103,7 +104,7 @@ def export(
             )
         recorded = source.record["metrics"].get(found.metric)
         if dtype == "float32" and batches is None and recorded is not None:
-            _check_recorded(found, recorded, source.config.trainer.precision == "fp32")
+            _check_recorded(found, recorded, _precise(source))
         facts["comparison"] = {**vars(found), "recorded": recorded}
         (partial / NAME).write_text(json.dumps(facts, indent=1) + "\n")
     return facts, output
@@ -126,7 +127,7 @@ def load(folder: Path, *, trust_plugins: bool = False) -> Exported:
         config, data, blank = architecture(
             facts["config"], facts.get("directory"), trust_plugins=trust_plugins
         )
-        model = files_of(facts["format"]).read(folder, facts, lambda: blank)
+        model = files_of(facts["format"]).read(folder, facts, lambda: blank.float())
         of_run = {key: facts.get(key) for key in ("config", "directory")}
         record = {**facts["record"], **of_run}
         return Exported(record, config, data, model, {}, facts["bytes_dense"], facts)
@@ -163,6 +164,12 @@ def _round(model: nn.Module, dtype: torch.dtype) -> None:
             tensor.copy_(tensor.to(dtype))
             if not math.isfinite(tensor.abs().max().item() if tensor.numel() else 0.0):
                 raise ExportError(f"weights are too large for {dtype}: choose bfloat16")
+
+
+def _precise(source: Restored) -> bool:
+    """Whether the run itself was evaluated in float32."""
+    weights = source.config.model.arguments.get("dtype", "float32")
+    return source.config.trainer.precision == "fp32" and weights == "float32"
 
 
 def _check_recorded(found: Comparison, recorded: float, precise: bool) -> None:

@@ -7,20 +7,25 @@ from typing import Any
 from torch import nn
 
 from seven_exp.pruning.matrices import matrices
-from seven_exp.pruning.structure import blocks_of
+from seven_exp.pruning.structure import blocks_of, structure_of
 
 
 def living(model: nn.Module) -> dict[str, list[int]]:
-    """The blocks that have weights, where others have none.
+    """The blocks that have weights, where others have none but those of routers.
 
     Returns:
         Name of a list of blocks -> the indices of those with weights.
     """
-    zero = {
-        block
-        for block in blocks_of(model)
-        if (own := list(matrices(block))) and not any(bool(x.weight.any()) for x in own)
-    }
+    layers = list(matrices(model))
+    structure = structure_of(model, layers)
+    plain = [layer for layer in layers if structure.role(layer.name) is None]
+    modules = {layer.module for layer in plain}
+    alive = {layer.module for layer in plain if bool(layer.weight.any())}
+    zero = set()
+    for block in blocks_of(model):
+        own = modules & set(block.modules())
+        if own and not own & alive:
+            zero.add(block)
     found = {}
     for name, module in model.named_modules():
         children = list(module.children())
