@@ -71,19 +71,14 @@ class Competition:
         """The pools, with those that share units made one."""
         if len(pools) < 2 or not isinstance(self.pattern, Units) or not self.pattern.spans_weights:
             return list(pools)
-        assert self._units is not None
-        joined: list[tuple[Pool, set[int]]] = []
+        joined: dict[int, Pool] = {}
         for pool in pools:
-            own = [self._units[members[i]].flatten().tolist() for i in pool.layers]
-            units = {unit for numbers in own for unit in numbers}
-            same = [pair for pair in joined if pair[1] & units]
-            joined = [pair for pair in joined if not pair[1] & units]
-            for other, more in same:
-                layers = sorted(other.layers + pool.layers)
-                pool = pool._replace(layers=layers, kept=other.kept + pool.kept)
-                units |= more
-            joined.append((pool, units))
-        return sorted(pool for pool, _ in joined)
+            family = self._families[members[pool.layers[0]]]
+            if family in joined:
+                layers = sorted(joined[family].layers + pool.layers)
+                pool = pool._replace(layers=layers, kept=joined[family].kept + pool.kept)
+            joined[family] = pool
+        return list(joined.values())
 
     def kept(self, pool: Pool) -> int:
         """Number of weights that a pool keeps in total."""
@@ -231,6 +226,17 @@ class Competition:
     def readers(self) -> set[int]:
         """The layers whose inputs are units of other layers."""
         return self.pattern.readers(self.layers)
+
+    @cached_property
+    def _families(self) -> list[int]:
+        """A number for each layer, equal for layers that share units, directly or not."""
+        family, owner = list(range(len(self.layers))), dict[int, int]()
+        for i, units in enumerate(self._units or ()):
+            for unit in set(units.flatten().tolist()):
+                one, other = family[i], family[owner.setdefault(unit, i)]
+                if one != other:
+                    family = [other if number == one else number for number in family]
+        return family
 
     @cached_property
     def _units(self) -> list[Tensor] | None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_pruner import PLAIN
 from torch import Tensor, nn
 
 import seven_exp
@@ -22,10 +23,10 @@ from seven_exp.pruning.allocation import Pool
 from seven_exp.pruning.evidence import constant, informative, undecidable
 from seven_exp.pruning.method import regrows
 
-LEARNING = [name for name in PRUNERS if needs_batches(build_method(name, {}))]
+LEARNING = [name for name in PLAIN if needs_batches(build_method(name, {}))]
 DURING = [name for name in LEARNING if PRUNERS[name].when == "during"]
 OUTSIDE = [name for name in LEARNING if PRUNERS[name].when != "during"]
-SOLVERS = [name for name in PRUNERS if isinstance(build_method(name, {}), Solver)]
+SOLVERS = [name for name in PLAIN if isinstance(build_method(name, {}), Solver)]
 # What these look at is not a step's gradient.
 OF_THE_MODEL = {"grasp", "synflow", *SOLVERS}
 BY_WEIGHTS = [n for n in PRUNERS if "magnitude" in n or "lamp" in n or n in ("imp", "ac_dc")]

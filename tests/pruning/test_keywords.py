@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from test_pruner import PLAIN
 from torch import nn
 
 import seven_exp
@@ -127,7 +128,7 @@ def differs(name, context, given):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keyword", KEYWORDS)
-@pytest.mark.parametrize("name", list(PRUNERS))
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_keyword_changes_what_a_pruner_does_or_is_refused(name, keyword):
     if (name, keyword) == ("dense", "sparsity"):
         pytest.skip("the reference keeps every weight, whatever is asked of the others")
@@ -174,7 +175,7 @@ def test_stairs_need_a_slope():
 
 
 def test_defaults_that_are_written_out_are_no_mistake():
-    for name in PRUNERS:
+    for name in PLAIN:
         spec = PRUNERS[name]
         model = net()
         needed = {

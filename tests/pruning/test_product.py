@@ -159,7 +159,7 @@ def _fits(name, when, scope, pattern):
     blind = isinstance(measured, Measured) and measured.of_inputs and not isinstance(method, Solver)
     if blind or (isinstance(measured, Measured) and when == "during"):
         return False
-    if name in ("flap", "short_gpt"):
+    if name == "short_gpt" or (name == "flap" and pattern != "heads"):
         return False  # other patterns: tests/test_structured.py
     if name == "dsnot" and pattern not in ("unstructured", "2:4", "1:4"):
         return False

@@ -23,9 +23,9 @@ from seven_exp.pruning import (
 )
 from seven_exp.pruning.method import needs_model, regrows, starts_sparse
 
-# Methods for Transformers, with patterns of their own: tests/test_structured.py.
-STRUCTURED = ["flap", "short_gpt"]
-PRUNING = [name for name in PRUNERS if PRUNERS[name].prunes and name not in STRUCTURED]
+# Methods that need a pattern of their own are for Transformers: tests/test_structured.py.
+PLAIN = [name for name in PRUNERS if name not in ("flap", "short_gpt")]
+PRUNING = [name for name in PLAIN if PRUNERS[name].prunes]
 # lambda determines the sparsity; the requested one is an upper bound.
 EMERGENT = ["soft_movement"]
 # A random draw does not follow its weight when layers or neurons change places.

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from test_pruner import batches, loss_fn, needed, net, optimizer_for
+from test_pruner import PLAIN, batches, loss_fn, needed, net, optimizer_for
 
 import seven_exp
 from seven_exp.pruning import PRUNERS, Solver, StayGone, build_method
 from seven_exp.pruning.method import regrows, starts_sparse
 
-SOLVERS = [n for n in PRUNERS if isinstance(build_method(n, {}), Solver)]
+SOLVERS = [n for n in PLAIN if isinstance(build_method(n, {}), Solver)]
 RETURNING = [n for n in PRUNERS if regrows(build_method(n, {})) is not StayGone]
 SPARSE = [name for name in PRUNERS if starts_sparse(build_method(name, {}))]
 
@@ -40,7 +40,7 @@ def weights(model):
     return [p.detach().clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("name", list(PRUNERS))
+@pytest.mark.parametrize("name", PLAIN)
 def test_creating_a_pruner_changes_no_weight(name):
     model = net()
     pruner = pruner_of(name, model, optimizer_for(model))
@@ -60,7 +60,7 @@ ORDERS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("done", [0, 4])
-@pytest.mark.parametrize("name", list(PRUNERS))
+@pytest.mark.parametrize("name", PLAIN)
 def test_states_are_restored_in_any_order(name, done):
     model = net()
     optimizer = optimizer_for(model)
