@@ -64,6 +64,7 @@ FIRST = {page: words[0] for page, words in ALL.items() if words}
 ELSEWHERE = {
     *("own", "hydra/launcher=submitit_local", "examples/own_criterion/conf", "compare.margin=1"),
     *("experiment=paper/pre", "model=torchvision"),  # BERT, ResNet-18
+    "experiment=seven/factor",  # Fashion-MNIST
 }
 TRAINING: dict[str, list[str]] = {}
 for page, words in FIRST.items():
@@ -200,14 +201,17 @@ def test_every_tools_options_that_are_shown_are_known(words, tmp_path, monkeypat
 )
 def test_every_comparison_that_is_shown_works(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    axis = words[words.index("--x") + 1].rpartition("pruner.")[2] if "--x" in words else "unread"
     for name in [word for word in words if re.fullmatch("[A-Z][A-Z0-9_]+|outputs/.*", word)]:
         Path(name).mkdir(parents=True)
         for i, pruner in enumerate(
             ("seven_dyn", "seven_pre", "taylor_dyn", "taylor_pre", "magnitude", "magnitude_dyn")
         ):
             for seed in range(3):
-                write(Path(name), pruner, 0.9, seed, 0.5 + i / 10 + seed**2 / 100,
-                      dataset=name.lower(), flops_sparse=100 + i)  # fmt: skip
+                for value in range(2 if "power" in axis else 1):
+                    config = {"pruner": {"name": pruner, axis: value}}
+                    write(Path(name), pruner, 0.9, seed, 0.5 + i / 10 + seed**2 / 100,
+                          config=config, dataset=name.lower(), flops_sparse=100 + i)  # fmt: skip
     assert compare(list(words)) == 0
     assert list(tmp_path.rglob("comparison.*"))
 
