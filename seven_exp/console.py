@@ -76,6 +76,25 @@ def show_record(record: Mapping[str, Any], folder: Path) -> None:
     table.add_row("sparsity", f"{record['sparsity']:.2%}")
     table.add_row("kept weights", f"{kept:,} of {prunable:,} prunable")
     table.add_row("seconds", f"{record['seconds']:.1f} ({record['seconds_pruning']:.1f} pruning)")
+    for name, value in _accuracies(record.get("harness") or {"tasks": {}}):
+        table.add_row(name, value)
     console = _console()
     console.print(table)
     console.print(f" record: {folder / 'results.json'}", soft_wrap=True, highlight=False)
+
+
+def show_accuracies(found: Mapping[str, Any]) -> None:
+    """Print the accuracies of zero-shot tasks, each with its standard error."""
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    for name, value in _accuracies(found):
+        table.add_row(name, value)
+    _console().print(table)
+
+
+def _accuracies(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, values in found["tasks"].items():
+        for kind in ("accuracy", "accuracy_norm"):
+            if kind in values:
+                error = values[f"{kind}_stderr"]
+                spread = "" if error is None else f" (standard error {error:.2%})"
+                yield f"{kind} ({name})", f"{values[kind]:.2%}{spread}"

@@ -134,6 +134,7 @@ HEAVY = {
     "pandas",
     "matplotlib",
     "scipy",
+    "lm_eval",
 }
 
 

@@ -31,6 +31,7 @@ _ELSEWHERE = (
         "dataset.download",
         "dataset.workers",
         "calibration.data_dir",
+        "evaluation.include_path",
     ),
     *("pruner.name", "trainer.log_interval", "trainer.save_model"),
 )
@@ -139,6 +140,7 @@ def read_runs(
     """
     cache = cache or FileCache()
     found: dict[str, Record] = {}
+    later: dict[str, Mapping[str, Any]] = {}
     left_out: Counter[str] = Counter()
     paths = {p.resolve(): p for folder in folders for p in sorted(folder.rglob("results.json"))}
     for path in paths.values():
@@ -153,6 +155,8 @@ def read_runs(
             left_out[_UNFINISHED[record.status]] += 1
         if measured := cache.whole(record.folder / "measure.json", _read_measured):
             record = replace(record, measured=measured)
+        if accuracies := cache.whole(record.folder / "harness.json", _read_accuracies):
+            later[record.run_hash] = accuracies
         other = found.get(record.run_hash)
         # A run that was found finished elsewhere has its record in two folders.
         if (
@@ -164,7 +168,7 @@ def read_runs(
         if other is None or _rank(record) >= _rank(other):
             found[record.run_hash] = record
     notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
-    return list(found.values()), notes
+    return [_evaluated(record, later.get(record.run_hash)) for record in found.values()], notes
 
 
 def _read_measured(path: Path) -> dict[str, float]:
@@ -184,6 +188,33 @@ def _read_measured(path: Path) -> dict[str, float]:
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a measurement: {error!r}") from error
     return found
+
+
+def _read_accuracies(path: Path) -> dict[str, Any]:
+    """What ``seven-exp measure --tasks`` wrote beside a record.
+
+    Raises:
+        OSError: The file can't be read.
+        ValueError: It holds no accuracies.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+        metrics = {name: float(value) for name, value in values["metrics"].items()}
+        return {"metrics": metrics, "departures": list(values["departures"])}
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"no accuracies: {error!r}") from error
+
+
+def _evaluated(record: Record, later: Mapping[str, Any] | None) -> Record:
+    """A record with accuracies that were measured after its run."""
+    if later is None:
+        return record
+    departures = [*(record.values.get("departures") or ()), *later["departures"]]
+    return replace(
+        record,
+        metrics={**record.metrics, **later["metrics"]},
+        values={**record.values, "departures": list(dict.fromkeys(departures))},
+    )
 
 
 def measured_early(records: Iterable[Record]) -> str | None:

@@ -6,6 +6,7 @@ from seven_exp.config.parsing import parse
 from seven_exp.config.schema import (
     Calibration,
     Dataset,
+    Evaluation,
     Fraction,
     Model,
     Optimizer,
@@ -21,6 +22,7 @@ __all__ = [
     "Calibration",
     "ConfigError",
     "Dataset",
+    "Evaluation",
     "Fraction",
     "Model",
     "Optimizer",

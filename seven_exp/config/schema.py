@@ -102,6 +102,15 @@ class Calibration(_Section):
     data_dir: str | None
 
 
+class Evaluation(_Section):
+    """Zero-shot tasks that a language model is evaluated on at the end of its run."""
+
+    tasks: list[str] = []
+    include_path: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 1
+
+
 class Pruner(_Named):
     """conf/pruner."""
 
@@ -221,6 +230,7 @@ class RunConfig(_Section):
     model: Model
     dataset: Dataset
     calibration: Calibration | None
+    evaluation: Evaluation = Evaluation()
     pruner: Pruner
     schedule: Schedule
     optimizer: Optimizer

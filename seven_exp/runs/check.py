@@ -18,8 +18,9 @@ from seven_exp.pruning.schedules import SCHEDULES
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.plugins import load_plugins
 from seven_exp.runs.reads import Pruning
-from seven_exp.tasks import METRICS
+from seven_exp.tasks import METRICS, LanguageModelling
 from seven_exp.tracking import TRACKERS
+from seven_exp.training.harness import check_tasks
 from seven_exp.training.lr_schedules import LR_SCHEDULES
 from seven_exp.training.optimizers import OPTIMIZERS, check_optimizer
 
@@ -39,6 +40,7 @@ def check(config: RunConfig) -> None:
         _pattern,
         _dataset,
         _calibration,
+        _evaluation,
         _model,
         _optimizer,
         _lr_schedule,
@@ -108,6 +110,19 @@ def _calibration(config: RunConfig) -> None:
             "calibration=null"
         )
     check_calibration(section.name, data_dir=section.data_dir)
+
+
+def _evaluation(config: RunConfig) -> None:
+    section, name = config.evaluation, config.model.name
+    if not section.tasks:
+        return
+    head = text_head(config.dataset.name)
+    if head != LanguageModelling.head or not models.is_hub_model(name):
+        raise ConfigError(
+            f"evaluation.tasks are for transformers' language models, not for {name} on "
+            f"{config.dataset.name}; choose dataset=lm/wikitext2 or evaluation.tasks=[]"
+        )
+    check_tasks(section)
 
 
 def _model(config: RunConfig) -> None:

@@ -66,6 +66,8 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
         del identity["calibration"]  # older runs have no such key
     else:
         identity["calibration"] = _calibration_identity(config.calibration)
+    if (place := config.evaluation.include_path) is not None:
+        identity["evaluation"]["include_path"] = _content_below(Path(place).expanduser())
     identity["pruner"] |= pruning.chosen
     identity["sparsity"] = config.sparsity if pruning.prunes else 0.0
     ignored = unread(pruning)
@@ -116,6 +118,12 @@ def _calibration_identity(section: Calibration) -> dict[str, Any]:
         place = Path(section.data_dir).expanduser()
         identity["files"] = hash_of(place) if place.is_file() else fingerprint(place)
     return identity
+
+
+def _content_below(folder: Path) -> str:
+    """Twelve hex digits of the names and contents of all files below a folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return digest({path.relative_to(folder).as_posix(): hash_of(path) for path in files})
 
 
 def plugins_identity(config: RunConfig, *kinds: str) -> list[str]:

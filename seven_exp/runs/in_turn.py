@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ from seven_exp.training.checkpoints import digest_of
 from seven_exp.training.compute import Compute
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.freed_memory import return_freed_memory
+from seven_exp.training.harness import Harness, metrics_of
 from seven_exp.training.interruption import Interruption, postponed
 from seven_exp.training.loop import DivergedError
 from seven_exp.training.state import Outcome
@@ -77,6 +78,7 @@ class InTurn:
         data: Its test split is evaluated.
         calibration: The batches that the pruner reads.
         departures: From the published protocol.
+        harness: Zero-shot tasks.
         compute: Device, precision and task.
         model: Its blocks are on the meta device unless they are held; the rest is on the device.
         shards: The files of the checkpoint.
@@ -89,6 +91,7 @@ class InTurn:
     data: Data
     calibration: Batches
     departures: list[str]
+    harness: Harness
     compute: Compute
     model: nn.Module
     shards: Shards
@@ -166,6 +169,7 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
             return None
         calibration, departures = calibration_of(config)
         assert calibration is not None
+        harness = Harness.of(config.evaluation)
         example = partial(first_example, data.test, device)
         pruner = pruner_of(config, Plan.of(config, 1), model, None, example)
     paths = {module: path for path, module in model.named_modules()}
@@ -173,7 +177,8 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
         config=config,
         data=data,
         calibration=calibration,
-        departures=[*data.task.departures, *departures],
+        departures=[*data.task.departures, *departures, *harness.departures],
+        harness=harness,
         compute=Compute(device, config.trainer.precision, data.task),
         model=model,
         shards=shards,
@@ -242,6 +247,9 @@ def run(turn: InTurn, folder: Path, tracker: Tracker) -> dict[str, Any]:
             outcome.metrics = _evaluate(turn, folder, asked)
         finally:
             outcome.seconds = time.perf_counter() - since
+        if turn.harness.tasks:
+            facts["harness"] = _zero_shot(turn, folder, asked)
+            outcome.metrics |= metrics_of(facts["harness"])
         tracker.log(0, {"sparsity": pruner.sparsity, **_shown(turn, outcome)})
         total = sum(turn.zeros.values())
         facts |= {"params_zero": total, "zeros_total": total / facts["params_total"]}
@@ -355,8 +363,7 @@ def _evaluate(turn: InTurn, folder: Path, asked: Interruption) -> dict[str, floa
                 turn.zeros[block] = sum(int((p == 0).sum()) for p in block.parameters())
                 yield
             advance(len(turn.zeros), "")
-            if asked.signal is not None:
-                asked.obey()
+            asked.obey_if_asked()
 
         runs = [partial(measure, i) for i in range(len(batches))]
         with inference(model, [compute.device]):
@@ -368,6 +375,15 @@ def _evaluate(turn: InTurn, folder: Path, asked: Interruption) -> dict[str, floa
         loss += found[i][0] * found[i][1]
         seen += found[i][1]
     return task.metrics(torch.empty(0), loss.item() / max(1, seen))
+
+
+def _zero_shot(turn: InTurn, folder: Path, asked: Interruption) -> dict[str, Any]:
+    """Accuracies of the model that was written, with all of its blocks on the device."""
+    written, tokenizer = folder / artifacts.FOLDER, turn.config.dataset.arguments["tokenizer"]
+    with ExitStack() as stack, faults_of_the_user():
+        for number, block in enumerate(turn.blocks):
+            stack.enter_context(turn.held(block, turn.stored(written, number)))
+        return turn.harness.evaluate(*(turn.model, tokenizer, turn.compute), asked.obey_if_asked)
 
 
 def _shown(turn: InTurn, outcome: Outcome) -> dict[str, float]:

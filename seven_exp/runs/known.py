@@ -28,7 +28,8 @@ def remember(config: RunConfig, run_hash: str) -> None:
     reads_folder = (
         DATASETS[config.dataset.name].known_by != "name" and "data_dir" in config.dataset.arguments
     )
-    if config.plugins or config.model.checkpoint or "/" in config.model.name or reads_folder:
+    reads_files = config.plugins or config.model.checkpoint or config.evaluation.include_path
+    if reads_files or "/" in config.model.name or reads_folder:
         return
     place = _place(config)
     try:

@@ -36,6 +36,7 @@ from seven_exp.training.checkpoints import digest_of
 from seven_exp.training.compute import Compute, layout_for, warn_if_slow
 from seven_exp.training.distillation import Distillation
 from seven_exp.training.flops import forward_flops
+from seven_exp.training.harness import Harness
 from seven_exp.training.loop import DivergedError, Objective, Recipe, Tally, endless
 from seven_exp.training.lr_schedules import lr_factor
 from seven_exp.training.sharpness import raised
@@ -63,7 +64,8 @@ class Parts:
         start: SHA-256 of the dense start.
         diverged: Why training the dense start failed, if it did.
         calibration: The batches for pruning outside training; None: the training batches.
-        departures: How data and calibration depart from a published protocol.
+        departures: How data, calibration and tasks depart from a published protocol.
+        harness: Zero-shot tasks.
     """
 
     data: Data
@@ -77,6 +79,7 @@ class Parts:
     diverged: DivergedError | None
     calibration: Batches | None
     departures: list[str]
+    harness: Harness
 
 
 def build(config: RunConfig, world: World, device: torch.device) -> Parts:
@@ -95,12 +98,18 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
             f"calibration.batch_size is {config.calibration.batch_size}: {world.size} processes "
             f"share each batch; the nearest valid choice is {world.size}"
         )
+    if config.evaluation.tasks and world.size > 1:
+        raise ConfigError(
+            "evaluation.tasks: they are evaluated by one process; choose evaluation.tasks=[], and "
+            f"afterwards seven-exp measure RUN --tasks {','.join(config.evaluation.tasks)}"
+        )
     warn_if_slow(device, config.trainer.precision)
     with faults_of_the_user():
         with world.in_turn():
             whole = data_of(config.dataset, config.trainer.batch_size, config.seed)
             data = whole.shared(world.rank, world.size)
             calibration, departures = calibration_of(config)
+        harness = Harness.of(config.evaluation)
         plan = Plan.of(config, 1 if config.trainer.max_steps == 0 else len(data.train))
         with world.in_turn():
             model = _fresh(config, data, device)
@@ -141,7 +150,8 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
         start=start,
         diverged=diverged,
         calibration=calibration,
-        departures=[*data.task.departures, *departures],
+        departures=[*data.task.departures, *departures, *harness.departures],
+        harness=harness,
     )
 
 

@@ -17,6 +17,7 @@ from seven_exp.tracking import Tracker, Trackers, described, write_json, writing
 from seven_exp.training.checkpoints import Checkpoints
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.freed_memory import keep_freed_memory
+from seven_exp.training.harness import metrics_of
 from seven_exp.training.interruption import postponed
 from seven_exp.training.world import World, join
 
@@ -89,10 +90,15 @@ def run_experiment(
             found.raise_for_mismatch()
             if world.main:
                 facts["sha256"] |= _written(config, folder, parts)
+            if parts.harness.tasks:
+                tokenizer = config.dataset.arguments["tokenizer"]
+                facts["harness"] = parts.harness.evaluate(
+                    *(state.evaluated, tokenizer, parts.compute), asked.obey_if_asked
+                )
+                state.outcome.metrics |= metrics_of(facts["harness"])
         if world.main:
             checkpoints.clear()
-        if asked.signal is not None:
-            asked.obey()
+        asked.obey_if_asked()
     return record
 
 

@@ -37,11 +37,16 @@ class Compute:
     world: World = field(default_factory=World)
     layout: torch.memory_format = torch.preserve_format
 
+    @property
+    def half(self) -> torch.dtype | None:
+        """The dtype of half precision; None in full precision."""
+        return _HALF.get(self.precision)
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to half precision, or nothing."""
-        if self.precision == "fp32":
+        if self.half is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=_HALF[self.precision])
+        return torch.autocast(self.device.type, dtype=self.half)
 
     def scaler(self) -> torch.amp.GradScaler | None:
         """Scales the loss in fp16, whose small gradients would vanish; else None."""

@@ -39,6 +39,11 @@ class Interruption:
         self.signal: signal.Signals | None = None
         self._before: dict[int, Any] = {}
 
+    def obey_if_asked(self) -> None:
+        """Handle the signal if one has arrived; raises as `obey`."""
+        if self.signal is not None:
+            self.obey()
+
     def obey(self) -> None:
         """Handle the signal that was postponed to the end of the step.
 
