@@ -435,21 +435,30 @@ def test_blocks_in_turn_give_the_run_in_memory(llama, texts, tmp_path, overrides
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "family", ["OPT", "GPT2", "Gemma", "Phi", "GPTNeoX", "Bloom", "Falcon", "Mamba", "Mixtral"]
+    "family",
+    [
+        *("OPT", "GPT2", "Gemma", "Phi", "GPTNeoX", "Bloom", "Falcon", "Mamba"),
+        *("Qwen3", "Mistral", "Mixtral", "Olmoe", "Qwen2Moe", "GptOss", "DeepseekV3"),
+    ],
 )
 def test_families_in_turn_give_the_run_in_memory(llama, texts, tmp_path, family, monkeypatch):
     folder, turns, opened = tmp_path / "model", [], in_turn.opened
-    model_of_family(family).save_pretrained(folder)
+    model_of_family(family).save_pretrained(folder, max_shard_size="8KB")
     save_tokenizer(folder)
+    assert len(list(folder.glob("*.safetensors"))) > 1
     monkeypatch.setattr(in_turn, "opened", lambda *a: turns.append(opened(*a)) or turns[0])
     config = config_of(folder, texts, tmp_path, "pruner=sparsegpt")
     one, two = run(config, tmp_path / "one"), in_memory(config, tmp_path / "two")
     # transformers converts names or experts of these checkpoints, so all is read at once
-    assert (turns[0] is None) == (family in ("Mixtral", "GPTNeoX"))
+    converted = ("GPTNeoX", "Mixtral", "Olmoe", "Qwen2Moe", "DeepseekV3")
+    assert (turns[0] is None) == (family in converted)
     assert {name: one[name] for name in FACTS} == {name: two[name] for name in FACTS}
     assert same_tensors(*(load_masks(tmp_path / n / "masks.safetensors") for n in ("one", "two")))
     models = [model_of(tmp_path / name / "model") for name in ("one", "two")]
     assert same_tensors(*(model.state_dict() for model in models))
+    masks, read = load_masks(tmp_path / "one/masks.safetensors"), dict(models[0].named_parameters())
+    assert sum(mask.numel() for mask in masks.values()) == one["params_prunable"]
+    assert all(not read[name][~mask].any() for name, mask in masks.items())
 
 
 class Killed(BaseException):

@@ -2,12 +2,14 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
 from seven_exp.pruning import create_pruner
 from seven_exp.pruning.structure import blocks_of
+from seven_exp.training.flops import forward_flops
 
 SIZE = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -87,7 +89,6 @@ def test_a_family_is_pruned_saved_and_read_again(family, tmp_path):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         first = create_pruner("magnitude", model, sparsity=0.5, scope="per_layer")
-        # These are measured by their inputs, and the others by their weights alone.
         pruner = create_pruner("wanda", model, sparsity=0.5, scope="per_layer")
         pruner.prune(batches(), logits_loss)
     blocks = blocks_of(model)
@@ -106,16 +107,8 @@ def test_a_family_is_pruned_saved_and_read_again(family, tmp_path):
         assert all("conv1d" in n for n, why in dense_matrices.items() if why == "depthwise filter")
     experts = {layer.name for layer in first.layers if layer.stacked}
     assert len(experts) == (4 if family in MIXTURES else 0)
-    assert {layer.name for layer in pruner.layers} == {x.name for x in first.layers} - experts
-    assert any("hides its inputs" in str(word.message) for word in said) == bool(experts)
-    # Experts are pruned by their weights alone, in the same model.
-    if experts:
-        rest = create_pruner(
-            "magnitude", model, sparsity=0.5, scope="per_layer", include=[*experts]
-        )
-        rest.prune()
-        assert {layer.name for layer in rest.layers} == experts
-    masks = pruner.masks | (rest.masks if experts else {})
+    assert {layer.name for layer in pruner.layers} == {layer.name for layer in first.layers}
+    masks = pruner.masks
     # Mamba reads this weight without calling its module, so no batch shows its inputs.
     hidden = {name for name in masks if family == "Mamba" and "dt_proj" in name}
     assert any("no batch calls their modules" in str(w.message) for w in said) == bool(hidden)
@@ -126,3 +119,66 @@ def test_a_family_is_pruned_saved_and_read_again(family, tmp_path):
     for name, value in again.state_dict().items():
         kept = masks.get(name, torch.tensor(True))
         assert torch.equal(value, torch.where(kept, dense[name], 0.0)), name
+
+
+def seen_by_experts(model, ids):
+    """For each block what its experts call gets: inputs, indices of the chosen experts."""
+    calls = []
+    hooks = [
+        module.register_forward_pre_hook(lambda m, args: calls.append((m, args)))
+        for name, module in model.named_modules()
+        if name.endswith("experts")
+    ]
+    with torch.no_grad():
+        model(ids)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [1, 16])
+@pytest.mark.parametrize("family", ["Mixtral", "GptOss"])
+def test_wanda_prunes_each_expert_for_the_tokens_routed_to_it(family, length):
+    """The first block in NumPy: its inputs are those of the dense model."""
+    model, ids = model_of(family), batches()[0][:1, :length]
+    dense = {name: value.double().numpy() for name, value in model.state_dict().items()}
+    module, (hidden, chosen, *_) = seen_by_experts(model, ids)[0]
+    pruner = create_pruner("wanda", model, sparsity=0.5)
+    pruner.prune([ids], logits_loss)
+    path = next(name for name, m in model.named_modules() if m is module)
+    up, down = (dense[f"{path}.{name}"] for name in ("gate_up_proj", "down_proj"))
+    if family == "GptOss":
+        up, down = up.transpose(0, 2, 1), down.transpose(0, 2, 1)
+    hidden, chosen = hidden.double().numpy().reshape(-1, up.shape[2]), chosen.numpy()
+    assert len(set(chosen.flatten())) == (2 if length == 1 else 4)  # of four experts
+    for expert in range(4):
+        x = hidden[(chosen.reshape(len(hidden), -1) == expert).any(1)]
+        made = x @ up[expert].T
+        if family == "GptOss":
+            made = made + dense[f"{path}.gate_up_proj_bias"][expert]
+            gate, linear = made[:, ::2].clip(max=7), made[:, 1::2].clip(-7, 7)
+            inner = (linear + 1) * gate / (1 + np.exp(-1.702 * gate))
+        else:
+            gate, linear = np.split(made, 2, axis=1)
+            inner = gate / (1 + np.exp(-gate)) * linear
+        for name, weight, inputs in (("gate_up_proj", up, x), ("down_proj", down, inner)):
+            norms = np.linalg.norm(inputs, axis=0) if len(x) else np.ones(weight.shape[2])
+            best = np.argsort(-np.abs(weight[expert]) * norms, axis=1)[:, : weight.shape[2] // 2]
+            expected = np.zeros(weight[expert].shape, dtype=bool)
+            np.put_along_axis(expected, best, values=True, axis=1)
+            mask = pruner.masks[f"{path}.{name}"][expert].numpy()
+            assert np.array_equal(mask.T if family == "GptOss" else mask, expected), (expert, name)
+
+
+@pytest.mark.slow
+def test_operations_are_those_of_the_experts_in_use():
+    model, ids = model_of("Mixtral"), batches()[0]
+    pruner = create_pruner("magnitude", model, sparsity=0.5, scope="per_layer")
+    pruner.prune()
+    dense, sparse = forward_flops(model, {"input_ids": ids}, pruner.layers, pruner.layer_counts)
+    width, inner, length, words = 16, 24, 16, 43
+    maps = 4 * width * width + 2 * 3 * width * inner  # two experts of three matrices
+    attention, router = 2 * length * width, 4 * width
+    assert dense == 2 * length * (2 * (maps + attention + router) + width * words)
+    assert dense - sparse == 2 * length * 2 * maps // 2

@@ -12,6 +12,7 @@ from seven_exp.pruning.allocation import SCOPES, Measured, Pool, lamp_shares, me
 from seven_exp.pruning.evidence import undecidable
 from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.layers import Layer, transposed
+from seven_exp.pruning.matrices import Stack
 from seven_exp.pruning.patterns import Pattern, Units
 from seven_exp.pruning.replicas import Group, average
 from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
@@ -165,7 +166,7 @@ class Competition:
             return None
         chosen = self._chosen(pool, scores, places, available, judging)
         return {
-            i: (mask.T if i in self._turned else mask).reshape(candidates[i].shape)
+            i: self._as_stored(i, mask).reshape(candidates[i].shape)
             for i, mask in zip(pool.layers, chosen, strict=True)
         }
 
@@ -251,12 +252,27 @@ class Competition:
     def _shape(self, i: int) -> tuple[int, ...]:
         """(outputs, inputs, *kernel) of a layer, if the scope or the pattern distinguishes rows."""
         shape = self.layers[i].shape
-        return (shape[1], shape[0]) if i in self._turned else shape
+        if i not in self._turned:
+            return shape
+        if isinstance(shape, Stack):
+            return Stack.of(shape.copies, shape[1], shape[0] // shape.copies)
+        return shape[1], shape[0]
 
     def _matrix(self, i: int, tensor: Tensor) -> Tensor:
         """A tensor with a layer's weight shape, viewed in the layer's `_shape`."""
-        matrix = self.layers[i].matrix(tensor)
-        return matrix.T.contiguous() if i in self._turned else matrix
+        if i not in self._turned:
+            return self.layers[i].matrix(tensor)
+        turned = tensor.mT if self.layers[i].stacked else self.layers[i].matrix(tensor).T
+        return turned.contiguous().view(self._shape(i))
+
+    def _as_stored(self, i: int, matrix: Tensor) -> Tensor:
+        """The inverse of `_matrix`, up to the shape."""
+        if i not in self._turned:
+            return matrix
+        shape = self._shape(i)
+        if isinstance(shape, Stack):
+            matrix = matrix.reshape(shape.copies, -1, shape[1])
+        return matrix.mT
 
 
 def _count(masks: Sequence[Tensor]) -> int:

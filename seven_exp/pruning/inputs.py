@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from seven_exp.pruning.matrices import Layer, transposed
+from seven_exp.pruning.matrices import Layer, transposed, widths
 
 Inputs = Callable[[Sequence[Any], Mapping[str, Any]], list[Tensor]]
 """``inputs(args, kwargs)`` of a module's call: for each group of outputs, a tensor with one row per
@@ -30,16 +31,20 @@ class Use:
     Attributes:
         module: The module whose calls reveal the weight's inputs.
         inputs: Extracts from such a call what the weight multiplies.
-        turned: Whether the weight's first dimension is the input dimension.
+        turned: Whether the weight's first dimension, in an expert, is the input dimension.
+        stacked: Whether the weight is a stack of experts, which are its groups.
     """
 
     module: nn.Module
     inputs: Inputs
     turned: bool = False
+    stacked: bool = False
 
     def matrices(self, tensor: Tensor, groups: int) -> Tensor:
         """A tensor of the weight's shape as (groups, outputs, inputs), one matrix per group."""
-        rows = tensor.reshape(groups, len(tensor) // groups, -1)
+        rows = tensor
+        if not self.stacked:
+            rows = tensor.reshape(groups, len(tensor) // groups, -1)
         return rows.transpose(1, 2) if self.turned else rows
 
     def weight(self, matrices: Tensor, shape: Sequence[int]) -> Tensor:
@@ -67,6 +72,8 @@ def _use(layer: Layer, owners: Mapping[nn.Module, nn.MultiheadAttention]) -> Use
         return Use(owners[module], partial(_attended, owners[module]))
     if isinstance(module, nn.MultiheadAttention):
         return Use(module, partial(_projected, layer.attribute))
+    if layer.stacked:
+        return Use(module, partial(_of_experts, layer), turned=turned, stacked=True)
     if isinstance(module, _CONVOLUTIONS):
         return Use(module, partial(_patches_of, module))
     if isinstance(module, _TRANSPOSED):
@@ -75,8 +82,9 @@ def _use(layer: Layer, owners: Mapping[nn.Module, nn.MultiheadAttention]) -> Use
 
 
 def reveals_inputs(layer: Layer) -> bool:
-    """Whether calls of some module reveal a layer's inputs; recurrent and fused layers do not."""
-    return isinstance(layer.module, nn.MultiheadAttention) or layer.attribute == "weight"
+    """Whether calls of some module reveal a layer's inputs; recurrent layers do not."""
+    attention = isinstance(layer.module, nn.MultiheadAttention)
+    return attention or layer.stacked or layer.attribute == "weight"
 
 
 def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
@@ -101,6 +109,60 @@ def _projected(attribute: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     elif three[0] is three[1] is three[2]:
         three = three[:1]
     return [inputs.reshape(-1, inputs.shape[-1]) for inputs in three]
+
+
+def _of_experts(layer: Layer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Inputs of each expert, in a further run of the module; none if it was not chosen."""
+    weight = layer.weight
+    products = _Products(weight)
+    with _one_by_one(layer.module), products:
+        layer.module.forward(*args, **kwargs)
+    nothing = weight.new_empty(0, widths(layer)[0])
+    return [torch.cat([nothing, *inputs]) for inputs in products.inputs]
+
+
+class _Products(TorchFunctionMode):
+    """Within the context, collects what is multiplied by the matrices of a stack.
+
+    Args:
+        weight: (experts, ...), contiguous.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.inputs: list[list[Tensor]] = [[] for _ in weight]
+        self._weight = weight
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        multiplies = getattr(func, "__name__", "") in ("linear", "matmul", "__matmul__")
+        if multiplies and len(args) > 1 and (expert := self._expert(args[1])) is not None:
+            self.inputs[expert].append(args[0].reshape(-1, args[0].shape[-1]))
+        return func(*args, **(kwargs or {}))
+
+    def _expert(self, matrix: Tensor) -> int | None:
+        """The expert whose matrix this is, known by its place in memory."""
+        weight = self._weight
+        if matrix.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr():
+            return None
+        place = matrix.storage_offset() - weight.storage_offset()
+        expert, rest = divmod(place, weight.stride(0))
+        return expert if rest == 0 and 0 <= expert < len(weight) else None
+
+
+@contextmanager
+def _one_by_one(module: nn.Module) -> Iterator[None]:
+    """Within the context, transformers' experts compute one after another, not in one kernel."""
+    config = getattr(module, "config", None)
+    chosen = getattr(config, "_experts_implementation", None)
+    try:
+        if chosen is not None:
+            config._experts_implementation = "eager"
+        yield
+    finally:
+        if chosen is not None:
+            config._experts_implementation = chosen
 
 
 def _attended(

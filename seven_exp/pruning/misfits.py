@@ -48,8 +48,8 @@ def misfits_of(
 
 
 def _turns(layer: Layer, pattern: Pattern) -> bool:
-    """Whether a solver transposes a matrix before it scores it."""
-    return layer.weight.dim() == 2 and not layer.stacked and not isinstance(pattern, Units)
+    """Whether a solver transposes matrices before it scores them."""
+    return (layer.weight.dim() == 2 or layer.stacked) and not isinstance(pattern, Units)
 
 
 def resolve(coverage: Coverage, found: Mapping[str, str], choice: Misfits) -> Coverage:

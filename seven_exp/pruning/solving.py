@@ -17,6 +17,7 @@ from seven_exp.pruning.inputs import uses_of
 from seven_exp.pruning.layers import Layer
 from seven_exp.pruning.layerwise import Hold, Run, capturing, inference, used_again, walk
 from seven_exp.pruning.masks import Masks
+from seven_exp.pruning.matrices import widths
 from seven_exp.pruning.replicas import Group, average
 from seven_exp.pruning.structure import blocks_of
 
@@ -132,7 +133,7 @@ class Solving:
     def _nothing(self, i: int, groups: int) -> Sums:
         weight = self._layers[i].weight.detach()
         matrices = self._uses[i].matrices(weight, groups).to(precision(weight))
-        sums = {"uses": matrices.new_zeros(groups), **self.solver.init(matrices)}
+        sums = {"uses": matrices.new_zeros(len(matrices)), **self.solver.init(matrices)}
         if self.gradients:
             sums["gradients"] = self._uses[i].matrices(self.gradients[i], groups)
         return sums
@@ -144,11 +145,23 @@ class Solving:
         known = {i: self._sums.pop(i) if i in self._sums else self._nothing(i, 1) for i in seen}
         average([tensor for sums in known.values() for tensor in sums.values()], self.group)
         known = {i: sums for i, sums in known.items() if sums["uses"].any()}
+        for i, sums in known.items():
+            if self._layers[i].stacked:
+                self._see_for_idle(sums, widths(self._layers[i])[0])
         self.unused |= set(members) - set(known)
         for pool in self._pools():
             if known.keys() >= set(pool.layers):
                 with torch.no_grad():
                     self._prune(pool, {i: known.pop(i) for i in pool.layers})
+
+    def _see_for_idle(self, sums: Sums, inputs: int) -> None:
+        """Show each input once to experts that no batch has chosen: their weights alone decide."""
+        idle = (sums["uses"] == 0).tolist()
+        if any(idle):
+            each = torch.eye(inputs, dtype=sums["uses"].dtype, device=sums["uses"].device)
+            given = [each if one else each[:0] for one in idle]
+            sums["uses"] += torch.tensor([len(group) for group in given]).to(sums["uses"])
+            self.solver.see(sums, given)
 
     def _prune(self, pool: Pool, known: Mapping[int, Sums]) -> None:
         """Prune a pool; several layers compete by their scores and are then solved one by one."""
@@ -170,7 +183,7 @@ class Solving:
             budget = Budget(
                 density=density,
                 pattern=self.competition.pattern,
-                kernel=tuple(weights[i].shape[2:]),
+                kernel=() if self._layers[i].stacked else tuple(weights[i].shape[2:]),
                 alive=view(alive[i]),
                 best=best,
                 mask=view(together[i]) if together else None,

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ def forward_flops(
     """Operations for one sample: (dense, sparse). A multiply-add counts as two.
 
     The sparse count is theoretical: it subtracts, for every pruned weight, two operations for each
-    use of the weight. Only sparse kernels realise this gain. Nothing is subtracted for experts,
-    which process only the inputs routed to them.
+    use of the weight. Only sparse kernels realise this gain. Of experts only those in use
+    count; what is subtracted for them assumes that all of them process equally many inputs.
 
     Args:
         model: Any module.
@@ -31,7 +32,7 @@ def forward_flops(
         counts: Weight name -> (number of weights, number of kept weights).
     """
     model = unwrap(model)
-    uses = dict.fromkeys((layer.name for layer in layers), 0)
+    uses = dict.fromkeys((layer.name for layer in layers), 0.0)
 
     def counter(layer: Layer) -> torch.utils.hooks.RemovableHandle:
         def count(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
@@ -41,19 +42,26 @@ def forward_flops(
 
         return layer.module.register_forward_hook(count)
 
-    handles = [counter(layer) for layer in layers if not layer.stacked]
+    def counter_of_experts(layer: Layer) -> torch.utils.hooks.RemovableHandle:
+        def count(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+            uses[layer.name] += _routed(args, kwargs) / len(layer.weight)
+
+        return layer.module.register_forward_pre_hook(count, with_kwargs=True)
+
+    handles = [(counter_of_experts if x.stacked else counter)(x) for x in layers]
     training = model.training
     try:
         model.eval()
         # With gradients off, attention would take a fused path, which the counter can't see.
-        with _unfused(layers), torch.enable_grad(), FlopCounterMode(display=False) as flops:
+        flops = FlopCounterMode(display=False, custom_mapping=_grouped())
+        with _unfused(layers), torch.enable_grad(), flops:
             forward(model, sample)
     finally:
         model.train(training)
         for handle in handles:
             handle.remove()
     dense = flops.get_total_flops()
-    skipped = sum(2 * (size - kept) * uses[name] for name, (size, kept) in counts.items())
+    skipped = round(sum(2 * (size - kept) * uses[name] for name, (size, kept) in counts.items()))
     size = len(next(iter(sample.values())) if isinstance(sample, Mapping) else sample)
     return dense // size, (dense - skipped) // size
 
@@ -69,6 +77,28 @@ def _unfused(layers: Sequence[Layer]) -> Iterator[None]:
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         yield
+
+
+def _routed(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """Number of inputs that experts process: one for each expert that a token is routed to.
+
+    0 if the call does not say it by indices of experts.
+    """
+    given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+    return next((x.numel() for x in given if x.dtype in (torch.int32, torch.int64)), 0)
+
+
+def _grouped() -> dict[Any, Any]:
+    """How to count products of rows with the experts' matrices that torch's counter lacks."""
+
+    def count(rows: Sequence[int], stack: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * rows[0] * stack[1] * stack[2]
+
+    kernels = [
+        getattr(torch.ops.aten, "_grouped_mm", None),
+        getattr(torch.ops.transformers, "grouped_mm_fallback", None),
+    ]
+    return {kernel: count for kernel in kernels if kernel is not None}
 
 
 def _uses(module: nn.Module, inputs: Tensor, output: Tensor) -> int:
