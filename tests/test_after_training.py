@@ -557,6 +557,29 @@ def cut_short(folder):
     file.write_bytes(file.read_bytes()[:-9])
 
 
+def index_of(folder):
+    return folder / "model.safetensors.index.json"
+
+
+def without_the_end_of_its_index(folder):
+    index_of(folder).write_text(index_of(folder).read_text()[:50])
+
+
+def with_a_weight_in_another_file(folder):
+    index = json.loads(index_of(folder).read_text())
+    own = index["weight_map"]["model.norm.weight"]
+    others = (file for file in index["weight_map"].values() if file != own)
+    index["weight_map"]["model.norm.weight"] = next(others)
+    index_of(folder).write_text(json.dumps(index))
+
+
+def with_another_layer_in_its_config(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["num_hidden_layers"] = 4
+    config.pop("layer_types", None)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def quantised(folder):
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
@@ -573,6 +596,12 @@ def of_another_width(folder):
     [
         (without_a_shard, r"model-00003-of-0000\d.safetensors is missing \(1 of"),
         (cut_short, "can't be read .* download it again"),
+        (without_the_end_of_its_index, "index.json is broken: download the model again"),
+        (
+            with_a_weight_in_another_file,
+            "holds no model.norm.weight, which model.safetensors.index",
+        ),
+        (with_another_layer_in_its_config, r"files have no model.layers.3.* \(9 weights\)"),
         (quantised, r"quantised \(gptq\) .* give the checkpoint that it was made from"),
         (of_another_width, "in shape .* but the model's has"),
     ],

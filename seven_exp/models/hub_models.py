@@ -65,9 +65,18 @@ def _build(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model: nn.Module
     if pretrained:
-        model = from_source(
-            auto, "model.name", name, config=config, ignore_mismatched_sizes=True, dtype=dtype
-        )
+        # A head for other classes is new; a language model has no part that may be.
+        model, found = from_source(
+            *(auto, "model.name", name),
+            config=config, ignore_mismatched_sizes=True, dtype=dtype, output_loading_info=True,
+        )  # fmt: skip
+        lacking = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
+        if lacking and kind == "language_modelling":
+            raise ValueError(
+                f"model.name is '{name}': its files have no {min(lacking)} of the shape in its "
+                f"config.json ({len(lacking)} weights): give the model's own config.json, or "
+                "download it again"
+            )
     else:
         model = auto.from_config(config, dtype=dtype)
     return model.train()

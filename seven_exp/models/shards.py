@@ -77,7 +77,13 @@ class Shards:
         for file, members in wanted.items():
             try:
                 with safe_open(self.folder / file, "pt") as tensors:
+                    held = set(tensors.keys())
                     for name in members:
+                        if self.files[name][1] not in held:
+                            raise ValueError(
+                                f"model.name: {self.folder / file} holds no {self.files[name][1]}, "
+                                f"which {INDEX} places there: download the model again"
+                            )
                         yield tensors, name, self.files[name][1]
             except (OSError, SafetensorError) as error:
                 reason = one_line(error)
@@ -91,12 +97,17 @@ def shards_in(folder: Path) -> dict[str, str] | None:
     """Name of a tensor -> its file; None if the folder holds no safetensors.
 
     Raises:
-        ValueError: A file that the index names is missing.
+        ValueError: The index is broken, or a file that it names is missing.
     """
     from safetensors import SafetensorError, safe_open
 
     if (folder / INDEX).is_file():
-        files: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
+        try:
+            files: dict[str, str] = json.loads((folder / INDEX).read_bytes())["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"model.name: {folder / INDEX} is broken: download the model again"
+            ) from error
         missing = sorted({file for file in files.values() if not (folder / file).is_file()})
         if missing:
             raise ValueError(

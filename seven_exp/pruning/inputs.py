@@ -146,15 +146,15 @@ class _Products(TorchFunctionMode):
         weight = self._weight
         if matrix.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr():
             return None
-        place = matrix.storage_offset() - weight.storage_offset()
-        expert, rest = divmod(place, weight.stride(0))
+        place = int(matrix.storage_offset()) - int(weight.storage_offset())
+        expert, rest = divmod(place, int(weight.stride(0)))
         return expert if rest == 0 and 0 <= expert < len(weight) else None
 
 
 @contextmanager
 def _one_by_one(module: nn.Module) -> Iterator[None]:
     """Within the context, transformers' experts compute one after another, not in one kernel."""
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     chosen = getattr(config, "_experts_implementation", None)
     try:
         if chosen is not None:
