@@ -212,14 +212,14 @@ def _loaded(name: str, path: Path) -> Any:
 
 def _accuracies(values: Mapping[str, Any]) -> dict[str, float | None]:
     """What the harness calls "acc,FILTER" and "acc_stderr,FILTER", of the first filter."""
-    named = {key.partition(",")[0]: value for key, value in reversed(values.items())}
+    named = {key.partition(",")[0]: value for key, value in reversed(list(values.items()))}
     found: dict[str, float | None] = {}
     for kind, theirs in KINDS.items():
         if theirs in named:
             found[kind] = float(named[theirs])
             error = named.get(f"{theirs}_stderr")
             known = isinstance(error, float) and math.isfinite(error)
-            found[f"{kind}_stderr"] = float(error) if known else None
+            found[f"{kind}_stderr"] = error if known else None
     return found
 
 
