@@ -23,8 +23,8 @@ from torch import nn
 
 from seven_exp.config import Evaluation
 from seven_exp.datasets.tokens import load_tokenizer
+from seven_exp.messages import nearest, one_line
 from seven_exp.pruning.inputs import evaluating
-from seven_exp.registry import nearest
 from seven_exp.training.compute import Compute
 
 KINDS = {"accuracy": "acc", "accuracy_norm": "acc_norm"}
@@ -198,7 +198,7 @@ def _loaded(name: str, path: Path) -> Any:
 
             task = TaskManager(include_defaults=False).load([str(path)])["tasks"][name]
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(
             f"task '{name}' can't be loaded ({type(error).__name__}: {reason:.150}): without a "
             "network give evaluation.include_path=FOLDER with its YAML file and data_files"
