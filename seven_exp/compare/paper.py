@@ -18,7 +18,7 @@ from seven_exp.compare.ranks import Ranks, sentences
 from seven_exp.compare.records import Record, whole_config
 from seven_exp.compare.statistics import SIGNIFICANT, Estimate
 from seven_exp.compare.summary import Row, spans
-from seven_exp.compare.table import BARRED, captions, percent, with_interval
+from seven_exp.compare.table import BARRED, bars, captions, percent, with_interval
 from seven_exp.files.atomic import replacing
 
 _SPECIAL = {
@@ -129,10 +129,7 @@ def caption(rows: Sequence[Row], metric: str, baseline: str | None, look: Look) 
         *([f"Bold: the best mean of a sparsity{_overlaps(rows, metric)}"]),
         *_tests(rows, baseline, look),
     ]
-    if any(row.barred for row in rows):
-        said.append(
-            f"{BARRED}: seeds without a result, or fewer than a rival has; neither bold nor starred"
-        )
+    said += [f"{BARRED}: {words}; neither bold nor starred" for words in bars(rows)]
     return ". ".join(said) + "."
 
 

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from seven_exp.compare.inference import PAIRED, Inference
 from seven_exp.compare.metrics import resolution, smaller_is_better
@@ -352,10 +353,19 @@ def _with_best(rows: Sequence[Row], sign: int) -> list[Row]:
 
 
 def _bar(row: Row, most: int) -> str:
-    """Why a row is neither best nor starred: seeds without a result, or fewer seeds than others."""
+    """Why a row is neither best nor starred; "" if it can be."""
     if row.lost:
         return lost_words(row)
-    return f"a rival has {most} seeds" if row.result.n < most else ""
+    return f"a rival has {most} seeds" if row.result.n < most else missed_target(row)
+
+
+def missed_target(row: Row) -> str:
+    """How far a row's runs are from their sparsity, if they keep over 5% too many weights."""
+    found = (record.values.get("sparsity") for record in row.records)
+    reached = [value for value in found if isinstance(value, int | float)]
+    if not reached or 1 - fmean(reached) <= 1.05 * (1 - row.sparsity):
+        return ""
+    return f"{100 * fmean(reached):.4g}% reached instead of {100 * row.sparsity:.4g}%"
 
 
 def lost_words(row: Row) -> str:

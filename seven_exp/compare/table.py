@@ -11,7 +11,7 @@ from rich.text import Text
 
 from seven_exp.compare.metrics import in_percent, is_share
 from seven_exp.compare.statistics import Difference, Estimate
-from seven_exp.compare.summary import Row, lost_words, undecided
+from seven_exp.compare.summary import Row, lost_words, missed_target, undecided
 from seven_exp.console import table_console
 from seven_exp.files.atomic import replacing
 
@@ -51,13 +51,18 @@ def seeds(row: Row) -> str:
     return f"{row.result.n}{lost}{BARRED if row.barred else ''}"
 
 
+def bars(rows: Sequence[Row]) -> list[str]:
+    """What bars rows from being best or starred, one text for each reason."""
+    missed = [(row.method, words) for row in rows if (words := missed_target(row))]
+    said = [f"{method} kept too many weights, {words}" for method, words in missed]
+    if any(row.barred and not missed_target(row) for row in rows):
+        said.append("seeds without a result, or fewer than a rival has")
+    return said
+
+
 def captions(rows: Sequence[Row], metric: str) -> list[str]:
     """What a reader of one task's table must know, one sentence each."""
-    said = []
-    if any(row.barred for row in rows):
-        said.append(
-            f"{BARRED} neither best nor starred: seeds without a result, or fewer than a rival has"
-        )
+    said = [f"{BARRED} neither best nor starred: {words}" for words in bars(rows)]
     if all(row.result.half is None for row in rows):
         said.append("bold is the best value, no ranking: one seed has no interval")
     elif overlaps := undecided(rows):
