@@ -218,7 +218,7 @@ def test_the_command_prints_a_table_and_writes_the_facts(finished_run, tmp_path,
     [
         (["--format", "densse"], "unknown format 'densse': did you mean 'dense'?"),
         (["--format", "2:4"], "keeps"),
-        (["--format", "small"], "pruner.pattern=coupled, rows or heads"),
+        (["--format", "small"], "pruner.pattern=coupled, rows, heads or depth"),
         (["--format", "dense", "--batches", "0"], "choose 1 or more"),
         (["--format", "dense", "--format", "sparse", "--output", "x"], "one --format"),
     ],

@@ -15,10 +15,13 @@ from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
 
 SMALL = [
-    *("model=mlp", "model.widths=[8]", "trainer.max_steps=12", "trainer.batch_size=32"),
-    *("trainer.eval_interval=6", "trainer.log_interval=1", "run.checkpoint_interval=0"),
-    *("tracker.mode=disabled", "sparsity=0.5", "threads=1"),
+    *("trainer.max_steps=12", "trainer.batch_size=32", "trainer.eval_interval=6"),
+    *("trainer.log_interval=1", "run.checkpoint_interval=0", "tracker.mode=disabled"),
+    *("sparsity=0.5", "threads=1"),
 ]
+MODEL = ("model=mlp", "model.widths=[8]")
+TRANSFORMER = ("model.depth=2", "model.width=16", "model.mlp_width=16", "model.heads=2")
+"""For pruners of heads and blocks."""
 
 OTHER = {
     "schedule.name": "cosine",
@@ -65,7 +68,9 @@ def test_a_value_is_tried_of_every_key():
 def base(name: str, *overrides: str) -> RunConfig:
     own = ("pruner.rounds=2",) if name in IN_ROUNDS else ()
     own = ("pruner.rewind=lr",) if name == "imp" else own
-    return composed(*SMALL, f"pruner={name}", *own, *overrides)
+    own = ("pruner.pattern=heads", "pruner.include=[*attention*]") if name == "flap" else own
+    model = TRANSFORMER if name in ("flap", "short_gpt") else MODEL
+    return composed(*model, *SMALL, f"pruner={name}", *own, *overrides)
 
 
 def changed(config: RunConfig, *keys: str) -> RunConfig:

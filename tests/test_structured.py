@@ -327,3 +327,7 @@ def test_whole_blocks_need_their_pattern_and_compete_with_one_another():
         )
     with pytest.raises(ValueError, match="which is in no block"):
         seven_exp.create_pruner("magnitude", torch.nn.Linear(3, 4), sparsity=0.5, pattern="depth")
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    pruner = seven_exp.create_pruner("short_gpt", layers, sparsity=0.5, pattern="depth", exclude=[])
+    with pytest.raises(ValueError, match="differ in shape: it is for the blocks of Transformers"):
+        pruner.prune([torch.ones(2, 3)], lambda model, batch: model(batch).sum())

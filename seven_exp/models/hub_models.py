@@ -56,8 +56,15 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def _build(
-    name: str, kind: str, config: Any, pretrained: bool, dtype: Dtype = "float32"
+    name: str,
+    kind: str,
+    config: Any,
+    pretrained: bool,
+    dtype: Dtype = "float32",
+    *,
+    biases: bool = False,
 ) -> nn.Module:
+    """A model; with ``biases``, those that the files lack are new."""
     import transformers
     from transformers.utils import logging
 
@@ -70,7 +77,8 @@ def _build(
             *(auto, "model.name", name),
             config=config, ignore_mismatched_sizes=True, dtype=dtype, output_loading_info=True,
         )  # fmt: skip
-        lacking = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
+        new = (key for key in found["missing_keys"] if not (biases and key.endswith(".bias")))
+        lacking = [*new, *(key for key, *_ in found["mismatched_keys"])]
         if lacking and kind == "language_modelling":
             raise ValueError(
                 f"model.name is '{name}': its files have no {min(lacking)} of the shape in its "
@@ -107,7 +115,7 @@ def text_model(name: str) -> Callable[..., nn.Module]:
             config.num_labels = num_classes
         if head_dropout is not None:
             _set_head_dropout(config, name, head_dropout)
-        return _build(name, head, config, pretrained, dtype)
+        return _build(name, head, config, pretrained, dtype, biases=biases)
 
     return build
 

@@ -210,7 +210,6 @@ def test_heads_go_whole_through_all_their_weights():
         ({"pattern": "5x5"}, r"does not tile 0\.weight of 12x16"),
         ({"pattern": "rows", "scope": "per_row"}, "scope 'per_row'"),
         ({"pattern": "heads"}, r"does not fit 0\.weight, which is not an nn.MultiheadAttention's"),
-        ({"pattern": "heads", "scope": "per_layer"}, "spans several weights"),
         ({"min_density": 0.6}, "more than the final density"),
         ({"min_density": 1.0}, "min_density is 1.0"),
         ({"min_density": 0.1, "pattern": "rows"}, "removes whole units"),

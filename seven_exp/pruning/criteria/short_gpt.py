@@ -51,6 +51,11 @@ class ShortGpt(ModelScore):
         ) -> None:
             read = args[0] if args else next(iter(kwargs.values()))
             returned = made if isinstance(made, Tensor) else made[0]
+            if read.shape != returned.shape:
+                raise ValueError(
+                    "short_gpt compares what a block reads and returns, and these differ in shape: "
+                    "it is for the blocks of Transformers"
+                )
             cosine = functional.cosine_similarity(read.double(), returned.double(), dim=-1)
             cosines[i] += cosine.sum().to(device)
             tokens[i] += cosine.numel()
