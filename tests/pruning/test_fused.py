@@ -1,5 +1,6 @@
 """Compiled and PyTorch kernels give the same bits, and both match an independent statement."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -208,13 +209,21 @@ def test_kernels_are_compiled_once(in_a_new_process, monkeypatch, tmp_path):
 
 
 @needs_a_compiler
-@pytest.mark.parametrize("reason", ["others write there", "a file is there"])
-def test_kernels_are_not_kept_where_that_is_not_safe(in_a_new_process, tmp_path, reason):
+@pytest.mark.parametrize("reason", ["others write there", "a file is there", "the disk is full"])
+def test_kernels_are_not_kept_where_that_is_not_possible_or_safe(
+    in_a_new_process, monkeypatch, tmp_path, reason
+):
     place = tmp_path / "seven_exp" / "kernels"
     place.parent.mkdir()
     if reason == "others write there":
         place.mkdir()
         place.chmod(0o777)
+    elif reason == "the disk is full":
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(compiled.shutil, "copyfile", full)
     else:
         place.write_text("")
     for _ in range(2):

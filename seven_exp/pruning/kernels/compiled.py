@@ -81,7 +81,7 @@ def library() -> ctypes.CDLL | None:
         with suppress(OSError):
             if kept.name == _name(identity, kept):
                 return _loaded(kept)
-    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as made_in:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made_in:
         target = Path(made_in) / "fused.so"
         for flags in _IF_KNOWN:
             command = [compiler, *_ALWAYS, *flags, "-shared", "-fPIC", "-o", target, _SOURCE, "-lm"]
@@ -91,8 +91,9 @@ def library() -> ctypes.CDLL | None:
             except (OSError, subprocess.SubprocessError):
                 continue
             if folder:
-                with suppress(OSError):
-                    target.replace(folder / _name(identity, target))
+                with suppress(OSError):  # a full disk, or one that can only be read
+                    partial = shutil.copyfile(target, folder / f"{os.getpid()}.partial")
+                    partial.replace(folder / _name(identity, target))
             return loaded
     return None
 
