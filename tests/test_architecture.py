@@ -39,8 +39,8 @@ ARROWS = {
         *("datasets", "models", "pruning", "runs", "shrink", "tasks"),
     },
     "measure": {
-        *("config", "console", "files"),
-        *("datasets", "export", "runs", "shrink", "tasks", "training"),
+        *("config", "console"),
+        *("datasets", "export", "runs", "shrink", "tasks", "tracking", "training"),
     },
     "cli": {
         *("config", "console", "files", "messages", "registry"),

@@ -16,6 +16,7 @@ from test_cli import train
 from test_conf import composed
 from test_resume import CASES, SMALL, left_by
 
+from seven_exp.cli.faults import explain
 from seven_exp.datasets.folders import Streamed
 from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import Guarded, LocalRecord, RecordError, Trackers
@@ -355,3 +356,10 @@ def test_an_output_root_that_is_read_only_is_the_users_mistake(tmp_path, sweep):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: output_root: can't write the run's folder: ")
     assert "Read-only file system" in line
+
+
+def test_an_error_without_words_is_explained_by_its_cause():
+    silent = RuntimeError()
+    assert explain(silent) == "RuntimeError"
+    silent.__cause__ = OSError("the disk\n is gone")
+    assert explain(silent) == "the disk is gone"

@@ -52,8 +52,7 @@ def explain(error: BaseException) -> str:
             siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
             hint = nearest(str(cause.key), map(str, siblings))
             return f"{cause.full_key}: no such key: {hint}"
-    words = [one_line(cause) for cause in causes]
-    return next(filter(None, words), type(error).__name__)
+    return one_line(next((cause for cause in causes if str(cause).strip()), error))
 
 
 def stop_if_explained(error: Exception) -> None:

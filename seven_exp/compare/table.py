@@ -53,9 +53,13 @@ def seeds(row: Row) -> str:
 
 def bars(rows: Sequence[Row]) -> list[str]:
     """What bars rows from being best or starred, one text for each reason."""
-    missed = [(row.method, words) for row in rows if (words := missed_target(row))]
-    said = [f"{method} kept too many weights, {words}" for method, words in missed]
-    if any(row.barred and not missed_target(row) for row in rows):
+    said, others = [], False
+    for row in rows:
+        if words := missed_target(row):
+            said.append(f"{row.method} kept too many weights, {words}")
+        elif row.barred:
+            others = True
+    if others:
         said.append("seeds without a result, or fewer than a rival has")
     return said
 

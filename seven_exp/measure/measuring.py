@@ -1,6 +1,5 @@
 """Measures one run or export on this machine, and interprets the result."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -12,11 +11,11 @@ from torch import Tensor, nn
 
 from seven_exp.config import faults_of_the_user
 from seven_exp.datasets import Batches
-from seven_exp.files.atomic import replacing
 from seven_exp.measure.timing import in_turn, peak_memory
 from seven_exp.measure.variants import Variant, subject_of
 from seven_exp.runs.provenance import processor, versions
 from seven_exp.tasks import Inputs, forward
+from seven_exp.tracking import write_json
 from seven_exp.training.world import device_of
 
 SCHEMA = 1
@@ -94,8 +93,7 @@ def measure(
         "reading": reading(rows, subject.variants),
     }
     path = folder / "measure.json"
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(path, facts)
     return facts, path
 
 

@@ -1,14 +1,13 @@
 """Zero-shot accuracies of a finished run's or an export's model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from seven_exp.config import ConfigError, Evaluation, faults_of_the_user
 from seven_exp.export.exporting import is_export, load
-from seven_exp.files.atomic import replacing
 from seven_exp.runs.restore import restore
 from seven_exp.tasks import LanguageModelling
+from seven_exp.tracking import write_json
 from seven_exp.training.compute import Compute
 from seven_exp.training.harness import Harness, metrics_of
 from seven_exp.training.world import device_of
@@ -52,6 +51,5 @@ def evaluate_tasks(
         "departures": list(harness.departures),
     }
     path = folder / "harness.json"
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(path, facts)
     return facts, path

@@ -20,6 +20,9 @@ class Pattern:
     counts_rows: ClassVar[bool] = False
     """Whether it distinguishes a weight's outputs from its inputs."""
 
+    empties_layers: ClassVar[bool] = False
+    """Whether layers are meant to lose all their weights."""
+
     def __str__(self) -> str:
         """The text that `parse_pattern` reads."""
         return "unstructured"
@@ -333,6 +336,8 @@ class Depth(Units):
     blocks: Sequence[nn.Module] = ()
 
     counts_rows: ClassVar[bool] = False
+
+    empties_layers: ClassVar[bool] = True
 
     spans_weights: ClassVar[bool] = True
 

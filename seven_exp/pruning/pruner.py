@@ -35,7 +35,6 @@ from seven_exp.pruning.layerwise import Hold
 from seven_exp.pruning.masks import Masks, Passing, pack_bits, unpack_bits
 from seven_exp.pruning.method import Method, Ranking, needs_batches, needs_model, regrows
 from seven_exp.pruning.older_states import translated
-from seven_exp.pruning.patterns import Depth
 from seven_exp.pruning.registry import When
 from seven_exp.pruning.regrowth import Remembered, StayGone, regrowth_of
 from seven_exp.pruning.replicas import average, group_of, ranks_of
@@ -729,8 +728,8 @@ class Pruner:
             )
 
     def _warn_of_lost_layers(self, before: Sequence[int], *, stacklevel: int) -> None:
-        if isinstance(self.competition.pattern, Depth):
-            return  # that is its purpose
+        if self.competition.pattern.empties_layers:
+            return
         for layer, old, new in zip(self.layers, before, self._masks.kept, strict=True):
             if old and not new:
                 cure = "a sparsity of its own"

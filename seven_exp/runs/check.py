@@ -20,7 +20,7 @@ from seven_exp.runs.plugins import load_plugins
 from seven_exp.runs.reads import Pruning
 from seven_exp.tasks import METRICS, LanguageModelling
 from seven_exp.tracking import TRACKERS
-from seven_exp.training.harness import check_tasks
+from seven_exp.training.harness import task_files
 from seven_exp.training.lr_schedules import LR_SCHEDULES
 from seven_exp.training.optimizers import OPTIMIZERS, check_optimizer
 
@@ -122,7 +122,7 @@ def _evaluation(config: RunConfig) -> None:
             f"evaluation.tasks are for transformers' language models, not for {name} on "
             f"{config.dataset.name}; choose dataset=lm/wikitext2 or evaluation.tasks=[]"
         )
-    check_tasks(section)
+    task_files(section)
 
 
 def _model(config: RunConfig) -> None:

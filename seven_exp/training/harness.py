@@ -33,21 +33,12 @@ KINDS = {"accuracy": "acc", "accuracy_norm": "acc_norm"}
 _NAME = re.compile(rb"^task:[ \t]*['\"]?([^\s'\"#]+)['\"]?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
 
 
-def check_tasks(section: Evaluation) -> None:
-    """Check that the harness is installed and has these tasks, without importing it.
-
-    Raises:
-        ValueError: It is not, or a task is unknown; the message names the nearest one.
-    """
-    if section.tasks:
-        _files_of(section)
-
-
-def _files_of(section: Evaluation) -> dict[str, Path]:
+def task_files(section: Evaluation) -> dict[str, Path]:
     """Name of each task -> its YAML file; the user's own tasks replace the harness's.
 
     Raises:
-        ValueError: See `check_tasks`.
+        ValueError: The harness is not installed, or a task is unknown; the message names the
+            nearest one.
     """
     found = importlib.util.find_spec("lm_eval")
     if found is None or not found.submodule_search_locations:
@@ -106,7 +97,7 @@ class Harness:
         Raises:
             ValueError: A task is unknown, has no accuracy, or its data can't be loaded.
         """
-        files = _files_of(section) if section.tasks else {}
+        files = task_files(section) if section.tasks else {}
         departures = []
         if folder := section.include_path:
             place = Path(folder).expanduser()
