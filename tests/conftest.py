@@ -8,6 +8,8 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -160,10 +162,24 @@ def server() -> Iterator[WandbServer]:
 @pytest.fixture
 def client(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """This process as a client of the server: W&B reads its environment when it starts."""
-    import wandb
-
-    wandb.teardown()
+    _leave_wandb()
     for key, value in server.environment.items():
         monkeypatch.setenv(key, value)
     yield server
-    wandb.teardown()
+    _leave_wandb()
+
+
+def _leave_wandb() -> None:
+    """End W&B's service in this process; it sets itself no limit of time."""
+    import psutil
+    import wandb
+
+    ending = threading.Thread(target=wandb.teardown, daemon=True)
+    ending.start()
+    ending.join(60)
+    if ending.is_alive():
+        warnings.warn("W&B's service did not end within a minute: killed", stacklevel=1)
+        for child in psutil.Process().children():
+            if child.name().startswith("wandb"):
+                child.kill()
+        ending.join(10)

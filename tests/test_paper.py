@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from test_compare import rows_of, run_main, write
 
+from seven_exp.cli.compare import main
 from seven_exp.compare.axes import axes, direction, front, place
 from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.inference import Inference
@@ -165,6 +166,56 @@ def test_figures_are_as_wide_as_asked(rows, tmp_path, width, pixels):
         assert image.width == pixels
 
 
+def test_styles_change_fonts_and_colours_of_all_figures(rows, tmp_path, monkeypatch):
+    """And nothing outside them; of two styles the later one has precedence."""
+    import matplotlib
+
+    monkeypatch.chdir(tmp_path)
+    Path("own.mplstyle").write_text(
+        'font.family: serif\naxes.prop_cycle: cycler(color=["ff0000", "00ff00"])\n'
+    )
+    before = dict(matplotlib.rcParams)
+    look = Look(styles=["dark_background", "own.mplstyle"])
+    figure = draw(rows, "accuracy", "magnitude", look)
+    assert figure.get_facecolor() == (0, 0, 0, 1)
+    (panel,) = figure.axes
+    assert panel.xaxis.label.get_family() == ["serif"]
+    colours = {line.get_color() for key, line in artists(panel).items() if key.endswith("-means")}
+    assert colours == {"#ff0000", "#00ff00"}
+    heat = draw_differences(rows, "accuracy", "magnitude", look)
+    assert heat.get_facecolor() == (0, 0, 0, 1)
+    assert main([".", "--format", "pdf", *(f"--style={style}" for style in look.styles)]) == 0
+    fonts = {
+        re.sub(rb"^\w{6}\+", b"", name)
+        for name in re.findall(rb"/BaseFont /([\w+-]+)", (tmp_path / "comparison.pdf").read_bytes())
+    }
+    assert fonts
+    assert all(name.startswith(b"DejaVuSerif") for name in fonts)
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("style", "words"),
+    [
+        ("gplot", "did you mean 'ggplot'?"),
+        ("owm.mplstyle", "did you mean 'own.mplstyle'?"),
+        ("own.mplstyle", "its text.usetex needs LaTeX, none is installed"),
+        ("picture.png", "not a style sheet of matplotlib: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_style_that_can_not_be_drawn_with_is_one_line(
+    tmp_path, monkeypatch, capsys, style, words
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    Path("own.mplstyle").write_text("text.usetex: True\n")
+    Path("picture.png").write_bytes(b"\x89PNG")
+    write(tmp_path, "magnitude", 0.5, 0, 0.9)
+    assert main([".", "--format", "png", "--style", style]) == 2
+    assert f"error: --style is '{style}': {words}" in capsys.readouterr().err
+    assert not Path("comparison.png").exists()
+
+
 def test_vector_figures_hold_text_and_no_pixels(rows, tmp_path):
     for form in ("pdf", "svg"):
         write_figure(tmp_path / f"figure.{form}", draw_differences(rows, "accuracy", "magnitude"))
@@ -286,7 +337,7 @@ def test_any_two_numbers_can_be_axes_and_a_third_the_colour(tmp_path):
     assert panel.get_ylabel() == "seconds of training"
     assert bar.get_ylabel() == "accuracy, %"
     words = figure_captions(rows, "accuracy", None, look)["comparison"]
-    assert words.startswith("Seconds over kept of mlp on digits")
+    assert words.startswith("Seconds of training over kept parameters of mlp on digits")
     assert "Colour: accuracy. Wide grey line: the Pareto front." in words
     # an interval of seconds is Student's: half the difference times 12.706
     (end, *_) = artists(draw(rows, "accuracy", look=Look(x="kept", y="seconds")).axes[0])[

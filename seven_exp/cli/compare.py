@@ -10,7 +10,7 @@ from seven_exp.compare.comparison import DEFAULT_BASELINE, DEFAULT_PORT, compare
 from seven_exp.compare.contrasts import split
 from seven_exp.compare.files import FORMATS, PICTURES, Output, parse_formats
 from seven_exp.compare.inference import Inference
-from seven_exp.compare.look import Look, parse_names, parse_width
+from seven_exp.compare.look import Look, check_styles, parse_names, parse_width
 from seven_exp.compare.statistics import paired_difference, unpaired_difference
 
 
@@ -93,6 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--colour", metavar="NAME", help="colour the means by it, of the same")
     parser.add_argument("--width", help="width of the figures in a paper: 3.25in, 8.5cm, 246pt")
     parser.add_argument(
+        "--style",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a style sheet of matplotlib, or a file .mplstyle, for the figures; repeatable",
+    )
+    parser.add_argument(
         "--serve", action="store_true", help="serve the page to a browser, updated at each reload"
     )
     parser.add_argument("--port", type=int, help=f"for --serve ({DEFAULT_PORT}; 0: any free port)")
@@ -108,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formats = parse_formats(options.format)
         of_figures = [
             f"--{key}"
-            for key in ("x", "y", "colour", "width", "highlight")
+            for key in ("x", "y", "colour", "width", "style", "highlight")
             if getattr(options, key) != parser.get_default(key)
         ]
         if of_figures and not {*PICTURES} & {*formats}:
@@ -121,8 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             serve(options.folders, options.metric, options.baseline, options.port, inference)
             return 0
         width = None if options.width is None else parse_width(options.width)
+        check_styles(options.style)
         axes = options.x, options.y, options.colour
-        look = Look(parse_names(options.rename), options.highlight, width, *axes)
+        look = Look(parse_names(options.rename), options.highlight, width, options.style, *axes)
         compare(
             options.folders,
             options.metric,

@@ -162,13 +162,12 @@ def _terms(table: "np.ndarray[Any, Any]") -> Iterator[tuple[tuple[int, ...], Any
 
 def draw(found: Sequence[Factorial], metric: str, look: Look | None = None) -> "Figure":
     """For each factorial the main effects with intervals, and the shares of all terms."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     look = look or Look()
     width = look.width or 8.5
     heights = [0.9 + 0.2 * max(len(_mains(one)), len(one.shares)) for one in found]
-    with rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+    with look.drawing({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(width, sum(heights)), layout="constrained")
         panels = figure.subplots(len(found), 2, squeeze=False, height_ratios=heights)
         for (left, right), one in zip(panels, found, strict=True):
@@ -192,7 +191,7 @@ def _draw_mains(axes: "Axes", one: Factorial, metric: str, look: Look) -> None:
     places = list(range(len(mains)))
     axes.errorbar(
         [scale * effect.mean for *_, effect in mains], places,
-        xerr=[scale * (effect.half or 0) for *_, effect in mains], fmt="o", ms=4, color="#0072B2",
+        xerr=[scale * (effect.half or 0) for *_, effect in mains], fmt="o", ms=4, color="C0",
     )  # fmt: skip
     axes.axvline(0, color="0.6", lw=0.8, zorder=0)
     axes.set_yticks(places, [f"{look.name(factor)} = {level}" for factor, level, _ in mains])
@@ -208,7 +207,7 @@ def _draw_shares(axes: "Axes", one: Factorial, look: Look) -> None:
     names = [" x ".join(map(look.name, term)) for term in one.shares]
     values = [100 * share for share in one.shares.values()]
     places = list(range(len(names)))
-    bars = axes.barh(places, values, color="#0072B2", height=0.7)
+    bars = axes.barh(places, values, color="C0", height=0.7)
     axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=2)
     axes.set_yticks(places, names)
     axes.invert_yaxis()

@@ -91,7 +91,7 @@ class Output:
         for name, (make, _) in figures.items() if pictures else ():
             figure = make()
             for form in pictures:
-                write_figure(folder / f"{name}.{form}", figure)
+                write_figure(folder / f"{name}.{form}", figure, self.look)
                 written.append(f"{name}.{form}")
         return sorted(written)
 

@@ -1,15 +1,22 @@
-"""How figures and tables of a paper look: names as printed, highlighted methods, width."""
+"""How figures and tables of a paper look: names as printed, highlighted methods, width, style."""
 
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
 from seven_exp.compare.axes import axes, place
 from seven_exp.compare.metrics import smaller_is_better
 from seven_exp.compare.summary import Row
-from seven_exp.messages import nearest
+from seven_exp.messages import nearest, one_line
+
+# Okabe and Ito's palette for colour-blind readers, without yellow, which is too light on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 MOST_COLOURS = 7
 """Number of methods that a reader can tell apart by colour; more are drawn in grey."""
@@ -25,6 +32,7 @@ class Look:
         names: Name of a method, pruner, setting, model, data set or metric -> name as printed.
         highlight: Patterns such as ``seven_*``, of methods or pruners.
         width: Width of the figures in inches; None for the screen's.
+        styles: Names or files of matplotlib's style sheets; a later one has precedence.
         x: What the curves run over: one of `axes`.
         y: What they show; None for the metric.
         colour: What colours the means; None for their methods.
@@ -33,6 +41,7 @@ class Look:
     names: Mapping[str, str] = field(default_factory=dict)
     highlight: Sequence[str] = ()
     width: float | None = None
+    styles: Sequence[str] = ()
     x: str = "sparsity"
     y: str | None = None
     colour: str | None = None
@@ -47,6 +56,18 @@ class Look:
     def _word(self, word: str) -> str:
         key, equals, value = (part.replace("$", r"\$") for part in word.partition("="))
         return self.names.get(word) or f"{self.names.get(key, key)}{equals}{value}"
+
+    def axis(self, name: str, titles: Mapping[str, str]) -> str:
+        """The title of one of `axes`, given those."""
+        return self.names.get(name, titles[name])
+
+    def drawing(self, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Draw with these settings of matplotlib, which the user's styles replace."""
+        from cycler import cycler
+        from matplotlib import style
+
+        own: dict[Any, Any] = {"axes.prop_cycle": cycler(color=COLOURS), **settings}
+        return style.context([own, *self.styles])
 
     def task(self, task: tuple[str, str]) -> str:
         """The title of a model and data set."""
@@ -108,6 +129,29 @@ def parse_width(text: str) -> float:
     if not 1 <= width <= 40:
         raise ValueError(f"--width is '{text}': expected 1in to 40in, such as 3.25in, 8cm or 246pt")
     return width
+
+
+def check_styles(styles: Sequence[str]) -> None:
+    """Check that the style sheets exist and can be drawn with.
+
+    Raises:
+        ValueError: One does not, or needs LaTeX, which is not installed.
+    """
+    from matplotlib import rcParams, style
+
+    for name in styles:
+        try:
+            with style.context(name):
+                needs_latex = rcParams["text.usetex"] and shutil.which("latex") is None
+        except OSError:
+            known = [*style.available, *map(str, Path().glob("*.mplstyle"))]
+            raise ValueError(f"--style is '{name}': {nearest(name, known)}") from None
+        except ValueError as error:
+            raise ValueError(
+                f"--style is '{name}': not a style sheet of matplotlib: {one_line(error)}"
+            ) from error
+        if needs_latex:
+            raise ValueError(f"--style is '{name}': its text.usetex needs LaTeX, none is installed")
 
 
 def parse_names(pairs: Iterable[str]) -> dict[str, str]:

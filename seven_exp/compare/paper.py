@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from seven_exp.compare.axes import along
+from seven_exp.compare.axes import along, axes
 from seven_exp.compare.conclusions import HEADINGS, Conclusions
 from seven_exp.compare.contrasts import Planned
 from seven_exp.compare.look import Look, ranking
@@ -140,18 +140,20 @@ def figure_captions(
     tasks = ", ".join(look.task(task) for task, _ in by_task(rows))
     lines = along(rows, look.x)
     shown = look.y or metric
+    records = [record for row in rows for record in row.records]
+    titles = {name: title.removesuffix(", %") for name, title in axes(records).items()}
     grey = {row.method for row in lines if row.sparsity > 0} - look.coloured(
         lines, metric, baseline
     )
-    common = budget([record for row in rows for record in row.records])
+    common = budget(records)
     curves = [
-        f"{_capital(look.name(shown))} over {look.name(look.x)} of {tasks}: "
+        f"{_capital(look.axis(shown, titles))} over {look.axis(look.x, titles)} of {tasks}: "
         + (
             "means over seeds with 95% t intervals, and single seeds as faint points"
             if any(row.result.n > 1 for row in rows)
             else "values of one seed, without intervals"
         ),
-        *([f"Colour: {look.name(look.colour)}"] if look.colour else []),
+        *([f"Colour: {look.axis(look.colour, titles)}"] if look.colour else []),
         *([f"Grey: the means of {len(grey)} other methods"] if grey and not look.colour else []),
         *(["Wide grey line: the Pareto front"] if has_front(lines, look, shown) else []),
         *common,

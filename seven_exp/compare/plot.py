@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from seven_exp.compare.axes import along, direction, front, place, wants_logarithm, with_results
 from seven_exp.compare.axes import axes as titles
-from seven_exp.compare.look import Look, ranking
+from seven_exp.compare.look import COLOURS, Look, ranking
 from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import percent
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette for colour-blind readers, without yellow, which is too light on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # 7 colours, 8 markers and 3 dashes have no common divisor: together they distinguish 168 methods.
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 _DASHES = ("", "7 3", "2 2.5")
@@ -62,14 +60,14 @@ class Style:
     dash: str
 
 
-def styles(rows: Iterable[Row]) -> dict[str, Style]:
+def styles(rows: Iterable[Row], colours: Sequence[str] = COLOURS) -> dict[str, Style]:
     """Method -> style, by the order of names, so that a method keeps its style in every panel."""
     rows = list(rows)
     pruning = sorted({row.method for row in rows if row.sparsity > 0})
     dense = sorted({row.method for row in rows} - set(pruning))
     found = {method: Style(i, _DENSE, "", "2 4") for i, method in enumerate(dense)}
     for i, method in enumerate(pruning):
-        colour, marker, dash = (each[i % len(each)] for each in (_COLOURS, _MARKERS, _DASHES))
+        colour, marker, dash = (each[i % len(each)] for each in (colours, _MARKERS, _DASHES))
         found[method] = Style(len(dense) + i, colour, marker, dash)
     return found
 
@@ -98,24 +96,23 @@ def draw(
     rows = along(rows, look.x)
     named = titles(record for row in rows for record in row.records)
     chosen = look.coloured(rows, metric, baseline)
-    style = styles(row for row in rows if row.sparsity == 0 or row.method in chosen)
+    told_apart = [row for row in rows if row.sparsity == 0 or row.method in chosen]
     if look.y is not None:
         rows, metric = with_results(rows, look.y), look.y
     with _panels(rows, look, lambda own, width: 0.62 * width) as (figure, panels):
+        style = styles(told_apart, _cycle())
         for panel, own in panels:
             ends = _curves(panel, own, style, metric, look.x)
             if has_front(rows, look, metric):
                 _front(panel, own, metric, look.x)
             if look.colour is not None:
-                title = look.names.get(look.colour, named[look.colour])
-                _tint(panel, own, metric, look, title)
+                _tint(panel, own, metric, look, look.axis(look.colour, named))
             # In a paper a figure's caption names a single task.
             if look.width is None or len(panels) > 1:
                 panel.set_title(look.task(own[0].task), loc="left", weight="bold")
             spaced = f"{look.name(look.x)}, % (spaced by log density)"
-            name = spaced if look.x == "sparsity" else look.names.get(look.x, named[look.x])
-            panel.set_xlabel(name)
-            panel.set_ylabel(look.names.get(metric, named[metric]))
+            panel.set_xlabel(spaced if look.x == "sparsity" else look.axis(look.x, named))
+            panel.set_ylabel(look.axis(metric, named))
             if look.colour is None:
                 _name(panel, [(y, look.name(name), style[name], x) for name, x, y in ends])
     return figure
@@ -144,7 +141,8 @@ def draw_differences(
     rows = [row for row in rows if row.sparsity > 0]
 
     def height(own: Sequence[Row], width: float) -> float:
-        return 0.19 * len({row.method for row in own}) + 0.5
+        lines = sum(1 + _label(name, look).count("\n") for name in {row.method for row in own})
+        return (0.21 * lines + 1.1) * _size(look) / 10
 
     with _panels(rows, look, height) as (figure, panels):
         for panel, own in panels:
@@ -158,12 +156,11 @@ def draw_differences(
     return figure
 
 
-def write_figure(path: Path, figure: "Figure") -> None:
+def write_figure(path: Path, figure: "Figure", look: Look | None = None) -> None:
     """Write a figure in the format of the path's suffix, without the date."""
-    from matplotlib import rc_context
-
     date = {".pdf": "CreationDate", ".svg": "Date"}.get(path.suffix)
-    with replacing(path) as partial, rc_context(_FILES):
+    # Fonts are found when a figure is written.
+    with replacing(path) as partial, (look or Look()).drawing(_FILES):
         figure.savefig(partial, dpi=200, metadata={date: None} if date else None)
 
 
@@ -178,12 +175,29 @@ def as_svg(figure: "Figure") -> str:
     return text[text.index("<svg") :]
 
 
+def _size(look: Look) -> int:
+    """Points of text: fewer in a paper than on a screen."""
+    return 8 if look.width else 10
+
+
+def _label(method: str, look: Look) -> str:
+    """A method's name beside the heat map."""
+    return textwrap.fill(look.name(method), 30)
+
+
+def _cycle() -> list[str]:
+    """The colours of the style sheet that is drawn with."""
+    from matplotlib import rcParams
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colour) for colour in rcParams["axes.prop_cycle"].by_key()["color"]]
+
+
 @contextmanager
 def _panels(
     rows: Sequence[Row], look: Look, height: Callable[[Sequence[Row], float], float]
 ) -> Iterator[tuple["Figure", list[tuple["Axes", list[Row]]]]]:
     """A figure with a panel for each task, and the task's rows, in the font size of its width."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     tasks = [
@@ -193,7 +207,7 @@ def _panels(
     width = look.width or _SCREEN * columns
     lines = [tasks[i : i + columns] for i in range(0, len(tasks), columns)]
     heights = [max(height(own, width / columns) for own in line) for line in lines]
-    with rc_context({**_SETTINGS, "font.size": 8 if look.width else 10}):
+    with look.drawing({**_SETTINGS, "font.size": _size(look)}):
         figure = Figure(figsize=(width, sum(heights)), layout="constrained")
         shape: dict[str, Any] = {"height_ratios": heights, "squeeze": False}
         for empty in list(figure.subplots(len(lines), columns, **shape).flat)[len(tasks) :]:
@@ -372,11 +386,12 @@ def _heat(axes: "Axes", rows: Sequence[Row], metric: str, baseline: str, look: L
     axes.set_facecolor("#E8E8E8")
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_xticks(range(len(targets)), list(map(percent, targets)))
-    axes.set_yticks(range(len(methods)), [textwrap.fill(look.name(m), 30) for m in methods])
+    axes.set_yticks(range(len(methods)), [_label(m, look) for m in methods])
     bold = {row.method for row in rows if look.highlights(row)}
     for label, method in zip(axes.get_yticklabels(), methods, strict=True):
         label.set_fontweight("bold" if method in bold else "normal")
     axes.tick_params(length=0)
+    axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("sparsity")
 

@@ -120,7 +120,6 @@ def _on_validation(row: Row, metric: str) -> float | None:
 
 def draw(found: Sequence[Search], look: Look | None = None) -> "Figure":
     """For each search best so far, importance, parallel coordinates, and a slice along each key."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     look, found = look or Look(), found[:MOST]
@@ -129,8 +128,7 @@ def draw(found: Sequence[Search], look: Look | None = None) -> "Figure":
     panels = [_panels(search, look) for search in found]
     lines = [-(-len(own) // columns) for own in panels]
     height = 0.68 * width / columns
-    style: dict[Any, Any] = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
-    with rc_context(style):
+    with look.drawing({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(width, height * sum(lines)), layout="constrained")
         parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=lines).flat
         for part, search, own, n in zip(parts, found, panels, lines, strict=True):
