@@ -580,6 +580,12 @@ def odd_records(root, kind):
                 values = {name: v + seed * 0.01 for name, v in metric.items()}
                 write(root / f"{model}{dataset}", pruner, 0.9, seed, values,
                       model=model, dataset=dataset)  # fmt: skip
+    elif kind == "ranks":
+        pruners = list(enumerate(("magnitude", "snip", "seven_dyn")))
+        datasets = ("digits", "cifar10", "fashion_mnist")
+        for dataset, (i, pruner), seed in itertools.product(datasets, pruners, (0, 1)):
+            values = {"accuracy": 0.5 + i / 10 + seed / 100}
+            write(root / dataset, pruner, 0.9, seed, values, dataset=dataset)
     elif kind == "broken history":
         write(root, "magnitude", 0.9, 0, {"accuracy": 0.5, "loss": float("nan")})
         (root / "magnitude_0.9_0" / "metrics.jsonl").write_text(
@@ -589,7 +595,9 @@ def odd_records(root, kind):
         write(root, "dense", 0.0, 0, {"accuracy": 0.5})
 
 
-@pytest.mark.parametrize("kind", ["one run", "several tasks", "broken history", "only dense"])
+@pytest.mark.parametrize(
+    "kind", ["one run", "several tasks", "ranks", "broken history", "only dense"]
+)
 def test_odd_records_are_shown_as_far_as_they_go(browser, tmp_path, kind):
     # notes name files by their paths, which have no spaces and may be wider than the window
     root = tmp_path / ("folder_of_a_name_without_spaces_" * 4)
@@ -601,6 +609,7 @@ def test_odd_records_are_shown_as_far_as_they_go(browser, tmp_path, kind):
         browser.choose("x", axis)
         browser.choose("colour", axis)
     assert browser.errors == []
+    assert (browser.run("document.querySelector('#ranks svg')") is not None) == (kind == "ranks")
     assert "can't be drawn" not in browser.run("document.body.innerText")
     assert "NaN" not in browser.run("document.querySelector('#curves').innerHTML")
     assert browser.run("document.documentElement.scrollWidth") == 400

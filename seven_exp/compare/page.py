@@ -103,9 +103,11 @@ def rounded(value: float | None, digits: int = 6) -> float | None:
 
 def _shell(section: Section) -> str:
     note = f'<p class="note">{html.escape(section.note)}</p>' if section.note else ""
-    body = section.draw if _is_picture(section) else ""
+    title = html.escape(section.title)
+    region = f'class="wide" tabindex="0" role="region" aria-label="{title}"'
+    body = f"<div {region}>{section.draw}</div>" if _is_picture(section) else ""
     return (
-        f'<section id="{html.escape(section.id)}"><h2>{html.escape(section.title)}</h2>{note}'
+        f'<section id="{html.escape(section.id)}"><h2>{title}</h2>{note}'
         f'<div class="body">{body}</div></section>'
     )
 
