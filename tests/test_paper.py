@@ -113,9 +113,11 @@ def test_what_is_highlighted_has_colour_and_its_name(tmp_path):
     assert (labels["Third"], labels["pruner_04"], labels["pruner_05"]) == ("bold", "bold", "normal")
 
 
-def test_names_at_the_right_do_not_overlap(tmp_path):
+@pytest.mark.parametrize("length", [1, 40])
+def test_names_at_the_right_do_not_overlap(tmp_path, length):
+    """Those of long names end with an ellipsis."""
     for i in range(7):
-        write(tmp_path, f"pruner_{i}", 0.9, 0, 0.5 + i / 1e6)
+        write(tmp_path, f"pruner_{i}" + " more" * length, 0.9, 0, 0.5 + i / 1e6)
     figure = draw(
         list(rows_of(tmp_path, baseline=None).values()), "accuracy", look=Look(width=3.25)
     )
@@ -126,6 +128,7 @@ def test_names_at_the_right_do_not_overlap(tmp_path):
     panel = figure.axes[0].get_window_extent()
     assert panel.y0 - 2 < boxes[0].y0
     assert boxes[-1].y1 < panel.y1 + 2
+    assert {text.get_text().endswith("...") for text in figure.axes[0].texts} == {length > 1}
 
 
 def test_cells_of_the_heat_map_are_the_differences(rows):

@@ -1,5 +1,6 @@
 """Searches of settings: what was tried, what was best when, and what mattered."""
 
+import itertools
 import math
 
 import pytest
@@ -68,7 +69,11 @@ def test_the_figure_shows_what_was_tried(sweep):
     # places from 0 to 1: rates by their logarithm, words in their order, the best on top
     assert lines.get_segments()[-1][:, 1] == pytest.approx([2 / 3, 0, 1])
     texts = {text.get_text() for text in parallel.texts}
-    assert {"rate", "0.1", "0.0001", "adamw", "lion", "sgd"} <= texts
+    assert texts == {"0.1", "0.0001", "adamw", "lion", "sgd", "70.4", "90.5"}
+    names = [label.get_text() for label in parallel.get_xticklabels()]
+    assert names == ["rate", "optimizer\nname", "validation accuracy, %"]
+    boxes = [text.get_window_extent() for text in (*parallel.texts, *parallel.get_xticklabels())]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert [panel.get_xlabel() for panel in slices] == ["rate", "optimizer.name"]
     assert slices[0].get_xscale() == "log"
     assert "SEVEN" in caption(found, Look({"seven_dyn": "SEVEN"}))

@@ -328,7 +328,6 @@ def _name(axes: "Axes", ends: Sequence[tuple[float, str, Style, float]]) -> None
     from scipy.optimize import isotonic_regression
 
     ordered = sorted(ends, key=lambda end: end[:2])
-    texts = [textwrap.fill(name, 24) for _, name, _, _ in ordered]
     # The height of a line of text as a part of the panel's.
     line = (
         float(axes.xaxis.label.get_fontsize())
@@ -336,6 +335,8 @@ def _name(axes: "Axes", ends: Sequence[tuple[float, str, Style, float]]) -> None
         * axes.figure.dpi
         / axes.get_window_extent().height
     )
+    most = max(1, int(1 / (1.25 * line * max(1, len(ordered)))))
+    texts = [_cut(textwrap.wrap(name, 24), most) for _, name, _, _ in ordered]
     sizes = [1.25 * line * (1 + text.count("\n")) for text in texts]
     offsets = [sum(sizes[:i]) + sizes[i] / 2 for i in range(len(sizes))]
     place = (axes.transData + axes.transAxes.inverted()).transform
@@ -356,6 +357,11 @@ def _name(axes: "Axes", ends: Sequence[tuple[float, str, Style, float]]) -> None
             arrowprops={**arrow, "shrinkA": 1, "shrinkB": 4},
             annotation_clip=False,
         )
+
+
+def _cut(lines: Sequence[str], most: int) -> str:
+    """At most so many lines, with an ellipsis for the rest."""
+    return "\n".join(lines if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1]}..."])
 
 
 def _heat(axes: "Axes", rows: Sequence[Row], metric: str, baseline: str, look: Look) -> None:

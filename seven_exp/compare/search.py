@@ -125,30 +125,32 @@ def draw(found: Sequence[Search], look: Look | None = None) -> "Figure":
     look, found = look or Look(), found[:MOST]
     width = look.width or 10.5
     columns = 1 if width < 5 else 3
-    panels = [_panels(search, look) for search in found]
-    lines = [-(-len(own) // columns) for own in panels]
+    lines = [_lines(search, look, columns) for search in found]
     height = 0.68 * width / columns
     with look.drawing({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(width, height * sum(lines)), layout="constrained")
-        parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=lines).flat
-        for part, search, own, n in zip(parts, found, panels, lines, strict=True):
+        figure = Figure(figsize=(width, height * sum(map(len, lines))), layout="constrained")
+        heights = [len(own) for own in lines]
+        parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=heights).flat
+        for part, search, own in zip(parts, found, lines, strict=True):
             name = f"{look.name(search.pruner)} at {percent(search.sparsity)}"
             part.suptitle(f"{name}, {look.task(search.task)}", weight="bold", size="medium")
-            axes = list(part.subplots(n, columns, squeeze=False).flat)
-            for panel, make in zip(axes, own, strict=False):
-                make(panel)
-            for empty in axes[len(own) :]:
-                empty.remove()
+            grid = part.add_gridspec(len(own), 6)
+            for y, line in enumerate(own):
+                span = 6 // (len(line) if y < 2 else columns)
+                for x, make in enumerate(line):
+                    make(part.add_subplot(grid[y, x * span : (x + 1) * span]))
     return figure
 
 
-def _panels(search: Search, look: Look) -> "list[Callable[[Axes], None]]":
-    return [
-        partial(_history, search=search, look=look),
-        *([partial(_importance, search=search, look=look)] if search.importance else []),
-        partial(_parallel, search=search, look=look),
-        *(partial(_slice, search=search, key=key, look=look) for key in search.tried),
-    ]
+def _lines(search: Search, look: Look, columns: int) -> "list[list[Callable[[Axes], None]]]":
+    """The panels of each line: history and importance, parallel coordinates, slices."""
+    important = [partial(_importance, search=search, look=look)] if search.importance else []
+    first: list[Callable[[Axes], None]] = [partial(_history, search=search, look=look), *important]
+    second = [partial(_parallel, search=search, look=look)]
+    slices = [partial(_slice, search=search, key=key, look=look) for key in search.tried]
+    lines = [slices[i : i + columns] for i in range(0, len(slices), columns)]
+    above = [first, second] if columns > 1 else [[make] for make in (*first, *second)]
+    return [*above, *lines]
 
 
 def caption(found: Sequence[Search], look: Look) -> str:
@@ -209,16 +211,18 @@ def _parallel(axes: "Axes", search: Search, look: Look) -> None:
     lines = [[(x, column[i]) for x, column in enumerate(places)] for i in order]
     colours = [colormaps["Blues"](0.15 + 0.75 * depths[i]) for i in order]
     axes.add_collection(LineCollection(lines, colors=[*colours[:-1], _BEST], lw=1, gid="lines"))
-    for x, (key, values) in enumerate(columns.items()):
+    for x, values in enumerate(columns.values()):
         axes.axvline(x, color="#444444", lw=0.8)
         for y, value in sorted({*zip(places[x], values, strict=True)}):
             if isinstance(value, str) or y in (0, 1):
                 text = value if isinstance(value, str) else f"{value:.3g}"
-                small: dict[str, Any] = {"textcoords": "offset points", "size": "small"}
-                axes.annotate(text, (x, y), (3, 0), va="center", **small)
-        axes.annotate(look.name(key), (x, 1.08), rotation=20, size="small", annotation_clip=False)
-    axes.set(xlim=(-0.1, len(columns) - 0.6), ylim=(-0.05, 1.05))
-    axes.axis("off")
+                box = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}
+                axes.text(x, y, text, ha="center", va="center", size="small", bbox=box)
+    names = [look.names.get(key, "\n".join(key.rsplit(".", 1))) for key in columns]
+    axes.set_xticks(range(len(columns)), names)
+    axes.set(xlim=(-0.4, len(columns) - 0.6), ylim=(-0.08, 1.08), yticks=[])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def _slice(axes: "Axes", search: Search, key: str, look: Look) -> None:
