@@ -8,8 +8,6 @@ import re
 import shutil
 import sys
 import tempfile
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -162,24 +160,10 @@ def server() -> Iterator[WandbServer]:
 @pytest.fixture
 def client(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """This process as a client of the server: W&B reads its environment when it starts."""
-    _leave_wandb()
+    from seven_exp.tracking.weights_and_biases import leave
+
+    leave(60)
     for key, value in server.environment.items():
         monkeypatch.setenv(key, value)
     yield server
-    _leave_wandb()
-
-
-def _leave_wandb() -> None:
-    """End W&B's service in this process; it sets itself no limit of time."""
-    import psutil
-    import wandb
-
-    ending = threading.Thread(target=wandb.teardown, daemon=True)
-    ending.start()
-    ending.join(60)
-    if ending.is_alive():
-        warnings.warn("W&B's service did not end within a minute: killed", stacklevel=1)
-        for child in psutil.Process().children():
-            if child.name().startswith("wandb"):
-                child.kill()
-        ending.join(10)
+    leave(60)

@@ -28,6 +28,7 @@ from seven_exp.tracking import (
     write_json,
 )
 from seven_exp.tracking.interface import command_line_keys
+from seven_exp.tracking.weights_and_biases import leave
 
 ROOT = Path(__file__).parent.parent
 PLACE = Tracker(project="project")
@@ -345,11 +346,11 @@ VARIABLES = {
 
 def opened(tmp_path: Path, *overrides: str) -> wandb_internal_pb2.RunRecord:
     """What W&B receives when a run starts; its files are below ``tmp_path``."""
-    wandb.teardown()  # it reads its environment once
+    leave(60)  # it reads its environment once
     tracker = build_tracker(composed(*overrides).tracker)
     tracker.start(replace(info(tmp_path / "run"), id="own"))
     tracker.finish(RECORD)
-    wandb.teardown()
+    leave(60)
     (run, *_) = [r.run for r in offline_records(tmp_path) if r.WhichOneof("record_type") == "run"]
     return run
 

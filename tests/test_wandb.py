@@ -9,8 +9,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
+import wandb
 import yaml
 from preloaded import python
 from test_cli import ROOT, train
@@ -151,14 +153,16 @@ def test_files_that_are_refused_are_one_warning(tmp_path, client, caplog, fault)
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang", "drop"])
-def test_a_server_that_is_out_of_order_at_the_start_means_offline(
-    tmp_path, client, monkeypatch, caplog, fault
-):
+def test_a_server_that_is_out_of_order_at_the_start_means_offline(tmp_path, client, caplog, fault):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(weights_and_biases, "INIT_SECONDS", 2)
     client.fail(fault)
     tracker = Guarded(WandbTracker("online", Tracker()))
-    tracker.start(info(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights_and_biases, "INIT_SECONDS", 2)
+        if fault == "hang":  # so does W&B's service, when it is to end
+            end, never = wandb.teardown, Event()
+            patch.setattr(wandb, "teardown", lambda: (end(), never.wait()))
+        tracker.start(info(tmp_path))
     tracker.log(1, {"loss": 1.0})
     tracker.finish(RECORD)
     assert tracker.works

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -70,7 +71,6 @@ class WandbTracker:
         os.environ.setdefault("WANDB_SILENT", "true")  # read when W&B is first used
         # W&B's usage statistics print errors when they can't be delivered.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        import wandb
 
         # An agent passes its run id to a process, which may execute other runs after this one.
         self._id = os.environ.pop("WANDB_RUN_ID", run.id)
@@ -84,7 +84,7 @@ class WandbTracker:
             if mode == "offline":
                 raise
             log.warning("W&B can't be reached (%s)", one_line(error))
-            wandb.teardown()
+            leave(INIT_SECONDS)
             mode = "offline"
             self._run = self._open(run, mode)
         if mode == "offline":
@@ -215,6 +215,21 @@ class WandbTracker:
         if opened.settings.save_code:
             opened.log_code(str(PACKAGE), f"source-{PACKAGE.name}")
         return opened
+
+
+def leave(seconds: float) -> None:
+    """End W&B's service for this process; it starts again with the next run.
+
+    W&B waits for its end without a limit. One that hangs is left behind and ends with this process.
+
+    Args:
+        seconds: How long to wait.
+    """
+    import wandb
+
+    ending = Thread(target=wandb.teardown, daemon=True)
+    ending.start()
+    ending.join(seconds)
 
 
 @contextmanager
