@@ -106,6 +106,11 @@ def _what_tests_register_is_gone_after_them(monkeypatch: pytest.MonkeyPatch) -> 
             del sys.modules[name]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: tests of trackers and launchers mostly wait."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests begin first, so that no worker is left with one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

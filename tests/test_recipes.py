@@ -8,6 +8,7 @@ from test_conf import CONF, composed
 
 from seven_exp.config import moment
 from seven_exp.models import build_model
+from seven_exp.pruning.layers import prunable_layers
 from seven_exp.runs.check import check
 from seven_exp.runs.plan import Plan
 from seven_exp.training.lr_schedules import lr_factor
@@ -63,17 +64,18 @@ PUBLISHED = {
         "window_epochs": (20, 79),
     },
     # Sanh et al., arXiv 2005.07683, appendix A.1: SQuAD, 10 epochs, batch 16, 3e-5 with 5,400 steps
-    # of warm-up.
+    # of warm-up. Pruning begins after these and ends twice as many before the end of training.
     "paper/movement": {
         "model": "bert_base", "dataset": "squad", "pruner": "movement", "batch": 16, "epochs": 10,
         "optimizer": "adamw", "momentum": UNSTATED, "weight_decay": UNSTATED, "smoothing": 0.0,
-        "rates": {}, "warmup_steps": 5400, "lr": 3e-5,
+        "rates": {}, "warmup_steps": 5400, "lr": 3e-5, "first": 5400, "last": 2 * 5400,
     },
-    # Zhang et al., arXiv 2206.12562, table 6: MNLI, 8 epochs, batch 32, 8e-5.
+    # Zhang et al., arXiv 2206.12562, table 6: 8 epochs, batch 32, 8e-5. Their code: decay 0.01;
+    # a tenth of warm-up; pruning begins after 5,400 steps and ends five times as many early.
     "paper/platon": {
         "model": "bert_base", "dataset": "glue/mnli", "pruner": "platon", "batch": 32, "epochs": 8,
-        "optimizer": "adamax", "momentum": UNSTATED, "weight_decay": UNSTATED, "smoothing": 0.0,
-        "rates": {}, "lr": 8e-5,
+        "optimizer": "adamax", "momentum": UNSTATED, "weight_decay": 0.01, "smoothing": 0.0,
+        "rates": {}, "warmup_steps": 0.1, "lr": 8e-5, "first": 5400, "last": 5 * 5400,
     },
 }  # fmt: skip
 
@@ -117,6 +119,10 @@ def test_a_preset_is_what_its_paper_states(name, monkeypatch):
         place = plan.lr_place(step)
         factor = lr_factor(optimizer.lr_schedule, *place, plan.warmup, optimizer.lr_options)
         assert optimizer.lr * factor == pytest.approx(rate, rel=5e-3), when
+    if "first" in paper:
+        # The authors count somewhat more examples: they cut long texts.
+        windows = plan.begin, plan.steps - plan.end
+        assert windows == pytest.approx((paper["first"], paper["last"]), rel=0.02)
     if "window" in paper:
         assert (plan.begin, plan.end, plan.interval) == paper["window"]
     if "window_epochs" in paper:
@@ -136,6 +142,16 @@ def test_lottery_tickets_rewind_to_step_2000_and_lose_a_fifth_at_each_level():
     # Each level trains at the rates of steps 2,000 to 63,000.
     assert plan.lr_place(63_000) == (2000, 63_000)
     assert plan.lr_place(plan.steps - 1) == (62_999, 63_000)
+
+
+def test_rigl_prunes_all_layers_with_the_settings_of_its_code():
+    config = composed("experiment=recipe/rigl_resnet50")
+    assert (config.optimizer.arguments["nesterov"], config.pruner.arguments["drop"]) == (True, 0.3)
+    model = build_model("resnet50", num_classes=1000, image_size=224, channels=3)
+    layers = prunable_layers(model, exclude_defaults=config.pruner.exclude_defaults)
+    weights = sum(layer.weight.numel() for layer in layers)
+    # The authors' table of models: 23.683 MB at 80%, four bytes a weight and a bit for each mask.
+    assert weights * (0.2 * 4 + 1 / 8) == pytest.approx(23.683e6, rel=0.005)
 
 
 def test_deit_augments_as_its_table_says():
