@@ -8,13 +8,14 @@ from pathlib import Path
 
 from seven_exp.messages import nearest
 
-TOOLS = ("compare", "export", "measure", "reproduce", "sync", "upload")
+TOOLS = ("compare", "export", "measure", "plan", "reproduce", "sync", "upload")
 """Each is a module of this package whose ``main`` returns the exit code."""
 
 HELP = """usage: seven-exp COMMAND ...
 
   train      train, prune and record a run, or with -m a sweep
   prune      prune a language model after training, measure and save it
+  plan       how much memory a run will take, and whether it fits
   compare    tables, statistics and charts from the records of runs
   export     export a finished run's model for other programs
   measure    measure size, memory and speed of a pruned and the dense model

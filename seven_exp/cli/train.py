@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ defer_compiler()
 OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()))
 
 
-def main(config_dir: Path) -> None:
-    """Compose from ``config_dir`` and the command line, run, and exit."""
+def main(config_dir: Path, act: Callable[[DictConfig], float | None] | None = None) -> None:
+    """Compose from ``config_dir`` and the command line, act on it, and exit; default: `run`."""
+    act = act or run
     collect_again()  # train.py and seven-exp have disabled it before the first import
     wants_trace = "HYDRA_FULL_ERROR" in os.environ
     # Hydra would print its own error pages and exit with 1; this makes it raise.
@@ -52,7 +53,7 @@ def main(config_dir: Path) -> None:
         nonlocal started
         started = True
         try:
-            return run(values)
+            return act(values)
         except Exception as error:
             # A failed job must not end the others: Hydra continues and fails at the end.
             if not wants_trace and HydraConfig.get().mode == RunMode.RUN:

@@ -24,6 +24,7 @@ class Corpus:
         joiner: Text between two rows when the test split is tokenised as one text.
         first: Number of rows of the test split that are read; None: all.
         blocks: Largest number of blocks that are evaluated; None: all.
+        tokens: Of the published test split, with Llama 2's tokenizer; None: unknown.
         by_document: Whether calibration draws windows from random rows; otherwise from the whole
             training text.
     """
@@ -34,6 +35,7 @@ class Corpus:
     joiner: str = "\n\n"
     first: int | None = None
     blocks: int | None = None
+    tokens: int | None = None
     by_document: bool = False
 
 
@@ -45,6 +47,7 @@ CORPORA = {
             "test": ("wikitext-2-raw-v1/test-00000-of-00001.parquet", "wiki.test.raw"),
         },
         {"train": 36_718, "test": 4_358},
+        tokens=341_469,
     ),
     "c4": Corpus(
         "allenai/c4",

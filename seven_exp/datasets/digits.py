@@ -11,7 +11,11 @@ from seven_exp.datasets.batches import Data, InMemory, shift
 from seven_exp.datasets.registry import dataset
 
 
-@dataset("digits", train_size=1437, known_by="name")
+def _shape(**_: object) -> dict[str, int]:
+    return {"num_classes": 10, "image_size": 8, "channels": 1}
+
+
+@dataset("digits", train_size=1437, known_by="name", shape=_shape)
 def digits(*, batch_size: int, seed: int, augment: bool) -> Data:
     """1,797 grey 8x8 images of handwritten digits (UCI, Alpaydin and Kaynak 1998).
 

@@ -75,7 +75,12 @@ def _check_image_folder(*, data_dir: str, **_: object) -> None:
     _splits(data_dir)
 
 
-@dataset("image_folder", check=_check_image_folder, known_by="files")
+def _shape(data_dir: str, image_size: int, **_: object) -> dict[str, int]:
+    classes = sum(path.is_dir() for path in _splits(data_dir)[0].iterdir())
+    return {"num_classes": classes, "image_size": image_size, "channels": 3}
+
+
+@dataset("image_folder", check=_check_image_folder, known_by="files", shape=_shape)
 def image_folder(
     *,
     batch_size: int,
@@ -274,7 +279,7 @@ def _check_imagenet(*, data_dir: str, workers: int, **_: object) -> None:
     _splits(data_dir)
 
 
-@dataset("imagenet", check=_check_imagenet, known_by="files")
+@dataset("imagenet", check=_check_imagenet, known_by="files", shape=_shape)
 def imagenet(
     *, batch_size: int, seed: int, data_dir: str, image_size: int, augment: bool, workers: int
 ) -> Data:

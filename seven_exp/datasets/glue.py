@@ -184,6 +184,10 @@ def check_length(*, max_length: int, **_: object) -> None:
         raise ValueError(f"dataset.max_length is {max_length}: choose 8 or more")
 
 
+def _shape(spec: _Glue, **_: object) -> dict[str, int]:
+    return {"num_classes": len(spec.labels) or 1}
+
+
 def _load(spec: _Glue) -> Callable[..., Data]:
     def load(
         *,
@@ -225,4 +229,5 @@ for _name, _spec in TASKS.items():
         check=check_length,
         head="classification",
         known_by="name",
+        shape=partial(_shape, _spec),
     )(_load(_spec))

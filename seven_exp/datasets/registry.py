@@ -25,6 +25,8 @@ class DatasetSpec:
         check: ``check(**arguments)`` raises ValueError if the files can't be read.
         head: The head of a model for this text; None for images.
         known_by: How the data set is identified, besides its other arguments.
+        shape: ``shape(**arguments)``: what `Data.for_model` says of images, or the number of a
+            text's classes, without reading the data; None: only the data tell.
     """
 
     load: Callable[..., Data]
@@ -32,6 +34,7 @@ class DatasetSpec:
     check: Callable[..., None] | None
     head: Head | None
     known_by: KnownBy
+    shape: Callable[..., Mapping[str, int]] | None
 
 
 DATASETS: Registry[DatasetSpec] = Registry("dataset")
@@ -46,6 +49,7 @@ def dataset(
     check: Callable[..., None] | None = None,
     head: Head | None = None,
     known_by: KnownBy = "place",
+    shape: Callable[..., Mapping[str, int]] | None = None,
 ) -> Callable[[F], F]:
     """Decorator that registers ``load(*, batch_size, seed, **arguments) -> Data`` under ``name``.
 
@@ -57,10 +61,11 @@ def dataset(
             quick.
         head: The head of a model for this text; None for images.
         known_by: How the data set is identified, besides its other arguments.
+        shape: See `DatasetSpec`; with it, memory is planned without reading the data.
     """
 
     def add(load: F) -> F:
-        DATASETS.add(name, DatasetSpec(load, train_size, check, head, known_by))
+        DATASETS.add(name, DatasetSpec(load, train_size, check, head, known_by, shape))
         return load
 
     return add

@@ -12,13 +12,15 @@ from seven_exp.files.locks import held
 from seven_exp.messages import one_line
 
 
-def _torchvision(
+def _torchvision(  # noqa: PLR0913  each is a fact of the set
     name: str,
     kind: str,
     *,
     archives: str,
     unpacked: str,
     train_size: int,
+    classes: int,
+    side: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> None:
@@ -30,6 +32,8 @@ def _torchvision(
         archives: The publisher's archives, below ``data_dir``; for messages.
         unpacked: A file below ``data_dir`` once these are unpacked.
         train_size: Number of training images.
+        classes: Number of classes.
+        side: Of the images, in pixels.
         mean: Of the training images scaled to [0, 1], one number per channel.
         std: One number per channel.
     """
@@ -67,7 +71,11 @@ def _torchvision(
             folder = (root / unpacked).parent
             raise missing(data_dir, f"{kind} is damaged, remove its files in {folder}") from error
 
-    @dataset(name, train_size=train_size, check=check, known_by="name")
+    def shape(image_size: int | None, **_: object) -> dict[str, int]:
+        size = image_size or side
+        return {"num_classes": classes, "image_size": size, "channels": len(mean)}
+
+    @dataset(name, train_size=train_size, check=check, known_by="name", shape=shape)
     def load(
         *,
         batch_size: int,
@@ -106,6 +114,8 @@ _torchvision(
     archives="FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz",
     unpacked="FashionMNIST/raw/train-images-idx3-ubyte",
     train_size=60_000,
+    classes=10,
+    side=28,
     mean=(0.2860,),
     std=(0.3530,),
 )
@@ -117,6 +127,8 @@ _torchvision(
     archives="cifar-10-python.tar.gz",
     unpacked="cifar-10-batches-py/batches.meta",
     train_size=50_000,
+    classes=10,
+    side=32,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
 )
@@ -126,6 +138,8 @@ _torchvision(
     archives="cifar-100-python.tar.gz",
     unpacked="cifar-100-python/meta",
     train_size=50_000,
+    classes=100,
+    side=32,
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
 )

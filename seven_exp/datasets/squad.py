@@ -136,7 +136,11 @@ def _check(*, max_length: int, stride: int, **_: object) -> None:
         raise ValueError(f"dataset.stride is {stride}: choose from 0 up to {max_length // 2 - 1}")
 
 
-@dataset("squad", train_size=87599, check=_check, head="spans", known_by="name")
+def _shape(**_: object) -> dict[str, int]:
+    return {"num_classes": 2}
+
+
+@dataset("squad", train_size=87599, check=_check, head="spans", known_by="name", shape=_shape)
 def squad(
     *,
     batch_size: int,

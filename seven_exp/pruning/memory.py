@@ -1,5 +1,6 @@
 """How much memory a pruner will hold, computed before anything is allocated."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,10 +10,12 @@ from seven_exp.pruning.create import create_pruner
 from seven_exp.pruning.criteria.score import precision
 from seven_exp.pruning.criteria.solver import Solver
 from seven_exp.pruning.inputs import uses_of
-from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import prunable_layers
 from seven_exp.pruning.matrices import widths
+from seven_exp.pruning.method import Method, regrows
 from seven_exp.pruning.pruner import Pruner
+from seven_exp.pruning.registry import PRUNERS, When, build_method
+from seven_exp.pruning.regrowth import Remembered, StayGone
 from seven_exp.pruning.structure import blocks_of
 
 
@@ -33,7 +36,7 @@ class MemoryPlan(NamedTuple):
 
 
 def plan_memory(name: str, model: nn.Module, *, ranks: int = 1, **settings: Any) -> MemoryPlan:
-    """Compute how much memory a pruner that acts during training will hold for a model.
+    """Compute how much memory a pruner will hold for a model.
 
     Args:
         name: A registered name, such as "seven_dyn".
@@ -43,32 +46,41 @@ def plan_memory(name: str, model: nn.Module, *, ranks: int = 1, **settings: Any)
             hyper-parameters, as for `create_pruner`.
 
     Raises:
-        ValueError: As in `create_pruner`; or the pruner does not gather its state in training
-            steps.
+        ValueError: As in `create_pruner`.
     """
     which = ("include", "exclude", "exclude_defaults")
     chosen = {key: settings.pop(key) for key in which if key in settings}
-    layers = prunable_layers(model, **chosen)
+    weights = [layer.weight for layer in prunable_layers(model, **chosen)]
+    needed = sum(planned_bytes(build_method(name, settings), weights, PRUNERS[name].when))
+    prunable = sum(weight.numel() for weight in weights)
     total = sum(parameter.numel() for parameter in model.parameters())
-    held: dict[torch.dtype, float] = {}
-    for layer in layers:
-        dtype = layer.weight.dtype
-        if dtype not in held:
-            held[dtype] = _bytes_per_weight(name, dtype, settings)
-    prunable = sum(layer.weight.numel() for layer in layers)
-    needed = sum(layer.weight.numel() * held[layer.weight.dtype] for layer in layers)
-    return MemoryPlan(prunable, total, needed / prunable, -int(-needed // ranks))
+    return MemoryPlan(prunable, total, needed / prunable, -(-needed // ranks))
 
 
-def _bytes_per_weight(name: str, dtype: torch.dtype, settings: dict[str, Any]) -> float:
-    """Measured by pruning a tiny layer: the state grows in proportion to the weights."""
-    layer = nn.Linear(64, 64, dtype=dtype)
-    if "optimizer" in read_by(name, "during"):
-        settings = settings | {"optimizer": torch.optim.SGD(layer.parameters(), lr=0.1)}
-    pruner = create_pruner(name, layer, sparsity=0.5, end_step=2, when="during", **settings)
-    layer.weight.grad = torch.full_like(layer.weight, 1e-3)
-    pruner.step()
-    return held_bytes(pruner) / layer.weight.numel()
+class Held(NamedTuple):
+    """Bytes that a pruner holds.
+
+    Attributes:
+        masks: One bit per weight.
+        state: The score's tensors, and weights that are remembered outside the model.
+    """
+
+    masks: int
+    state: int
+
+
+def planned_bytes(method: Method, weights: Sequence[Tensor], when: When) -> Held:
+    """What a pruner holds once it has scored these weights, which may be on the meta device."""
+    masks = sum(-(-weight.numel() // 8) for weight in weights)
+    if isinstance(method, Solver):
+        return Held(masks, 0)
+    bare = [torch.empty_like(weight, device="meta") for weight in weights]
+    score, kind = method.score, regrows(method)
+    state = [tensor for column in score.init(bare).tensors.values() for tensor in column]
+    # Outside training, all weights that may return are remembered.
+    if issubclass(kind, Remembered) or (when != "during" and kind is not StayGone):
+        state += bare
+    return Held(masks, sum(tensor.untyped_storage().nbytes() for tensor in state))
 
 
 def held_bytes(pruner: Pruner) -> int:
@@ -124,9 +136,18 @@ def plan_walk(
         ValueError: As in `create_pruner`; or the pruner is no solver, or the model has no blocks.
     """
     pruner = create_pruner(name, model, sparsity=0.5, **settings)
+    return walk_of(pruner, model, sequences=sequences, length=length)
+
+
+def walk_of(pruner: Pruner, model: nn.Module, *, sequences: int, length: int) -> WalkPlan:
+    """`plan_walk` for a pruner that exists.
+
+    Raises:
+        ValueError: It is no solver, or the model has no blocks.
+    """
     solver, blocks = pruner.method, blocks_of(model)
     if not isinstance(solver, Solver) or not blocks:
-        lacking = "the model has no blocks" if blocks == [] else f"{name} is no solver"
+        lacking = "the model has no blocks" if blocks == [] else f"{pruner.name} is no solver"
         raise ValueError(f"nothing can be pruned block by block: {lacking}")
     uses = uses_of(model, pruner.layers)
     sums: list[int] = []

@@ -498,7 +498,7 @@ class Pruner:
         score = self._ranking.score
         if isinstance(score, ModelScore):
             if "score" not in self.state.tensors:
-                self.state = State.zeros(weights, "score")
+                self.state = score.init(weights)
             return self.state["score"]
         scores = score.score(self._evidence(score, weights), weights)
         check_scores(self.name, scores, weights)

@@ -152,7 +152,7 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
     Raises:
         ConfigError: A fault that only data and model can reveal.
     """
-    if not _fits(config) or world.size > 1:
+    if not allowed(config) or world.size > 1:
         return None
     with faults_of_the_user():
         data = data_of(config.dataset, config.trainer.batch_size, config.seed)
@@ -191,7 +191,7 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
     )
 
 
-def _fits(config: RunConfig) -> bool:
+def allowed(config: RunConfig) -> bool:
     """Whether the config allows it: one round of a solver that reads stored blocks one by one."""
     pruning, model = Pruning.of(config), config.model
     if not (saves_folder(config) and pruning.calibrated and config.trainer.save_model):

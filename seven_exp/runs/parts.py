@@ -122,7 +122,7 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
             # The run that requested the dense start gets a record, too.
             diverged = error
         start = digest_of(sorted(model.state_dict().items()))
-        _freeze(model, config.model.freeze)
+        freeze(model, config.model.freeze)
         average = None if (decay := config.trainer.ema) is None else Average(model, decay)
         recipe = _recipe(config, plan, _objective(config, model, compute), compute.scaler())
         optimizer = optimizer_of(config.optimizer, model, config.optimizer.lr)
@@ -176,7 +176,7 @@ def _threads_for(model: nn.Module, data: Data, batch_size: int, device: torch.de
     return 1 if small else _ALL_THREADS
 
 
-def _freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Freeze the parameters that match a name or name pattern.
 
     Raises:

@@ -102,3 +102,18 @@ def build_optimizer(
         layers = prunable_layers(model)  # no embeddings and no output layers
         arguments["matrices"] = [x.weight for x in layers if x.weight.ndim == 2]
     return make(groups, lr, **arguments)
+
+
+def planned_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes that an optimizer holds after a step: it takes one.
+
+    Args:
+        optimizer: New, over parameters on the meta device.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    values = (value for state in optimizer.state.values() for value in state.values())
+    return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))

@@ -145,6 +145,10 @@ class ModelScore(ABC):
     def check(self, pattern: Pattern) -> None:  # noqa: B027  most scores fit all patterns
         """Raise ValueError, with the reason, if the score does not fit the pattern."""
 
+    def init(self, weights: Tensors) -> State:
+        """The state before the first scores, of the same dtypes."""
+        return State.zeros(weights, "score")
+
     @abstractmethod
     def score(
         self,

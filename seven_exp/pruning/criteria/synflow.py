@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from seven_exp.pruning.criteria.score import LossFunction, Mean, ModelScore, Tensors
+from seven_exp.pruning.criteria.score import LossFunction, Mean, ModelScore, State, Tensors
 from seven_exp.pruning.inputs import evaluating
 from seven_exp.pruning.outputs import logits_in
 from seven_exp.pruning.registry import register
@@ -21,6 +21,10 @@ class Synflow(ModelScore):
     flow", arXiv 2006.05467, eq. 2 and algorithm 1.) Only the shape of a batch is used. The
     computation is in float64, because R is a product over layers.
     """
+
+    def init(self, weights: Tensors) -> State:
+        """Scores of zero, float64."""
+        return State({"score": [torch.zeros_like(w, dtype=torch.float64) for w in weights]})
 
     def score(
         self,
