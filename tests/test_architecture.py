@@ -143,7 +143,7 @@ def test_the_command_line_starts_without_heavy_libraries():
 
 
 def test_asking_for_help_loads_nothing_heavy():
-    for command in ("export", "measure"):
+    for command in ("export", "measure", "plan"):
         assert not loaded_by(f"import seven_exp.cli.{command}") & HEAVY
 
 

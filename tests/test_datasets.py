@@ -119,6 +119,12 @@ def test_every_data_set_is_tested():
 
 
 @pytest.mark.parametrize("name", FACTS)
+def test_what_a_model_must_know_is_known_before_the_data_are_read(name, small):
+    data = build_data(name, batch_size=5, seed=0, **small[name])
+    assert DATASETS[name].shape(**small[name]) == data.for_model
+
+
+@pytest.mark.parametrize("name", FACTS)
 def test_a_data_set_and_its_file_agree(name):
     conf = Path(__file__).parent.parent / "conf"
     with initialize_config_dir(str(conf), version_base="1.3"):

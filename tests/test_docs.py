@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,18 @@ for page, words in FIRST.items():
     if name == "train" and ELSEWHERE.isdisjoint(given) and given not in TRAINING.values():
         TRAINING[page] = given
 EVERY = [arguments(words) for page in ALL.values() for words in page]
-EVERY = [("train", after_training(a)) if name == "prune" else (name, a) for name, a in EVERY]
+
+
+def trained(name: str, words: list[str]) -> tuple[str, list[str]]:
+    """The training that a command does or plans; other commands as they are."""
+    if name == "plan":
+        kept = {"--ranks", "--memory"}
+        words = [w for before, w in pairwise(["", *words]) if not {before, w} & kept]
+        name, words = ("prune", words[1:]) if words[:1] == ["prune"] else ("train", words)
+    return ("train", after_training(words)) if name == "prune" else (name, words)
+
+
+EVERY = [trained(*command) for command in EVERY]
 TRAINED = sorted({tuple(a) for name, a in EVERY if name in ("train", "tune") and "own" not in a})
 # Where it goes on W&B is read once somebody is logged in: tests/test_dashboard.py.
 TOOLED = sorted({(n, *a) for n, a in EVERY if n in TOOLS and "--wandb" not in a})

@@ -304,10 +304,12 @@ def _moments(config: RunConfig, model: nn.Module) -> int:
 
 
 def _activations(config: RunConfig) -> str:
-    size = f"activations of trainer.batch_size={config.trainer.batch_size}"
+    size = f"trainer.batch_size={config.trainer.batch_size}"
+    if config.calibration is not None and Pruning.of(config).calibrated:
+        size = f"calibration.batch_size={config.calibration.batch_size}"
     if config.trainer.gradient_checkpointing or not is_hub_model(config.model.name):
-        return size
-    return f"{size} (less with trainer.gradient_checkpointing=true)"
+        return f"activations of {size}"
+    return f"activations of {size} (less with trainer.gradient_checkpointing=true)"
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
