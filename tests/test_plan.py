@@ -138,6 +138,7 @@ def test_seven_billion_weights_are_planned_from_their_shapes(llama_7b):
     assert (masks, state) == (prunable / 8 / 8, 12 * prunable / 8)
 
 
+@pytest.mark.slow
 def test_what_would_fit_fits(llama_7b):
     config = of_7b(llama_7b, "pruner=seven_dyn", "model.dtype=bfloat16")
     need = need_of(config)
@@ -157,6 +158,7 @@ def test_what_would_fit_fits(llama_7b):
     assert list(changes(dense, need, 1, 10**9)) == []
 
 
+@pytest.mark.slow
 def test_block_by_block_is_the_plan_of_the_walk(llama_7b):
     given = ["pruner=sparsegpt", "trainer.max_steps=0", "calibration=c4", "model.dtype=bfloat16"]
     config = of_7b(llama_7b, *given)
@@ -197,6 +199,7 @@ def plan(folder, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_plan_is_a_table_and_a_verdict_and_leaves_nothing(tmp_path):
     done = plan(tmp_path, "pruner=seven_dyn", "optimizer=sgd", "--memory", "1GB", "--ranks", "2")
     assert done.returncode == 0, done.stderr
@@ -227,6 +230,8 @@ MISTAKES = {
     "--memory=24": "argument --memory: '24' is no size: give a number with MB, GB or GiB",
     "--ranks=0": "argument --ranks: '0' is no number of processes: choose 1 or more",
     "-m": "leave out -m",
+    "device=cuda:99": "device",
+    "trainer.max_steps=0": "seven_dyn prunes during training",
     "pruner.pattern=7:9": "pattern",
     "model.name=own_counting": "it can't be built without weights",
 }

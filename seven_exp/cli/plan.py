@@ -85,7 +85,10 @@ def main(arguments: Sequence[str]) -> int:
         config = train.checked(values, HydraConfig.get().overrides.task)
         with train.no_collection():
             from seven_exp.runs.memory import need_of
-        _show(config, need_of(config, options.ranks), options.ranks, options.memory)
+        need = need_of(config, options.ranks)
+        # First, because it may find a mistake.
+        verdict = _verdict(config, need, options.ranks, options.memory)
+        _show(config, need, options.ranks, verdict)
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as nowhere:
         sys.argv = [sys.argv[0], *rest, f"hydra.run.dir={nowhere}", "hydra.output_subdir=null"]
@@ -94,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _show(config: "RunConfig", need: "Need", ranks: int, memory: int | None) -> None:
+def _show(config: "RunConfig", need: "Need", ranks: int, verdict: str) -> None:
     from rich import box
     from rich.table import Table
 
@@ -115,7 +118,7 @@ def _show(config: "RunConfig", need: "Need", ranks: int, memory: int | None) -> 
     console.print(f" {pruner}: {counts}", highlight=False, soft_wrap=True)
     console.print(table)
     lines = [f"not counted: {'; '.join(need.besides)}"] if need.besides else []
-    for line in [*lines, _verdict(config, need, ranks, memory)]:
+    for line in [*lines, verdict]:
         console.print(f" {line}", highlight=False, soft_wrap=True)
 
 

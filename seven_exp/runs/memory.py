@@ -167,6 +167,8 @@ def memory_of(device: str) -> tuple[int, str]:
     """
     chosen = device_of(device)
     if chosen.type == "cuda":
+        if (chosen.index or 0) >= (count := torch.cuda.device_count()):
+            raise ConfigError(f"device is '{device}': the last one here is cuda:{count - 1}")
         found = torch.cuda.get_device_properties(chosen)
         return found.total_memory, f" of this {found.name}"
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), " of this machine's RAM"
