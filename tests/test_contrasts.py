@@ -394,9 +394,47 @@ def test_a_method_without_a_row_at_a_sparsity_is_named(tmp_path):
     arms(tmp_path, {"seven_dyn": NEAR}, 0.5)
     found = conclusions(tmp_path, ("seven_dyn:magnitude",))
     assert [c.verdict for c in found.contrasts] == ["untested", "better"]
-    assert found.notes == ["seven_dyn:magnitude at 50% (no row, or no single row, of magnitude)"]
+    assert found.cells(found.contrasts[0])[:2] == ["50%", "seven_dyn - magnitude"]
+    assert found.contrasts[0].reason == "no row of magnitude, or no single one, is here"
     turned = conclusions(tmp_path, ("magnitude:seven_dyn",))
-    assert turned.notes == ["magnitude:seven_dyn at 50% (no row of magnitude)"]
+    assert [c.verdict for c in turned.contrasts] == ["untested", "worse"]
+    assert turned.cells(turned.contrasts[0])[:2] == ["50%", "magnitude - seven_dyn"]
+    assert turned.contrasts[0].reason == "magnitude has no result here"
+
+
+def test_a_stated_plan_keeps_its_family_when_a_method_has_no_result(tmp_path):
+    values = {"a": [0.90, 0.91, 0.93], "b": [0.90, 0.90, 0.91], "base": [0.89, 0.9, 0.9]}
+    arms(tmp_path, values)
+    rows = list(rows_of(tmp_path, baseline=None).values())
+    plan = ("a:base", "b:base", "gone:base")
+    found = Conclusions.of(rows, "accuracy", Inference(contrasts=plan, stated="in the config"))
+    assert [c.family for c in found.contrasts] == [3, 3]
+    alone = [
+        Conclusions.of(rows, "accuracy", Inference(contrasts=(one,))).contrasts[0].p
+        for one in plan[:2]
+    ]
+    # Holm: the smallest of three is multiplied by 3, the next by 2.
+    first, second = sorted(alone)
+    assert sorted(c.p for c in found.contrasts) == pytest.approx(
+        [3 * first, max(3 * first, 2 * second)]
+    )
+    assert "Of the plan one has no result here and counted with p = 1." in found.captions
+
+
+@pytest.mark.parametrize(
+    ("n", "tests", "floor"), [(3, 1, 1.0), (5, 4, 3.0), (5, 1, 0.4), (2, 8, 2.0)]
+)
+def test_power_counts_that_no_interval_is_narrower_than_one_example(n, tests, floor):
+    alpha, freedom = 0.05 / tests, n - 1
+    draw = np.random.default_rng(0).normal(0.0, 1.0, (40_000, n))
+    errors = np.maximum(draw.std(1, ddof=1) / math.sqrt(n), floor / student.ppf(0.975, freedom))
+    needed = student.ppf(1 - alpha / 2, freedom) * errors
+    for difference in (0.0, 0.5, 2.0, 5.0, 20.0):
+        found = np.mean(abs(draw.mean(1) + difference) > needed)
+        assert power(difference, 1.0, n, alpha, floor) == pytest.approx(found, abs=0.01)
+    least = resolved(1.0, n, alpha, floor)
+    assert power(least, 1.0, n, alpha, floor) == pytest.approx(0.8, abs=1e-6)
+    assert least >= resolved(1.0, n, alpha)
 
 
 def test_a_dense_run_is_compared_with_every_sparsity(tmp_path):

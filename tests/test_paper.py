@@ -231,7 +231,7 @@ def test_a_caption_says_data_budget_seeds_test_and_correction(rows):
     words = caption(rows, "accuracy", "magnitude", Look({"mlp": "MLP", "magnitude": "Magnitude"}))
     for part in (
         "Accuracy in % of MLP on digits",
-        "mean over 1-3 seeds (0-2) ± half its 95% t interval",
+        "mean over 3 seeds (0-2) ± half its 95% t interval",
         "Each run: 220 steps of 64 examples with adamw at learning rate 0.0005.",
         "131,072 prunable weights, 1,000 test examples.",
         "Dense: 95.00.",

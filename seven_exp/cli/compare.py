@@ -125,6 +125,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             factors=tuple(filter(None, map(str.strip, options.effects.split(",")))),
         )
         if options.serve:
+            files = (
+                "output",
+                "format",
+                "rename",
+                "highlight",
+                "x",
+                "y",
+                "colour",
+                "width",
+                "style",
+            )
+            for key in (*files, "published", "wandb"):
+                if getattr(options, key) != parser.get_default(key):
+                    raise ValueError(f"--{key} is for files and the terminal: leave out --serve")
             serve(options.folders, options.metric, options.baseline, options.port, inference)
             return 0
         width = None if options.width is None else parse_width(options.width)

@@ -73,7 +73,9 @@ def _of_row(folders: Sequence[Path], name: str) -> list[Path]:
     names = [f"{row.method} {percent(row.sparsity)}" for row in rows]
     if name not in names:
         raise ValueError(f"--row is '{name}': {nearest(name, names)}")
-    named = (row for row, own in zip(rows, names, strict=True) if own == name)
+    named = [row for row, own in zip(rows, names, strict=True) if own == name]
+    if len(tasks := sorted({" on ".join(row.task) for row in named})) > 1:
+        raise ValueError(f"--row is '{name}': {', '.join(tasks)} have one: name fewer folders")
     return [record.folder for row in named for record in row.records]
 
 

@@ -82,6 +82,9 @@ class Conclusions:
             f"p after Holm's correction over {family} "
             f"({' or '.join(map(str, sizes))} here); intervals are of single contrasts.",
         ]
+        if self.notes:
+            many = "one has" if len(self.notes) == 1 else f"{len(self.notes)} have"
+            said.append(f"Of the plan {many} no result here and counted with p = 1.")
         if self.inference.margin is not None:
             said.append("Equivalence: two one-sided t tests against the margin, corrected alike.")
         return said
@@ -89,10 +92,9 @@ class Conclusions:
     def cells(self, contrast: Planned, name: Callable[[str], str] = str) -> list[str]:
         """A contrast as text, in the order of `HEADINGS`; ``name`` says how methods are called."""
         found = contrast.difference
-        theirs = name(contrast.theirs.method) if contrast.theirs else "?"
         return [
-            percent(contrast.ours.sparsity),
-            f"{name(contrast.ours.method)} - {theirs}",
+            percent(contrast.sparsity),
+            " - ".join(map(name, contrast.names)),
             "" if found is None else with_interval(found.estimate, self.metric, signed=True),
             "" if found is None else str(found.estimate.n),
             "" if contrast.p is None else p_words(contrast.p),
@@ -109,8 +111,8 @@ class Conclusions:
     def print(self) -> None:
         """Print the tables and sentences."""
         console = table_console()
-        for task in dict.fromkeys(contrast.ours.task for contrast in self.contrasts):
-            own = [contrast for contrast in self.contrasts if contrast.ours.task == task]
+        for task in dict.fromkeys(contrast.task for contrast in self.contrasts):
+            own = [contrast for contrast in self.contrasts if contrast.task == task]
             title = Text(f"{self.heading}: {' on '.join(task)}")
             table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
             for heading in HEADINGS:
@@ -141,11 +143,10 @@ class Conclusions:
         """The contrasts' numbers in full precision."""
         return [
             {
-                **dict(zip(("model", "dataset"), c.ours.task, strict=True)),
-                "sparsity": c.ours.sparsity,
+                **dict(zip(("model", "dataset"), c.task, strict=True)),
+                "sparsity": c.sparsity,
                 "metric": self.metric,
-                "method": c.ours.method,
-                "minus": c.theirs and c.theirs.method,
+                **dict(zip(("method", "minus"), c.names, strict=True)),
                 "difference": c.difference and c.difference.estimate.mean,
                 "half_interval_95": c.difference and c.difference.estimate.half,
                 "seeds": c.difference and c.difference.estimate.n,
@@ -189,8 +190,7 @@ class Conclusions:
         found = []
         if self.contrasts:
             lines = [
-                [" on ".join(c.ours.task), *self.cells(c)[:-1], self.said(c)]
-                for c in self.contrasts
+                [" on ".join(c.task), *self.cells(c)[:-1], self.said(c)] for c in self.contrasts
             ]
             data = {"heads": ["model and data set", *HEADINGS], "lines": lines}
             title = f"{self.heading.capitalize()} of {self.metric}"

@@ -28,7 +28,10 @@ class Planned:
     """One planned comparison at one sparsity of one task.
 
     Attributes:
-        ours: The first method's row.
+        task: (model, dataset).
+        sparsity: Target.
+        names: The two methods: those of the rows, or as planned.
+        ours: The first method's row; None if it has none here.
         theirs: The second method's; None if it has none here.
         difference: Ours minus theirs; None if they have no seed in common.
         family: Number of planned comparisons that the correction covers.
@@ -43,7 +46,10 @@ class Planned:
         cautions: What else differs between the two, or is missing.
     """
 
-    ours: Row
+    task: tuple[str, str]
+    sparsity: float
+    names: tuple[str, str]
+    ours: Row | None
     theirs: Row | None
     difference: Difference | None = None
     family: int = 1
@@ -61,16 +67,17 @@ class Planned:
 def planned(
     rows: Sequence[Row], metric: str, inference: Inference
 ) -> tuple[list[Planned], list[str]]:
-    """The planned contrasts in the order of plan, task and sparsity; and what has no result.
+    """The planned contrasts in the order of plan, task and sparsity; and methods without results.
 
-    A comparison that can't be tested counts in its family with a p value of 1.
+    A comparison that can't be tested counts in its family with a p value of 1. So do those of a
+    stated plan whose method has no result at all; they are no contrasts here, but notes.
 
     Raises:
         ValueError: A contrast that was named when comparing is of no method of the table.
     """
     names = {name for row in rows for name in (row.method, row.pruner)}
     margin = None if inference.margin is None else inference.margin * _unit(metric)
-    pairs: list[tuple[Row, Row | None]] = []
+    contrasts: list[Planned] = []
     notes: list[str] = []
     seen: dict[frozenset[str], str] = {}
     for text in inference.contrasts:
@@ -83,25 +90,21 @@ def planned(
             continue
         if (same := seen.setdefault(frozenset((ours, theirs)), text)) != text:
             raise ValueError(f"contrast '{text}': '{same}' has the same two methods")
-        found = list(_pairs(rows, ours, theirs))
-        if lonely := {row.sparsity for row, other in found if other is None}:
-            notes.append(f"{text} at {_percents(lonely)} (no row, or no single row, of {theirs})")
-        ours_at = {row.place for row, _ in found}
-        others = [row for row in rows if theirs in (row.method, row.pruner) and row.sparsity > 0]
-        if gone := {row.sparsity for row in others if row.place not in ours_at}:
-            notes.append(f"{text} at {_percents(gone)} (no row of {ours})")
-        pairs += found
-    contrasts = [replace(_tested(ours, theirs, inference), margin=margin) for ours, theirs in pairs]
+        contrasts += _at_all_places(rows, ours, theirs, inference)
+    contrasts = [replace(contrast, margin=margin) for contrast in contrasts]
     families: dict[object, list[int]] = defaultdict(list)
     for i, contrast in enumerate(contrasts):
-        families[contrast.ours.place if inference.family == "sparsity" else None].append(i)
+        place = contrast.task, contrast.sparsity
+        families[place if inference.family == "sparsity" else None].append(i)
     for family in families.values():
         own = [contrasts[i] for i in family]
+        lacking = len(notes) * len({(contrast.task, contrast.sparsity) for contrast in own})
         equal = [_equivalence(c.difference, margin) for c in own]
-        ps = _corrected([None if c.difference is None else c.difference.p for c in own])
-        equals = _corrected(equal)
+        ps = _corrected([None if c.difference is None else c.difference.p for c in own], lacking)
+        equals = _corrected(equal, lacking)
         for i, p, p_equal in zip(family, ps, equals, strict=True):
-            corrected = replace(contrasts[i], family=len(own), p=p, p_equivalence=p_equal)
+            size = len(own) + lacking
+            corrected = replace(contrasts[i], family=size, p=p, p_equivalence=p_equal)
             contrasts[i] = _judged(_with_power(corrected, metric), metric)
     return contrasts, notes
 
@@ -130,27 +133,37 @@ def split(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, parts)))
 
 
-def _percents(sparsities: Collection[float]) -> str:
-    return ", ".join(f"{100 * sparsity:.4g}%" for sparsity in sorted(sparsities))
-
-
-def _pairs(rows: Sequence[Row], ours: str, theirs: str) -> Iterator[tuple[Row, Row | None]]:
+def _at_all_places(
+    rows: Sequence[Row], ours: str, theirs: str, inference: Inference
+) -> Iterator[Planned]:
+    """The contrast of two methods wherever one of them has a result."""
     mine = [row for row in rows if ours in (row.method, row.pruner)]
     others = [row for row in rows if theirs in (row.method, row.pruner)]
     # A dense run applies to every sparsity.
     pruned = any(row.sparsity > 0 for row in others)
-    for row in sorted(mine, key=lambda r: (r.task, r.sparsity, r.method)):
-        place = row.task, row.sparsity if pruned else 0.0
-        yield row, reference_of(row, [other for other in others if other.place == place])
+    places = {row.place for row in mine} | {row.place for row in others if row.sparsity > 0}
+    for task, sparsity in sorted(places):
+        here = [row for row in mine if row.place == (task, sparsity)]
+        if not here:
+            yield Planned(
+                task, sparsity, (ours, theirs), None, None, reason=f"{ours} has no result here"
+            )
+        there = task, sparsity if pruned else 0.0
+        rivals = [row for row in others if row.place == there]
+        for row in sorted(here, key=lambda row: row.method):
+            yield _tested(row, reference_of(row, rivals), theirs, inference)
 
 
-def _tested(ours: Row, theirs: Row | None, inference: Inference) -> Planned:
+def _tested(ours: Row, theirs: Row | None, name: str, inference: Inference) -> Planned:
+    place = ours.task, ours.sparsity
     if theirs is None:
-        return Planned(ours, None, reason="the second method has no row here")
+        why = f"no row of {name}, or no single one, is here"
+        return Planned(*place, (ours.method, name), ours, None, reason=why)
     floor = max(ours.step or 0.0, theirs.step or 0.0)
     difference = inference.differ(ours.by_seed, theirs.by_seed, floor)
     return Planned(
-        ours, theirs, difference, reason=_reason(ours, theirs, difference),
+        *place, (ours.method, theirs.method), ours, theirs, difference,
+        reason=_reason(ours, theirs, difference),
         cautions=tuple(_cautions(ours, theirs, difference)),
     )  # fmt: skip
 
@@ -183,10 +196,15 @@ def _cautions(ours: Row, theirs: Row, difference: Difference | None) -> Iterator
         yield f"kept weights differ ({ours.kept:,.0f} against {theirs.kept:,.0f})"
 
 
-def _corrected(ps: Sequence[float | None]) -> list[float | None]:
-    """Holm's correction, in which a missing p value counts as 1 and stays missing."""
-    adjusted = holm([1.0 if p is None else p for p in ps])
-    return [None if p is None else q for p, q in zip(ps, adjusted, strict=True)]
+def _corrected(ps: Sequence[float | None], lacking: int) -> list[float | None]:
+    """Holm's correction, in which a missing p value counts as 1 and stays missing.
+
+    Args:
+        ps: Of the tests.
+        lacking: Number of further tests without a p value.
+    """
+    adjusted = holm([1.0 if p is None else p for p in ps] + [1.0] * lacking)
+    return [None if p is None else q for p, q in zip(ps, adjusted, strict=False)]
 
 
 def _equivalence(difference: Difference | None, margin: float | None) -> float | None:
@@ -202,13 +220,8 @@ def _with_power(contrast: Planned, metric: str) -> Planned:
         return replace(contrast, to_resolve=target)
     alpha = SIGNIFICANT / contrast.family
     step = _step(contrast)
-    finds = max(step, resolved(difference.spread, difference.estimate.n, alpha))
-    # No number of seeds resolves less than one test example: the interval never gets narrower.
-    needed = (
-        seeds_to_resolve(target, difference.spread, alpha)
-        if target is not None and target > step
-        else None
-    )
+    finds = resolved(difference.spread, difference.estimate.n, alpha, step)
+    needed = None if target is None else seeds_to_resolve(target, difference.spread, alpha, step)
     return replace(contrast, to_resolve=target, resolves=finds, seeds=needed)
 
 
@@ -279,10 +292,11 @@ def power_sentence(contrast: Planned, metric: str) -> str:
     if contrast.to_resolve is None:
         return words
     aim = _amount(f"{contrast.to_resolve / unit:g}", metric)
-    if contrast.to_resolve <= (step := _step(contrast)):
-        example = _amount(f"{step / unit:.2g}", metric)
-        return f"{words}; {aim} can't be resolved, one test example is {example}"
     if contrast.seeds is None:
+        # The interval never gets narrower than one test example.
+        if contrast.to_resolve < 2 * (step := _step(contrast)):
+            example = _amount(f"{step / unit:.2g}", metric)
+            return f"{words}; {aim} can't be resolved, one test example is {example}"
         return f"{words}; {aim} takes more than {MOST_SEEDS:,} seeds"
     return f"{words}; {aim} {'takes' if contrast.seeds > n else 'took'} {contrast.seeds:,} seeds"
 

@@ -115,12 +115,16 @@ def _factorial(rows: Sequence[Row], factors: Sequence[str]) -> Factorial:
     effects: dict[Term, dict[tuple[str, ...], Estimate]] = {}
     shares: dict[Term, float] = {}
     means = table.mean(0)
+    step = max(row.step or 0.0 for row in rows)
     total = np.square(means - means.mean()).mean()
     for axes, found in _terms(table):
         term = tuple(factors[axis] for axis in axes)
         chosen = product(*(levels[axis] for axis in axes))
         by_level = found.reshape(len(seeds), -1).T.tolist()
-        effects[term] = dict(zip(chosen, map(estimate, by_level), strict=True))
+        # A level's mean over its runs changes in steps of one example in one of them.
+        floor = step * found[0].size / table[0].size
+        estimates = (estimate(values, floor) for values in by_level)
+        effects[term] = dict(zip(chosen, estimates, strict=True))
         shares[term] = float(np.square(found.mean(0)).mean() / total) if total > 0 else 0.0
     first = rows[0]
     left_out = len(every) - len(seeds)
@@ -166,13 +170,17 @@ def draw(found: Sequence[Factorial], metric: str, look: Look | None = None) -> "
 
     look = look or Look()
     width = look.width or 8.5
-    heights = [0.9 + 0.2 * max(len(_mains(one)), len(one.shares)) for one in found]
+    sizes = [(len(_mains(one)), len(one.shares)) for one in found]
+    # Side by side where there is room for the names of both.
+    columns = 2 if width >= 6 else 1
+    lines = [max(size) for size in sizes] if columns == 2 else [n for size in sizes for n in size]
+    heights = [0.9 + 0.2 * n for n in lines]
     with look.drawing({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(width, sum(heights)), layout="constrained")
-        panels = figure.subplots(len(found), 2, squeeze=False, height_ratios=heights)
-        for (left, right), one in zip(panels, found, strict=True):
-            _draw_mains(left, one, metric, look)
-            _draw_shares(right, one, look)
+        panels = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights)
+        for (first, second), one in zip(panels.reshape(-1, 2), found, strict=True):
+            _draw_mains(first, one, metric, look)
+            _draw_shares(second, one, look)
     return figure
 
 

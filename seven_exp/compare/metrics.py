@@ -2,7 +2,10 @@
 
 import math
 
-SMALLER_IS_BETTER = ("loss", "perplexity")
+SMALLER_IS_BETTER = (
+    *("loss", "perplexity", "error", "error_rate", "mae", "mse", "rmse", "wer", "cer", "ece"),
+    *("brier", "nll"),
+)
 """Metrics; each may have a suffix for a further split, such as loss_mismatched."""
 
 _SHARES = ("accuracy", "exact_match")

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +19,16 @@ from seven_exp.compare.ranks import Ranks, sentences
 from seven_exp.compare.records import Record, whole_config
 from seven_exp.compare.statistics import SIGNIFICANT, Estimate
 from seven_exp.compare.summary import Row, spans
-from seven_exp.compare.table import BARRED, bars, captions, percent, with_interval
+from seven_exp.compare.table import (
+    BARRED,
+    DEPARTS,
+    bars,
+    departures,
+    overlaps,
+    percent,
+    reservations,
+    with_interval,
+)
 from seven_exp.files.atomic import replacing
 
 _SPECIAL = {
@@ -56,11 +66,13 @@ def tables(
     rows: Sequence[Row], metric: str, baseline: str | None, look: Look, conclusions: Conclusions
 ) -> list[Table]:
     """For each task the means and the planned contrasts; then the mean ranks over the tasks."""
-    found = []
+    found: list[Table] = []
     for task, own in by_task(rows):
         label = re.sub(r"[^a-z0-9]+", "-", " ".join(task).lower())
+        if label in {table.label for table in found}:
+            label += f"-{len(found)}"
         found.append(_means(label, own, metric, baseline, look))
-        contrasts = [c for c in conclusions.contrasts if c.ours.task == task]
+        contrasts = [c for c in conclusions.contrasts if c.task == task]
         if contrasts:
             found.append(_contrasts(label, contrasts, conclusions, look))
     if conclusions.ranks:
@@ -112,24 +124,25 @@ def _write(path: Path, lines: Sequence[str]) -> None:
 
 def caption(rows: Sequence[Row], metric: str, baseline: str | None, look: Look) -> str:
     """What the reader of one task's table must know: data, budget, seeds, test, correction."""
-    seeds = sorted({seed for row in rows for seed in row.by_seed})
-    numbers = sorted({row.result.n for row in rows})
-    over = f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
-    unit = " in %" if in_percent(metric) else ""
     dense = [row for row in rows if row.sparsity == 0]
+    pruned = [row for row in rows if row.sparsity > 0] or rows
+    seeds = sorted({seed for row in pruned for seed in row.by_seed})
+    numbers = [row.result.n for row in pruned]
+    unit = " in %" if in_percent(metric) else ""
     said = [
         f"{_capital(look.name(metric))}{unit} of {look.task(rows[0].task)} by sparsity: "
         + (
-            f"mean over {over} seeds ({spans(seeds)}) ± half its 95% t interval"
-            if numbers != [1]
+            f"mean over {_number_of_seeds(numbers)} ({spans(seeds)}) ± half its 95% t interval"
+            if max(numbers) > 1
             else f"one seed ({spans(seeds)}), no interval"
         ),
         *budget([record for row in rows for record in row.records]),
         *(f"{_capital(look.name(r.method))}: {_words(r.result, metric)}" for r in dense),
-        *([f"Bold: the best mean of a sparsity{_overlaps(rows, metric)}"]),
+        *([f"Bold: the best mean of a sparsity{_overlaps(rows)}"]),
         *_tests(rows, baseline, look),
     ]
-    said += [f"{BARRED}: {words}; neither bold nor starred" for words in bars(rows)]
+    said += [f"{BARRED}: {words}; neither bold nor starred" for words in bars(rows, look.name)]
+    said += map(_capital, reservations(rows, metric, look.name))
     return ". ".join(said) + "."
 
 
@@ -154,7 +167,11 @@ def figure_captions(
             else "values of one seed, without intervals"
         ),
         *([f"Colour: {look.axis(look.colour, titles)}"] if look.colour else []),
-        *([f"Grey: the means of {len(grey)} other methods"] if grey and not look.colour else []),
+        *(
+            [f"Grey: the means of {len(grey)} other methods, which may lie outside"]
+            if grey and not look.colour
+            else []
+        ),
         *(["Wide grey line: the Pareto front"] if has_front(lines, look, shown) else []),
         *common,
     ]
@@ -197,10 +214,10 @@ def _contrasts(
     """Without the number of seeds, which the caption says: a column of a paper is narrow."""
     every = [dict(zip(HEADINGS, conclusions.cells(c, look.name), strict=True)) for c in contrasts]
     heads = [head for head in HEADINGS if head != "seeds"]
-    numbers = "-".join(sorted({line["seeds"] for line in every} - {""}, key=int))
+    numbers = [int(line["seeds"]) for line in every if line["seeds"]]
     said = [
         f"{conclusions.heading.capitalize()} of {look.name(conclusions.metric)} of "
-        f"{look.task(contrasts[0].ours.task)}, over {numbers or 'no common'} seeds.",
+        f"{look.task(contrasts[0].task)}, over {_number_of_seeds(numbers)}.",
         *conclusions.captions,
     ]
     lines = [[Cell(line[head]) for head in heads] for line in every]
@@ -210,7 +227,9 @@ def _contrasts(
 def _ranks(found: Sequence[Ranks], metric: str, look: Look) -> Table:
     means = [ranks.means for ranks in found]
     names = sorted({*chain(*means)}, key=lambda name: sum(m.get(name, math.inf) for m in means))
-    said = [f"{percent(ranks.sparsity)}: {'; '.join(sentences(ranks))}" for ranks in found]
+    said = [
+        f"{percent(ranks.sparsity)}: {'; '.join(sentences(ranks, look.name))}" for ranks in found
+    ]
     return Table(
         "ranks",
         f"Mean ranks of {look.name(metric)} by sparsity, 1 is best. {'. '.join(said)}.",
@@ -227,7 +246,7 @@ def _ranks(found: Sequence[Ranks], metric: str, look: Look) -> Table:
 
 def _cell(row: Row, metric: str) -> Cell:
     mean, _, half = _words(row.result, metric).partition(" ± ")
-    marks = ("*" if row.starred else "") + (BARRED if row.barred else "")
+    marks = "*" * row.starred + BARRED * bool(row.barred) + DEPARTS * bool(departures(row))
     return Cell(mean, half, row.best, marks)
 
 
@@ -242,9 +261,10 @@ def budget(records: Sequence[Record]) -> list[str]:
     """How long and with what the runs were trained, as far as all of them agree."""
     facts: list[dict[str, Any]] = [
         {
-            **whole_config(record),
+            **(config := whole_config(record)),
             # A broken record may hold anything.
             **{key: n for key in _COUNTS if isinstance(n := record.values.get(key), int)},
+            "examples": _examples_of_a_step(config),
         }
         for record in records
     ]
@@ -258,16 +278,32 @@ def budget(records: Sequence[Record]) -> list[str]:
         values = [common(key) for key in keys]
         return "" if None in values else text.format(*values)
 
-    steps = when("{} steps", "steps") + when(" of {} examples", "trainer.batch_size")
+    start = when("{} epochs at learning rate {}", "model.pretrain.epochs", "model.pretrain.lr")
+    steps = when("{} steps", "steps") + when(" of {} examples", "examples")
     trained = steps + when(" with {} at learning rate {}", "optimizer.name", "optimizer.lr")
     sizes = (
         when("{:,} prunable weights", "params_prunable"),
         when("{:,} test examples", "test_examples"),
     )
     return [
+        *([f"Dense start: {start}"] if common("model.pretrain.epochs") not in (None, "0") else []),
         *([f"Each run: {trained.strip()}"] if trained else []),
         *([", ".join(filter(None, sizes))] if any(sizes) else []),
     ]
+
+
+def _examples_of_a_step(config: Mapping[str, str]) -> int | None:
+    try:
+        return int(config["trainer.batch_size"]) * int(config.get("trainer.accumulate", 1))
+    except (KeyError, ValueError):
+        return None
+
+
+def _number_of_seeds(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return "no common seeds"
+    low, high = min(numbers), max(numbers)
+    return f"{low if low == high else f'{low} to {high}'} {'seed' if high == 1 else 'seeds'}"
 
 
 def _tests(rows: Sequence[Row], baseline: str | None, look: Look) -> list[str]:
@@ -279,16 +315,20 @@ def _tests(rows: Sequence[Row], baseline: str | None, look: Look) -> list[str]:
     kind = "paired t tests over seeds" if found[0].test == "paired" else "Welch's t tests"
     sizes = sorted({row.family for row in tested})
     tests = " or ".join(str(size) for size in sizes) + (" test" if sizes == [1] else " tests")
-    family = "" if sizes == [len(tested)] else " at each sparsity"
+    at_each = Counter(row.sparsity for row in tested)
+    if all(row.family == at_each[row.sparsity] for row in tested):
+        family = " at each sparsity" if len(at_each) > 1 else ""
+    else:
+        family = " at all sparsities" if sizes == [len(tested)] else " of all tables"
     return [
         f"*: differs from {look.name(baseline)} with p < {SIGNIFICANT:g} ({kind}, "
         f"Holm's correction over {tests}{family})"
     ]
 
 
-def _overlaps(rows: Sequence[Row], metric: str) -> str:
-    words = next((w for w in captions(rows, metric) if w.startswith("bold is the best mean")), "")
-    return words.replace("bold is the best mean, no ranking: its", ", whose")
+def _overlaps(rows: Sequence[Row]) -> str:
+    words = overlaps(rows)
+    return f", whose {words}" if words else ""
 
 
 def by_task(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:

@@ -109,7 +109,7 @@ def draw(
                 _tint(panel, own, metric, look, look.axis(look.colour, named))
             # In a paper a figure's caption names a single task.
             if look.width is None or len(panels) > 1:
-                panel.set_title(look.task(own[0].task), loc="left", weight="bold")
+                panel.set_title(_title(panel, own, look), loc="left", weight="bold")
             spaced = f"{look.name(look.x)}, % (spaced by log density)"
             panel.set_xlabel(spaced if look.x == "sparsity" else look.axis(look.x, named))
             panel.set_ylabel(look.axis(metric, named))
@@ -141,14 +141,15 @@ def draw_differences(
     rows = [row for row in rows if row.sparsity > 0]
 
     def height(own: Sequence[Row], width: float) -> float:
-        lines = sum(1 + _label(name, look).count("\n") for name in {row.method for row in own})
-        return (0.21 * lines + 1.1) * _size(look) / 10
+        names = {row.method for row in own}
+        line = max(1 + _label(name, look).count("\n") for name in names)
+        return (0.21 * line * len(names) + 1.1) * _size(look) / 10
 
     with _panels(rows, look, height) as (figure, panels):
         for panel, own in panels:
             _heat(panel, own, metric, baseline, look)
             if look.width is None or len(panels) > 1:
-                panel.set_title(look.task(own[0].task))
+                panel.set_title(_title(panel, own, look))
         title = f"{look.name(metric)} minus {look.name(baseline)}"
         title += ", points" if in_percent(metric) else ""
         title = textwrap.fill(title, int(14 * figure.get_figwidth()))
@@ -182,7 +183,13 @@ def _size(look: Look) -> int:
 
 def _label(method: str, look: Look) -> str:
     """A method's name beside the heat map."""
-    return textwrap.fill(look.name(method), 30)
+    return _cut(textwrap.wrap(look.name(method), 30), 2)
+
+
+def _title(panel: "Axes", rows: Sequence[Row], look: Look) -> str:
+    """The panel's task, in lines of its width."""
+    inches = panel.get_window_extent().width / panel.figure.dpi
+    return textwrap.fill(look.task(rows[0].task), max(16, int(11 * inches)))
 
 
 def _cycle() -> list[str]:
@@ -250,7 +257,9 @@ def _curves(
         axes.set_ylim(max(low, scale * bounds(metric)[0]), min(high, scale * bounds(metric)[1]))
     for method in of.keys() - look.keys():
         places, means = [at[id(r)] for r in of[method]], [scale * r.result.mean for r in of[method]]
-        axes.plot(places, means, color=_OTHERS, lw=0.8, zorder=1, gid=f"{method}-line")
+        axes.plot(
+            places, means, "o-", ms=1.6, color=_OTHERS, lw=0.8, zorder=1, gid=f"{method}-line"
+        )
     if x == "sparsity":
         ticks = sorted(targets)
         axes.set_xticks([targets[s] for s in ticks], [f"{100 * s:.4g}" for s in ticks])
@@ -360,8 +369,10 @@ def _name(axes: "Axes", ends: Sequence[tuple[float, str, Style, float]]) -> None
 
 
 def _cut(lines: Sequence[str], most: int) -> str:
-    """At most so many lines, with an ellipsis for the rest."""
-    return "\n".join(lines if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1]}..."])
+    """At most so many lines: an ellipsis for those before the last, where settings differ."""
+    if len(lines) <= most:
+        return "\n".join(lines)
+    return f"{lines[0]}..." if most == 1 else "\n".join([*lines[: most - 1], f"...{lines[-1]}"])
 
 
 def _heat(axes: "Axes", rows: Sequence[Row], metric: str, baseline: str, look: Look) -> None:

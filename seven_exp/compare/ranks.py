@@ -1,7 +1,7 @@
 """Methods over several tasks: mean ranks, Friedman's test, Nemenyi's critical difference."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from seven_exp.compare.contrasts import p_words
@@ -114,8 +114,8 @@ def alike(ranks: Ranks) -> list[tuple[str, str]]:
     return [(means[i][0], means[j][0]) for i, j in groups]
 
 
-def sentences(ranks: Ranks) -> list[str]:
-    """What the ranks show, in words."""
+def sentences(ranks: Ranks, name: Callable[[str], str] = str) -> list[str]:
+    """What the ranks show, in words; ``name`` says how methods are called."""
     n, k = len(ranks.tasks), len(ranks.ranks)
     if ranks.statistic is None or ranks.p is None:
         said = [f"all {k} methods tie on all {n} tasks"]
@@ -132,7 +132,9 @@ def sentences(ranks: Ranks) -> list[str]:
     else:
         said.append(f"mean ranks differ at 5% if {ranks.critical:.2f} or more apart (Nemenyi)")
     if ranks.left_out:
-        said.append(f"not ranked, without a result on some task: {', '.join(ranks.left_out)}")
+        said.append(
+            f"not ranked, without a result on some task: {', '.join(map(name, ranks.left_out))}"
+        )
     if ranks.partial:
-        said.append(f"ranked by the seeds that finished: {', '.join(ranks.partial)}")
+        said.append(f"ranked by the seeds that finished: {', '.join(map(name, ranks.partial))}")
     return said

@@ -377,18 +377,18 @@ def lost_words(row: Row) -> str:
     return ", ".join([*words, *(f"{n} {status}" for status, n in others)])
 
 
-def undecided(rows: Sequence[Row]) -> dict[float, int]:
-    """Sparsity -> number of methods whose intervals overlap that of the best mean.
+def undecided(rows: Sequence[Row]) -> dict[float, list[Row]]:
+    """Sparsity -> other rows whose intervals overlap that of the best mean, or that have none.
 
     Args:
         rows: Rows of one task.
     """
     best = {row.sparsity: row for row in rows if row.best}
-    found: Counter[float] = Counter()
+    found: dict[float, list[Row]] = defaultdict(list)
     for row in rows:
         rival = best.get(row.sparsity)
         if rival is not None and row.method != rival.method and _overlap(row, rival):
-            found[row.sparsity] += 1
+            found[row.sparsity].append(row)
     return dict(sorted(found.items()))
 
 

@@ -1,7 +1,7 @@
 """Rows as a table on the terminal and as CSV."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -51,12 +51,17 @@ def seeds(row: Row) -> str:
     return f"{row.result.n}{lost}{BARRED if row.barred else ''}"
 
 
-def bars(rows: Sequence[Row]) -> list[str]:
-    """What bars rows from being best or starred, one text for each reason."""
+def bars(rows: Sequence[Row], name: Callable[[str], str] = str) -> list[str]:
+    """What bars rows from being best or starred, one text for each reason.
+
+    Args:
+        rows: Of one task.
+        name: How methods are called.
+    """
     said, others = [], False
     for row in rows:
         if words := missed_target(row):
-            said.append(f"{row.method} kept too many weights, {words}")
+            said.append(f"{name(row.method)} kept too many weights, {words}")
         elif row.barred:
             others = True
     if others:
@@ -69,16 +74,33 @@ def captions(rows: Sequence[Row], metric: str) -> list[str]:
     said = [f"{BARRED} neither best nor starred: {words}" for words in bars(rows)]
     if all(row.result.half is None for row in rows):
         said.append("bold is the best value, no ranking: one seed has no interval")
-    elif overlaps := undecided(rows):
-        places = ", ".join(f"{n} at {percent(sparsity)}" for sparsity, n in overlaps.items())
-        said.append(
-            "bold is the best mean, no ranking: its interval overlaps those of other methods "
-            f"({places})"
-        )
+    elif words := overlaps(rows):
+        said.append(f"bold is the best mean, no ranking: its {words}")
     if any(row.difference and row.difference.test == "unpaired" for row in rows):
         said.append("differences are of means, not paired by seed (Welch's t test)")
+    return said + reservations(rows, metric)
+
+
+def overlaps(rows: Sequence[Row]) -> str:
+    """Whom the best of each sparsity can't be told from, after "its"; "" if there is none."""
+    found = undecided(rows) if any(row.result.half is not None for row in rows) else {}
+    places = ", ".join(f"{len(some)} at {percent(target)}" for target, some in found.items())
+    without = any(row.result.half is None for some in found.values() for row in some)
+    also = ", or these have none" if without else ""
+    return f"interval overlaps those of other methods{also} ({places})" if found else ""
+
+
+def reservations(rows: Sequence[Row], metric: str, name: Callable[[str], str] = str) -> list[str]:
+    """What limits the figures of one task's table, one sentence each.
+
+    Args:
+        rows: Of one task.
+        metric: Their metric.
+        name: How methods are called.
+    """
+    said = []
     for words in dict.fromkeys(filter(None, map(departures, rows))):
-        names = ", ".join(row.method for row in rows if departures(row) == words)
+        names = ", ".join(name(row.method) for row in rows if departures(row) == words)
         said.append(f"{DEPARTS} not of the published protocol: {words} ({names})")
     if is_share(metric) and any(row.step is None for row in rows):
         said.append(

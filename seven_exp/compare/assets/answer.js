@@ -15,10 +15,12 @@
     const {metric, baseline} = state, {mean, half, best} = page.estimates[metric], {lower, percent} = page.metrics[metric];
     const unit = percent ? " %" : "", sign = lower ? 1 : -1;
     const over = i => page.difference(metric, baseline, i);
-    const overlap = (i, j) => half[i] === null || half[j] === null || Math.abs(mean[i] - mean[j]) <= half[i] + half[j];
+    // A rival that is ahead, though barred from being best, is not beaten.
+    const unbeaten = (i, j) => half[i] === null || half[j] === null || sign * (mean[j] - mean[i]) <= half[i] + half[j];
+    const ahead = (i, j) => page.marks[metric].barred[j] && sign * (mean[j] - mean[i]) < 0;
 
     const verdict = (i, rivals) => {
-      const d = over(i), close = rivals.filter(j => j !== i && overlap(i, j));
+      const d = over(i), close = rivals.filter(j => j !== i && unbeaten(i, j)), better = close.filter(j => ahead(i, j));
       const against = !d ? "" : `, ${number.interval(metric, d.mean, d.half, true)} against ${name(d.reference)}` +
         (d.holm === null ? "" : ` (p ${number.p(d.holm, d.starred).replace(/^(?!<)/, "= ")})`);
       const few = close.slice(0, 5).map(name).join(", ") + (close.length > 5 ? `, and ${close.length - 5} more` : "");
@@ -26,6 +28,7 @@
         ` leads with ${number.interval(metric, mean[i], half[i])}${unit}${against}. `,
         html("em", {}, rivals.length < 2 ? "It has no rival."
           : half[i] === null ? "Not certain: one seed has no interval."
+          : better.length ? `Not certain: ${better.map(name).join(", ")} (†) ${better.length > 1 ? "are" : "is"} ahead, but incomplete or not as sparse.`
           : close.length ? `Not certain: ${close.length} of ${rivals.length - 1} rivals have intervals that overlap (${few}).`
           : d && !d.starred ? `Not certain: no interval overlaps, but p against ${name(d.reference)} is not below 0.05.`
           : `Certain: no interval of its ${rivals.length - 1} rivals overlaps.`));
