@@ -1089,6 +1089,8 @@ def run_main(arguments):
         (["sweep", "--wandb", "team/project"], "not logged in to W&B"),
         (["sweep", "--port", "80"], "--port works only with --serve"),
         (["sweep", "--serve", "--port", "70000"], "--port is 70000"),
+        (["sweep", "--serve", "--style", "ggplot"], "--style is for files and the terminal"),
+        (["sweep", "--serve", "--published"], "--published is for files and the terminal"),
         (["sweep", "--x", "kept", "--format", "csv,html"], "--x is for figures: add png, svg or"),
         (["sweep", "--contrast", "magnitude:magnitude"], "name two different methods"),
         (["sweep", "--serve", "--metric", "acuracy"], "did you mean 'accuracy'"),

@@ -5,9 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
-from test_compare import run_main, write
+from test_compare import rows_of, run_main, write
 
-from seven_exp.compare.effects import factorials, sentences
+from seven_exp.compare.effects import draw, factorials, sentences
+from seven_exp.compare.look import Look
 from seven_exp.compare.statistics import estimate
 from seven_exp.compare.summary import Row
 
@@ -87,6 +88,22 @@ def test_effects_and_intervals_are_those_of_least_squares_seed_by_seed():
     means = np.array([np.mean([*values[cell].values()]) for cell in cells])
     rest = triple @ fits.mean(0)[at:]
     assert sum(one.shares.values()) == pytest.approx(1 - np.var(rest) / np.var(means))
+
+
+def test_no_effects_interval_is_narrower_than_one_example_in_one_of_its_runs(tmp_path):
+    for pruner, lr, seed in itertools.product(("magnitude", "snip"), (0.1, 0.01), (0, 1, 2)):
+        accuracy = 0.5 + 0.1 * (pruner == "snip") + 0.02 * (lr == 0.1)
+        config = {"optimizer": {"lr": lr}}
+        write(tmp_path, pruner, 0.9, seed, accuracy, config=config, test_examples=100)
+    rows = list(rows_of(tmp_path, baseline=None).values())
+    (one,) = factorials(rows, ["pruner", "optimizer.lr"])
+    effect = one.effects[("pruner",)][("snip",)]
+    assert (effect.mean, effect.half) == pytest.approx((0.05, 0.005))  # two runs per level
+    figure = draw([one], "accuracy", Look(width=3.25))
+    figure.draw_without_rendering()
+    first, second = (panel.get_tightbbox() for panel in figure.axes)
+    assert not first.overlaps(second)
+    assert figure.bbox.x0 <= first.x0
 
 
 def test_a_seed_without_all_cells_is_left_out():

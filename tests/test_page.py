@@ -639,6 +639,16 @@ def test_the_first_words_say_who_wins_by_how_much_and_whether_it_is_certain(show
     assert "seven_dyn leads with 0." in answers(shown)[0]
 
 
+def test_a_rival_that_is_ahead_with_fewer_seeds_makes_the_lead_uncertain(browser, tmp_path):
+    for pruner, seeds, accuracy in (("hi", 2, 0.99), ("ok", 3, 0.8), ("magnitude", 3, 0.7)):
+        for seed in range(seeds):
+            write(tmp_path, pruner, 0.9, seed, {"accuracy": accuracy + seed / 1000})
+    compare([tmp_path])
+    (first,) = answers(browser.open((tmp_path / "comparison.html").as_uri()))
+    assert first.startswith("90%: ok leads with 80.10")
+    assert first.endswith("Not certain: hi (†) is ahead, but incomplete or not as sparse.")
+
+
 def test_the_heat_map_ranks_methods_by_their_differences(shown):
     def names():
         return shown.run(

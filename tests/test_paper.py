@@ -14,13 +14,15 @@ from PIL import Image
 from test_compare import rows_of, run_main, write
 
 from seven_exp.cli.compare import main
-from seven_exp.compare.axes import axes, direction, front, place
+from seven_exp.compare.axes import axes, direction, front, place, with_results
 from seven_exp.compare.conclusions import Conclusions
 from seven_exp.compare.inference import Inference
 from seven_exp.compare.look import Look, parse_names, parse_width, ranking
+from seven_exp.compare.metrics import smaller_is_better
 from seven_exp.compare.paper import caption, figure_captions, tables, write_markdown, write_tex
 from seven_exp.compare.plot import draw, draw_differences, write_figure
 from seven_exp.compare.records import read_records
+from seven_exp.compare.summary import summarize
 
 PDFLATEX = shutil.which("pdflatex")
 
@@ -113,9 +115,30 @@ def test_what_is_highlighted_has_colour_and_its_name(tmp_path):
     assert (labels["Third"], labels["pruner_04"], labels["pruner_05"]) == ("bold", "bold", "normal")
 
 
+def test_grey_methods_of_one_sparsity_are_points(tmp_path):
+    for i in range(12):
+        write(tmp_path, f"pruner_{i:02d}", 0.9, 0, 0.5 + i / 100)
+    (panel,) = draw(list(rows_of(tmp_path, baseline=None).values()), "accuracy").axes
+    grey = [a for name, a in artists(panel).items() if name.endswith("-line")]
+    assert len(grey) == 5
+    assert all(line.get_marker() == "o" for line in grey)
+
+
+def test_an_accuracy_as_an_axis_has_no_interval_below_one_example(tmp_path):
+    for seed in range(3):
+        write(tmp_path, "magnitude", 0.9, seed, 0.5, test_examples=100)
+    ((row,),) = [with_results(list(rows_of(tmp_path).values()), "accuracy")]
+    assert row.result.half == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("metric", ["error_rate", "mae_matched", "wer"])
+def test_errors_are_better_when_smaller(metric):
+    assert smaller_is_better(metric)
+
+
 @pytest.mark.parametrize("length", [1, 40])
 def test_names_at_the_right_do_not_overlap(tmp_path, length):
-    """Those of long names end with an ellipsis."""
+    """Long names lose their middle."""
     for i in range(7):
         write(tmp_path, f"pruner_{i}" + " more" * length, 0.9, 0, 0.5 + i / 1e6)
     figure = draw(
@@ -128,7 +151,7 @@ def test_names_at_the_right_do_not_overlap(tmp_path, length):
     panel = figure.axes[0].get_window_extent()
     assert panel.y0 - 2 < boxes[0].y0
     assert boxes[-1].y1 < panel.y1 + 2
-    assert {text.get_text().endswith("...") for text in figure.axes[0].texts} == {length > 1}
+    assert {"..." in text.get_text() for text in figure.axes[0].texts} == {length > 1}
 
 
 def test_cells_of_the_heat_map_are_the_differences(rows):
@@ -240,6 +263,42 @@ def test_a_caption_says_data_budget_seeds_test_and_correction(rows):
         "Holm's correction over 2 tests at each sparsity).",
     ):
         assert part in words
+
+
+def test_a_caption_counts_accumulated_batches_the_dense_start_and_all_tests(tmp_path):
+    config = {
+        "trainer": {"batch_size": 32, "accumulate": 4},
+        "model": {"pretrain": {"epochs": 5, "lr": 0.001}},
+    }
+    for dataset in ("digits", "other"):
+        (tmp_path / dataset).mkdir()
+    for dataset, sparsity, seed in itertools.product(("digits", "other"), (0.5, 0.9), (0, 1, 2)):
+        for i, pruner in enumerate(("magnitude", "snip", "seven_dyn")):
+            accuracy = 0.8 + i * (seed + 5) / 100 + seed / 1000
+            write(tmp_path / dataset, pruner, sparsity, seed, accuracy, dataset=dataset,
+                  run_hash=f"{dataset}{pruner}{sparsity}{seed}", config=config,
+                  steps=10)  # fmt: skip
+    records, _ = read_records([tmp_path])
+    for family, words in (("table", "8 tests of all tables"), ("sparsity", "2 tests at each")):
+        rows, _ = summarize(records, "accuracy", "magnitude", inference=Inference(family=family))
+        own = [row for row in rows if row.dataset == "digits"]
+        said = caption(own, "accuracy", "magnitude", Look())
+        assert f"Holm's correction over {words}" in said
+    assert "Dense start: 5 epochs at learning rate 0.001. Each run: 10 steps of 128 " in said
+
+
+def test_tables_of_similar_names_have_their_own_labels_and_marks(tmp_path):
+    for dataset in ("d_1", "d-1"):
+        (tmp_path / dataset).mkdir()
+        write(tmp_path / dataset, "magnitude", 0.5, 0, 0.9, dataset=dataset,
+              run_hash=dataset, departures=["own text"])  # fmt: skip
+    rows, _ = summarize(read_records([tmp_path])[0], "accuracy", None)
+    look = Look({"magnitude": "Magnitude"})
+    found = tables(rows, "accuracy", None, look, Conclusions.of(rows, "accuracy", Inference()))
+    assert len({table.label for table in found}) == 2
+    for table in found:
+        assert table.lines[0][1].marks == "‡"
+        assert "‡ not of the published protocol: own text (Magnitude)" in table.caption
 
 
 def test_a_caption_says_only_what_all_runs_share(tmp_path):
