@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from seven_exp.pruning.layers import Layer, unwrap
+from seven_exp.pruning.replicas import Group
+from seven_exp.pruning.shards import held, summed
 
 
 @dataclass(frozen=True)
@@ -71,26 +73,33 @@ class Check:
 
 @torch.no_grad()
 def check_zeros(
-    model: nn.Module, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    shards: Group | None = None,
 ) -> Check:
     """Count the zeros of a model, and the nonzero weights that the masks prune.
 
     Args:
         model: All its parameters are counted.
         weights: Parameter name -> the model's prunable weight.
-        masks: The same names -> bool tensors of the same shapes, True = kept.
+        masks: The same names -> bool tensors of the same shapes, True = kept; or of the rows that
+            this rank holds.
+        shards: Ranks that hold the other rows.
     """
-    layers = {}
+    counts = []
     for name, weight in weights.items():
-        pruned = ~masks[name].to(weight.device)
-        layers[name] = LayerCheck(
-            size=weight.numel(),
-            masked=int(pruned.sum()),
-            zeros=_zeros(weight),
-            broken=int(torch.count_nonzero((weight != 0) & pruned)),
-        )
+        rows = held(weight)
+        pruned = ~masks[name].to(rows.device)
+        broken = int(torch.count_nonzero((rows != 0) & pruned))
+        counts.append([int(pruned.sum()), _zeros(rows), broken])
     parameters = list(model.parameters())
-    return Check(layers, sum(p.numel() for p in parameters), sum(map(_zeros, parameters)))
+    counts.append([sum(_zeros(held(p)) for p in parameters), 0, 0])
+    numbers = torch.tensor(counts, dtype=torch.int64, device="cpu")
+    *found, (zeros, *_) = summed(numbers, shards, parameters[0].device).tolist()
+    pairs = zip(weights.items(), found, strict=True)
+    layers = {name: LayerCheck(weight.numel(), *own) for (name, weight), own in pairs}
+    return Check(layers, sum(p.numel() for p in parameters), zeros)
 
 
 def _zeros(tensor: Tensor) -> int:

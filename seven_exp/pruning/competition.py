@@ -16,6 +16,7 @@ from seven_exp.pruning.matrices import Stack
 from seven_exp.pruning.patterns import Pattern, Units
 from seven_exp.pruning.replicas import Group, average
 from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
+from seven_exp.pruning.shards import summed
 from seven_exp.pruning.structure import blocks_of
 
 COMPETITIVE = ("global", "lamp")
@@ -38,6 +39,7 @@ class Competition:
         min_density: Fraction that each layer keeps at least.
         each_row: In a measured scope, whether weights compete within their output row.
         numbers: In a measured scope, the number of each layer's block, from `measured`.
+        shards: Ranks that each hold some rows of every layer; None: this process holds all.
     """
 
     layers: Sequence[Layer]
@@ -48,6 +50,7 @@ class Competition:
     min_density: float
     each_row: bool = False
     numbers: Sequence[float] = ()
+    shards: Group | None = None
 
     def pools(self, wanted: Wanted, without: Collection[int] = ()) -> list[Pool]:
         """The current pools, without the layers in ``without``."""
@@ -129,7 +132,7 @@ class Competition:
 
     def plainly_kept(self, wanted: Wanted) -> int | None:
         """Number of weights that stay if only their scores decide; None otherwise."""
-        if type(self.pattern) is not Pattern or self.min_density:
+        if type(self.pattern) is not Pattern or self.min_density or self.shards is not None:
             return None
         pools = self.pools(wanted)
         if len(pools) != 1 or pools[0].each_row or pools[0].by_share:
@@ -153,7 +156,7 @@ class Competition:
 
         Args:
             pool: Some layers.
-            ranks: Index of a layer -> tensor with its weight's shape.
+            ranks: Index of a layer -> tensor with its weight's shape, or with this rank's rows.
             candidates: Index of a layer -> bool tensor, same shape: the weights that may be kept.
             available: Number of candidates in the pool.
             judges: The layers whose ranks alone decide about units; empty: all layers.
@@ -162,7 +165,7 @@ class Competition:
         places = [self._matrix(i, candidates[i]) for i in pool.layers]
         judging = [not judges or i in judges for i in pool.layers]
         heard = [list(compress(tensors, judging)) for tensors in (scores, places)]
-        if undecidable(heard[0], heard[1], pool, available):
+        if undecidable(heard[0], heard[1], pool, available, self.shards):
             return None
         chosen = self._chosen(pool, scores, places, available, judging)
         return {
@@ -189,16 +192,19 @@ class Competition:
             units = [self._units[i] for i in pool.layers]
             return top_units(scores, units, pool.kept, candidates, judging)
         kept = min(pool.kept, available)
-        protected = [self._protected(score, places) for score, places in pairs]
+        protected = [
+            self._protected(score, places, self.layers[i].weight.numel())
+            for i, (score, places) in zip(pool.layers, pairs, strict=True)
+        ]
         if all(mask is None for mask in protected):
-            return top_k_masks(scores, kept, candidates)
+            return top_k_masks(scores, kept, candidates, group=self.shards)
         certain = [
             torch.zeros_like(places) if mask is None else mask
             for mask, places in zip(protected, candidates, strict=True)
         ]
         others = [places & ~mask for places, mask in zip(candidates, certain, strict=True)]
-        room = min(max(0, kept - _count(certain)), _count(others))
-        more = top_k_masks(scores, room, others)
+        room = min(max(0, kept - self._count(certain)), self._count(others))
+        more = top_k_masks(scores, room, others, group=self.shards)
         return [mask | other for mask, other in zip(certain, more, strict=True)]
 
     def _best_of_rows(self, pool: Pool, score: Tensor, candidates: Tensor) -> Tensor:
@@ -209,18 +215,21 @@ class Competition:
         best = first_of_rows(rows, pool.kept, alive)
         if pool.more:
             following = first_of_rows(rows, pool.kept + 1, alive) & ~best
-            room = min(pool.more, _count([following]))
+            room = min(pool.more, self._count([following]))
             best |= top_k_masks([rows], room, [following])[0]
         return best.view_as(candidates)
 
-    def _protected(self, score: Tensor, candidates: Tensor) -> Tensor | None:
-        """Weights of a layer that stay regardless of others: the pattern's and the floor's."""
+    def _protected(self, score: Tensor, candidates: Tensor, size: int) -> Tensor | None:
+        """Weights of a layer that stay regardless of others: the pattern's and the floor's.
+
+        ``size`` is the layer's number of weights on all ranks.
+        """
         mask = self.pattern.protected(score, candidates)
-        floor = kept_count(self.min_density, candidates.numel())
+        floor = kept_count(self.min_density, size)
         if mask is not None or floor == 0:
             return mask  # a pattern's own floor is never lower
-        floor = min(floor, _count([candidates]))
-        (least,) = top_k_masks([score], floor, [candidates])
+        floor = min(floor, self._count([candidates]))
+        (least,) = top_k_masks([score], floor, [candidates], group=self.shards)
         return least
 
     @cached_property
@@ -259,7 +268,9 @@ class Competition:
         return shape[1], shape[0]
 
     def _matrix(self, i: int, tensor: Tensor) -> Tensor:
-        """A tensor with a layer's weight shape, viewed in the layer's `_shape`."""
+        """A tensor with a layer's weight shape, viewed in the layer's `_shape`; or its rows."""
+        if self.shards is not None:
+            return tensor
         if i not in self._turned:
             return self.layers[i].matrix(tensor)
         turned = tensor.mT if self.layers[i].stacked else self.layers[i].matrix(tensor).T
@@ -274,6 +285,7 @@ class Competition:
             matrix = matrix.reshape(shape.copies, -1, shape[1])
         return matrix.mT
 
-
-def _count(masks: Sequence[Tensor]) -> int:
-    return sum(fused.counts(masks))
+    def _count(self, masks: Sequence[Tensor]) -> int:
+        """Number of True elements, on all ranks."""
+        count = torch.tensor(sum(fused.counts(masks)), dtype=torch.int64, device="cpu")
+        return int(summed(count, self.shards, masks[0].device))

@@ -14,10 +14,11 @@ from seven_exp.pruning.bounds import count, fraction, positive
 from seven_exp.pruning.competition import COMPETITIVE, Competition
 from seven_exp.pruning.criteria.solver import ReaderSolver, Solver
 from seven_exp.pruning.keywords import check_optimizer, refuse_unread
-from seven_exp.pruning.layers import Coverage, Layer, matches, survey
+from seven_exp.pruning.layers import Coverage, Layer, matches, survey, unwrap
 from seven_exp.pruning.method import (
     Method,
     check_pattern,
+    check_sharded,
     needs_batches,
     needs_model,
     regrows,
@@ -30,6 +31,7 @@ from seven_exp.pruning.pruner import Pruner
 from seven_exp.pruning.registry import PRUNERS, PrunerSpec, When, build_method, check_when
 from seven_exp.pruning.regrowth import FromZero, StayGone
 from seven_exp.pruning.schedules import SCHEDULES, Gradual, Rounds, course
+from seven_exp.pruning.shards import shards_of
 
 
 def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
@@ -60,7 +62,8 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
     Args:
         name: A registered name, such as "seven_dyn", "seven_pre" or "magnitude".
         model: The model to prune; its modules are neither wrapped nor renamed. With
-            DistributedDataParallel, gradients are averaged and all ranks choose the same masks.
+            DistributedDataParallel, gradients are averaged and all ranks choose the same masks;
+            with ``fully_shard``, each rank holds the masks and the state of its own rows.
         sparsity: Final fraction of zeros among the prunable weights, in [0, 1).
         begin_step: The window starts after ``begin_step`` calls of `Pruner.step` ("during" only).
         end_step: The masks are final after ``end_step`` calls of `Pruner.step`. For a "before"
@@ -130,6 +133,8 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
     timing = _timing(name, method, when, curve, spec.rounds, numbers)
     check_scope(name, method, scope, when, 1 if isinstance(timing, Gradual) else timing.n)
     check_pattern(method, which)
+    if (shards := shards_of(unwrap(model))) is not None and spec.prunes:
+        check_sharded(name, method, scope, which)
     which = which.of(model)
 
     coverage = survey(model, include, exclude, exclude_defaults=exclude_defaults)
@@ -150,7 +155,9 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
             warnings.warn(words, stacklevel=2)
     groups = _groups(coverage.layers, target, sparsities)
     competition = Competition(
-        coverage.layers, target, groups, scope, which, min_density, each_row=rows
+        *(coverage.layers, target, groups, scope, which, min_density),
+        each_row=rows,
+        shards=shards,
     )
     return Pruner(name, model, method, timing, competition, coverage, optimizer)
 

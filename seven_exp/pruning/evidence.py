@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from seven_exp.pruning.allocation import Pool
 from seven_exp.pruning.matrices import Layer
+from seven_exp.pruning.replicas import Group
+from seven_exp.pruning.shards import held, highest
 
 _ROWS = 8
 """A few rows almost always prove that scores differ, so the others need not be read."""
@@ -20,7 +22,7 @@ class NoEvidenceError(RuntimeError):
     """The scores that would choose the masks are all equal or all NaN or infinite."""
 
 
-def informative(grads: Sequence[Tensor | None]) -> bool:
+def informative(grads: Sequence[Tensor | None], group: Group | None = None) -> bool:
     """Whether the gradients of a step carry information.
 
     They do if some value is finite and nonzero and no layer consists of broken values (NaN or
@@ -29,19 +31,30 @@ def informative(grads: Sequence[Tensor | None]) -> bool:
 
     Args:
         grads: One tensor per layer, any shape and floating dtype.
+        group: Ranks that each hold rows of every gradient.
     """
-    present = [grad for grad in grads if grad is not None and grad.numel()]
-    if not present:
+    present = [grad for grad in grads if grad is not None]
+    filled = [grad for grad in present if grad.numel()]
+    if not (filled if group is None else present):
         return False
     device = present[0].device
     # as_strided reads one value at a tenth of the cost of indexing.
-    firsts = torch.stack([g.as_strided((), ()).to(device, torch.float32) for g in present]).tolist()
-    for first, grad in zip(firsts, present, strict=True):
-        if not math.isfinite(first) and not grad.isfinite().any():
-            return False
-    if any(first and math.isfinite(first) for first in firsts):
-        return True
-    return any(bool((grad.isfinite() & (grad != 0)).any()) for grad in present)
+    values = [g.as_strided((), ()).to(device, torch.float32) for g in filled]
+    firsts = torch.stack(values).tolist() if values else []
+    sound = [
+        math.isfinite(first) or bool(grad.isfinite().any())
+        for first, grad in zip(firsts, filled, strict=True)
+    ]
+    if group is None and not all(sound):
+        return False
+    some = any(first and math.isfinite(first) for first in firsts) or any(
+        bool((grad.isfinite() & (grad != 0)).any()) for grad in filled
+    )
+    if group is None:
+        return some
+    rest = iter(sound)
+    flags = [some, *(next(rest) if grad.numel() else False for grad in present)]
+    return bool(highest(torch.tensor(flags, dtype=torch.int32), group, device).all())
 
 
 def constant(score: Tensor, candidates: Tensor) -> bool:
@@ -56,7 +69,11 @@ def constant(score: Tensor, candidates: Tensor) -> bool:
 
 
 def undecidable(
-    scores: Sequence[Tensor], candidates: Sequence[Tensor], pool: Pool, available: int
+    scores: Sequence[Tensor],
+    candidates: Sequence[Tensor],
+    pool: Pool,
+    available: int,
+    group: Group | None = None,
 ) -> bool:
     """Whether a pool must drop some weights but its scores are all equal or broken.
 
@@ -64,7 +81,8 @@ def undecidable(
         scores: One tensor for each of the pool's layers.
         candidates: Bool tensors of the same shapes: the weights that may be kept.
         pool: How many weights are kept, and which of them compete.
-        available: Number of candidates.
+        available: Number of candidates, on all ranks of the group.
+        group: Ranks that each hold rows of every layer.
     """
     if pool.each_row:
         return _rows_undecidable(scores, candidates, pool.kept + bool(pool.more))
@@ -73,13 +91,15 @@ def undecidable(
     layers = list(zip(scores, candidates, strict=True))
     if pool.by_share:
         return all(constant(*layer) for layer in layers)
-    lowest, highest = math.inf, -math.inf
+    lowest, topmost = math.inf, -math.inf
     for layer in layers:
         low, high = _ends(*layer)
-        lowest, highest = min(lowest, low), max(highest, high)
-        if highest > lowest:
-            return False
-    return True
+        lowest, topmost = min(lowest, low), max(topmost, high)
+        if topmost > lowest:
+            break
+    ends = torch.tensor([-lowest, topmost], dtype=torch.float64, device="cpu")
+    below, above = highest(ends, group, scores[0].device).tolist()
+    return not above > -below
 
 
 def likely_cause(
@@ -93,7 +113,7 @@ def likely_cause(
         scores: One tensor for each layer that competes.
         uses_gradients: Whether the scores depend on gradients or activations.
     """
-    named = ((name, p.detach()) for name, p in model.named_parameters() if p.ndim > 1)
+    named = ((name, held(p.detach())) for name, p in model.named_parameters() if p.ndim > 1)
     matrices = {name: p for name, p in named if name.endswith("weight")}
     if broken := [name for name, p in matrices.items() if not p.isfinite().all()]:
         return f"{broken[0]} is NaN or infinite: lower the learning rate or the loss scale"
@@ -154,6 +174,8 @@ def _rows_undecidable(scores: Sequence[Tensor], candidates: Sequence[Tensor], ke
 
 def _ends(score: Tensor, candidates: Tensor) -> tuple[float, float]:
     """A low and a high score of the candidates; they are equal only if all scores are."""
+    if not score.numel():
+        return math.inf, -math.inf
     few = slice(None, None, max(1, len(score) // _ROWS))
     for part in (few, slice(None)):
         rows = score[part].reshape(1, -1), candidates[part].reshape(1, -1)

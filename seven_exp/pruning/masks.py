@@ -9,6 +9,8 @@ from torch import Tensor
 
 from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.matrices import Layer
+from seven_exp.pruning.replicas import Group
+from seven_exp.pruning.shards import summed
 
 
 class Masks:
@@ -16,14 +18,26 @@ class Masks:
 
     Attributes:
         bits: Each mask as `fused.pack` returns it, in the memory order of its weight.
-        kept: Number of kept weights in each mask.
+        kept: Number of kept weights in each mask, over all ranks that share the weight.
     """
 
     bits: list[Tensor]
     kept: list[int]
 
-    def __init__(self, weights: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> None:
-        """Create masks for weights; None: everything is kept."""
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        masks: Sequence[Tensor] | None = None,
+        shards: Group | None = None,
+    ) -> None:
+        """Create masks for weights; None: everything is kept.
+
+        Args:
+            weights: All rows of each, or those that this rank holds.
+            masks: Bool tensors of the same shapes.
+            shards: Ranks that hold the other rows.
+        """
+        self._shards = shards
         # On the meta device nothing is allocated; only the strides are needed.
         alike = [torch.empty_like(weight, device="meta") for weight in weights]
         self._layouts = [(tensor.shape, tensor.stride()) for tensor in alike]
@@ -41,7 +55,9 @@ class Masks:
                 placed = torch.empty_strided(shape, stride, dtype=torch.bool, device=mask.device)
                 mask = placed.copy_(mask)
             flat.append(_in_memory(mask))
-        self.bits, self.kept = fused.pack(flat)
+        self.bits, kept = fused.pack(flat)
+        counts = torch.tensor(kept, dtype=torch.int64, device="cpu")
+        self.kept = summed(counts, self._shards, masks[0].device).tolist()
 
     def same_layout(self, weights: Sequence[Tensor]) -> list[bool]:
         """For each weight, whether its mask is stored in the weight's memory order."""

@@ -26,7 +26,8 @@ class MemoryPlan(NamedTuple):
         prunable: Number of prunable weights.
         total: Number of parameters.
         per_weight: Bytes per prunable weight, masks included.
-        per_rank: Bytes on each rank if the ranks shard the weights evenly.
+        per_rank: Bytes on the first of the ranks that share the rows of each weight; none holds
+            more.
     """
 
     prunable: int
@@ -51,10 +52,13 @@ def plan_memory(name: str, model: nn.Module, *, ranks: int = 1, **settings: Any)
     which = ("include", "exclude", "exclude_defaults")
     chosen = {key: settings.pop(key) for key in which if key in settings}
     weights = [layer.weight for layer in prunable_layers(model, **chosen)]
-    needed = sum(planned_bytes(build_method(name, settings), weights, PRUNERS[name].when))
+    method, when = build_method(name, settings), PRUNERS[name].when
+    needed = sum(planned_bytes(method, weights, when))
+    rows = [weight[: -(-len(weight) // ranks)] for weight in weights]
+    fullest = sum(planned_bytes(method, rows, when))
     prunable = sum(weight.numel() for weight in weights)
     total = sum(parameter.numel() for parameter in model.parameters())
-    return MemoryPlan(prunable, total, needed / prunable, -(-needed // ranks))
+    return MemoryPlan(prunable, total, needed / prunable, fullest)
 
 
 class Held(NamedTuple):

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from seven_exp.pruning.criteria.score import GradientScore, ModelScore, Score
+from seven_exp.pruning.criteria.score import Elementwise, GradientScore, ModelScore, Score
 from seven_exp.pruning.criteria.solver import Solver
 from seven_exp.pruning.patterns import Pattern
-from seven_exp.pruning.regrowth import Regrowth, StayGone
+from seven_exp.pruning.regrowth import Moved, Regrowth, StayGone
 from seven_exp.pruning.rules import DropAndGrow, Rule, TopK
 
 
@@ -52,6 +52,45 @@ def check_pattern(method: Method, pattern: Pattern) -> None:
     chooser = method if isinstance(method, Solver) else method.score
     if isinstance(chooser, Solver | ModelScore):
         chooser.check(pattern)
+
+
+SHARDED_SCOPES = ("global", "per_layer", "erk")
+"""Scopes that need no more than the scores above a threshold, wherever they are."""
+
+
+def check_sharded(name: str, method: Method, scope: str, pattern: Pattern) -> None:
+    """Raise ValueError, with the reason, unless ranks that each hold some rows can choose masks.
+
+    Args:
+        name: Of the pruner.
+        method: What it does.
+        scope: Name of the allocation.
+        pattern: Which sets of weights may be pruned together.
+    """
+    if isinstance(method, Solver):
+        fault = f"{name} needs whole weights"
+    elif type(method.rule) is not TopK:
+        fault = f"{name} compares the weights of a layer"
+    elif method.regrowth not in (StayGone, Moved):
+        fault = f"{name} remembers pruned weights"
+    elif not isinstance(method.score, Elementwise):
+        fault = f"{name} needs whole weights"
+    elif scope not in SHARDED_SCOPES:
+        raise ValueError(
+            f"scope '{scope}' needs whole weights, which sharding splits by rows: choose "
+            f"{', '.join(SHARDED_SCOPES[:-1])} or {SHARDED_SCOPES[-1]}"
+        )
+    elif type(pattern) is not Pattern:
+        raise ValueError(
+            f"pattern '{pattern}' needs whole weights, which sharding splits by rows: choose "
+            "unstructured"
+        )
+    else:
+        return
+    raise ValueError(
+        f"{fault}, which sharding splits by rows: choose seven_dyn, magnitude or another pruner "
+        "whose score of a weight depends on that weight alone"
+    )
 
 
 def needs_batches(method: Method) -> bool:

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ from seven_exp.pruning.regrowth import Remembered, StayGone, regrowth_of
 from seven_exp.pruning.replicas import average, group_of, ranks_of
 from seven_exp.pruning.rules import DropAndGrow, Moment, TopK
 from seven_exp.pruning.schedules import Gradual, Rounds
+from seven_exp.pruning.shards import gradients, held, joined, part, whole
 from seven_exp.pruning.solving import Solving
 
 T = TypeVar("T")
@@ -79,10 +81,11 @@ class Pruner:
         self.window = timing if isinstance(timing, Gradual) else timing.window
         self.state = State()
         self._model, self._group = unwrap(model), group_of(model)
+        self._shards = competition.shards
         self._anchors, self._pulse = Anchors(self._model, self.layers), Pulse()
         self._t = 0
         self._warned_of_waiting = False
-        self._masks = Masks(self._weights())
+        self._masks = Masks(self._held(), shards=self._shards)
         self._sizes = [weight.numel() for weight in self._weights()]
         self._regrowth = regrowth_of(
             regrows(method),
@@ -124,9 +127,9 @@ class Pruner:
     def masks(self) -> dict[str, Tensor]:
         """Bool tensors by parameter name, with the weights' shapes; True = kept.
 
-        They are unpacked copies of the stored bit masks.
+        They are unpacked copies of the stored bit masks, sharded if the weights are.
         """
-        return self._named(self._masks.unpacked())
+        return self._joined(self._masks.unpacked())
 
     @property
     def scores(self) -> dict[str, Tensor]:
@@ -144,7 +147,7 @@ class Pruner:
         if isinstance(self._regrowth, StayGone):
             masks = self._masks.unpacked()
             scores = [score * mask for score, mask in zip(scores, masks, strict=True)]
-        return self._named(scores)
+        return self._joined(scores)
 
     @property
     def sparsity(self) -> float:
@@ -316,7 +319,8 @@ class Pruner:
         self._check_weights()
         if model is not None:
             weights = list(counterparts(model, self.layers).values())
-            self._masks.beside(weights).apply(weights)
+            rows = list(map(held, weights))
+            self._masks.beside(rows).apply(rows)
         else:
             self._zero()
 
@@ -337,13 +341,16 @@ class Pruner:
         """
         self._check_weights()
         if model is None:
-            return check_zeros(self._model, self._named(self._weights()), self.masks)
-        return check_zeros(unwrap(model), counterparts(model, self.layers), self.masks)
+            found, weights = self._model, self._named(self._weights())
+        else:
+            found, weights = unwrap(model), dict(counterparts(model, self.layers))
+        return check_zeros(found, weights, self._named(self._masks.unpacked()), self._shards)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue, as tensors, numbers and strings; masks are packed to bits.
 
         The tensors are the score's own, and further steps change them: copy those that you keep.
+        They are sharded if the weights are; the masks are whole.
         """
         keeps = isinstance(self._regrowth, Remembered)
         return {
@@ -353,14 +360,16 @@ class Pruner:
             "step": self._t,
             "started": self._started,
             "window": None if self.window is None else vars(self.window) | {},
-            "masks": {name: pack_bits(mask) for name, mask in self.masks.items()},
-            "state": {name: self._named(tensors) for name, tensors in self.state.tensors.items()},
+            "masks": {name: pack_bits(whole(mask)) for name, mask in self.masks.items()},
+            "state": {name: self._joined(tensors) for name, tensors in self.state.tensors.items()},
             "numbers": dict(self.state.numbers),
             "memory": self._named(self._regrowth.dense()) if keeps else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`, on a model with the same prunable weights.
+
+        A whole state fits a sharded model, and each rank takes its rows.
 
         The model's own state may be loaded before or after.
 
@@ -391,16 +400,16 @@ class Pruner:
         state = translated(state, self.window)
         self._masks.set(
             [
-                unpack_bits(packed.to(weight.device), weight.shape)
+                part(unpack_bits(packed, weight.shape), weight)
                 for packed, weight in zip(state["masks"].values(), weights, strict=True)
             ]
         )
         self._check_evidence(state["state"])
         tensors = {
-            name: [tensors[layer.name].to(layer.weight.device).clone() for layer in self.layers]
+            name: [part(tensors[layer.name], layer.weight).clone() for layer in self.layers]
             for name, tensors in state["state"].items()
         }
-        self.state = State(tensors, dict(state["numbers"]))
+        self.state = State(tensors, dict(state["numbers"]), self._shards)
         memory = state["memory"]
         if memory is not None:
             devices = {layer.name: layer.weight.device for layer in self.layers}
@@ -452,7 +461,7 @@ class Pruner:
                     f"{layer.name} has moved from the {bits.device.type} to the {device.type} "
                     "device: create the pruner after the model has loaded its weights"
                 )
-        self._masks.bits = self._masks.beside(self._weights()).bits
+        self._masks.bits = self._masks.beside(self._held()).bits
         memory = self._regrowth.memory
         for column in (*self.state.tensors.values(), *([memory] if memory else [])):
             column[:] = [tensor.to(device) for tensor, device in zip(column, devices, strict=True)]
@@ -474,7 +483,7 @@ class Pruner:
         """Set every pruned weight of the model to exactly zero."""
         self._regrowth.store_unmasked()
         if sum(self._masks.kept) < sum(self._sizes):
-            self._masks.apply(self._weights())
+            self._masks.apply(self._held())
 
     def _settings(self) -> dict[str, Any]:
         """The settings that a loaded state must agree with."""
@@ -512,7 +521,7 @@ class Pruner:
                 kind = type(begun).__name__
                 raise TypeError(f"init() of {self.name}'s score returned a {kind}: return a State")
             begun.numbers |= self.state.numbers
-            self.state = begun
+            self.state = replace(begun, shards=self._shards)
         return self.state
 
     def _check_evidence(self, saved: Mapping[str, Any]) -> None:
@@ -521,7 +530,7 @@ class Pruner:
             return
         known = {"score"}
         if isinstance(self.method.score, Score):
-            bare = [torch.empty_like(weight, device="meta") for weight in self._weights()]
+            bare = [torch.empty_like(weight, device="meta") for weight in self._held()]
             known = set(self.method.score.init(bare).tensors)
         if not known <= set(saved):
             raise ValueError(
@@ -531,13 +540,14 @@ class Pruner:
 
     def _observe(self) -> bool:
         """Update the score with a step's gradients; return whether it also chose the masks."""
-        values, grads = self._regrowth.forward(), [weight.grad for weight in self._weights()]
+        values = self._regrowth.forward()
+        grads = [None if w.grad is None else held(w.grad) for w in self._weights()]
         if all(grad is None for grad in grads):
             raise RuntimeError(
                 f"{self.name} finds no gradient: call step() after backward() and before "
                 "zero_grad(), and create the pruner for the model that is trained, not for a copy"
             )
-        if not informative(grads):
+        if not informative(grads, self._shards):
             self._warn_of_waiting(
                 f"{self.name} skips a step whose gradients are all zero or broken: call step() "
                 "before zero_grad(), and check for an overflow or an output layer of zeros",
@@ -589,7 +599,8 @@ class Pruner:
             elif isinstance(score := method.score, GradientScore):
                 values = self._regrowth.dense()
                 begun = score.begin_round(self._evidence(score, values), values)
-                self.state = State(begun.tensors, self.state.numbers | begun.numbers)
+                numbers = self.state.numbers | begun.numbers
+                self.state = State(begun.tensors, numbers, self._shards)
                 self._take_gradients(score, self.state, batches, loss_fn)
 
     def _solve(
@@ -637,7 +648,11 @@ class Pruner:
         weights, values = self._weights(), self._regrowth.dense()
         for batch in batches:
             loss = finite(loss_fn(self._model, batch))
-            grads = torch.autograd.grad(loss, weights, allow_unused=True)
+            grads: Sequence[Tensor | None]
+            if self._shards is None:
+                grads = torch.autograd.grad(loss, weights, allow_unused=True)
+            else:
+                grads = gradients(loss, self._model, weights)
             if all(grad is None for grad in grads):
                 raise NoEvidenceError(
                     "the loss depends on none of the prunable weights: loss_fn(model, batch) must "
@@ -645,7 +660,7 @@ class Pruner:
                 )
             with torch.no_grad():
                 seen = grads if self._group is None else self._mean(cleaned(grads, weights))
-                if informative(seen):
+                if informative(seen, self._shards):
                     score.observe(state, values, seen)
 
     def _mean(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -745,8 +760,16 @@ class Pruner:
         """One value per layer, by parameter name."""
         return {layer.name: value for layer, value in zip(self.layers, values, strict=True)}
 
+    def _joined(self, rows: Iterable[Tensor]) -> dict[str, Tensor]:
+        """One tensor per layer, sharded like the weights if they are, by parameter name."""
+        return self._named(map(joined, rows, self._weights()))
+
     def _weights(self) -> list[nn.Parameter]:
         return [layer.weight for layer in self.layers]
+
+    def _held(self) -> list[Tensor]:
+        """The weights, or this rank's rows of them."""
+        return list(map(held, self._weights()))
 
 
 @contextmanager

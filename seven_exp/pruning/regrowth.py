@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from seven_exp.pruning.criteria.score import Tensors
 from seven_exp.pruning.layers import Layer
 from seven_exp.pruning.masks import Masks
+from seven_exp.pruning.shards import held
 
 
 class Regrowth:
@@ -38,8 +39,8 @@ class Regrowth:
         return self.dense()
 
     def dense(self) -> list[Tensor]:
-        """The present weights; pruned ones have the value with which they would return."""
-        return [weight.detach() for weight in self._weights()]
+        """The present weights, or this rank's rows; pruned ones as they would return."""
+        return [held(weight).detach() for weight in self._weights()]
 
     def revive(self, before: Tensors, after: Tensors, values: Tensors) -> None:
         """Set the values of returning weights.

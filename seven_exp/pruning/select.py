@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, distributed
 
 from seven_exp.pruning.kernels import fused
+from seven_exp.pruning.shards import summed
 
 _DIGIT = 16
 _BINS = 1 << _DIGIT
@@ -246,7 +247,7 @@ def _by_digits(
     group: "distributed.ProcessGroup | None",
 ) -> list[Tensor]:
     """`top_k_masks`, with the threshold found 16 bits at a time."""
-    add = partial(_sum_over, group, scores[0].device)
+    add = partial(summed, group=group, device=scores[0].device)
     available = sum(fused.counts(candidates) if candidates else map(torch.numel, scores))
     available = int(add(torch.tensor(available, dtype=torch.int64, device="cpu")))
     _check(k, available)
@@ -283,17 +284,6 @@ def _by_digits(
     for mask, places, share in zip(masks, ties, shares, strict=True):
         mask[places[:share]] = True
     return [mask.view(score.shape) for mask, score in zip(masks, scores, strict=True)]
-
-
-def _sum_over(
-    group: "distributed.ProcessGroup | None", device: torch.device, counts: Tensor
-) -> Tensor:
-    """The sum of the counts of a group's processes, on the CPU."""
-    if group is None:
-        return counts
-    counts = counts.to(device)
-    distributed.all_reduce(counts, group=group)
-    return counts.cpu()
 
 
 def _shares_of(

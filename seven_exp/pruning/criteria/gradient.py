@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
+from seven_exp.pruning.criteria.score import Elementwise, GradientScore, State, Tensors
 from seven_exp.pruning.registry import register
 
 
 @register("gradient", when="during", schedule="linear")
-class Gradient(GradientScore):
+class Gradient(Elementwise, GradientScore):
     """|dL/dw| of the latest batch."""
 
     def init(self, weights: Tensors) -> State:
@@ -24,7 +24,7 @@ class Gradient(GradientScore):
         return state["score"]
 
 
-class GradientNorm(GradientScore):
+class GradientNorm(Elementwise, GradientScore):
     """||g||_2 over the batches."""
 
     def init(self, weights: Tensors) -> State:

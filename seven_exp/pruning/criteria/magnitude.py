@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import Score, State, Tensors, magnitudes
+from seven_exp.pruning.criteria.score import Elementwise, State, Tensors, magnitudes
 from seven_exp.pruning.registry import register
 
 
@@ -10,7 +10,7 @@ from seven_exp.pruning.registry import register
 @register("magnitude", when="after", schedule="one_shot")
 @register("magnitude_pre", when="before", schedule="one_shot")
 @register("magnitude_dyn", when="during", schedule="cubic")
-class Magnitude(Score):
+class Magnitude(Elementwise):
     """|w| (Han et al., arXiv 1506.02626); during training, gradually (Zhu, Gupta, 1710.01878)."""
 
     def score(self, state: State, weights: Tensors) -> list[Tensor]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from seven_exp.pruning.bounds import below_one, one_or_more
-from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
+from seven_exp.pruning.criteria.score import Elementwise, GradientScore, State, Tensors
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import Moved
@@ -28,7 +28,7 @@ def platon(*, beta_1: float = 0.85, beta_2: float = 0.95, window: int = 10) -> R
     return Ranking(Platon(beta_1, beta_2, window), regrowth=Moved)
 
 
-class Platon(GradientScore):
+class Platon(Elementwise, GradientScore):
     """Ibar * U: smoothed importance times its uncertainty.
 
     At step t, with I the mean of |w g| over the present averaging window (Zhang et al., "PLATON",

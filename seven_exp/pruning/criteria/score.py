@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.patterns import Pattern
+from seven_exp.pruning.replicas import Group
 
 Tensors = Sequence[Tensor]
 """One tensor per layer."""
@@ -33,10 +34,13 @@ class State:
         tensors: Name -> one tensor per layer.
         numbers: Name -> number. The pruner sets "updates", the number of mask updates so far, and
             "progress", the completed fraction of its window at the latest update.
+        shards: Ranks that each hold some rows of every tensor; None: this process holds all. The
+            pruner sets it.
     """
 
     tensors: dict[str, list[Tensor]] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
+    shards: Group | None = None
 
     def __getitem__(self, name: str) -> list[Tensor]:
         return self.tensors[name]
@@ -68,6 +72,13 @@ class Score(ABC):
             state: Must not be changed.
             weights: The present weights.
         """
+
+
+class Elementwise(Score):
+    """Marks a score that a rank can compute from its own rows of the weights.
+
+    The score of a weight depends on that weight, its gradients, and sums over ``state.shards``.
+    """
 
 
 class GradientScore(Score):

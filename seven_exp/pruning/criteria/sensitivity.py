@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seven_exp.messages import nearest
 from seven_exp.pruning.bounds import below_one
-from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
+from seven_exp.pruning.criteria.score import Elementwise, GradientScore, State, Tensors
 from seven_exp.pruning.criteria.seven import unit_of
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
@@ -35,12 +35,10 @@ class NoiseFactor(NamedTuple):
 
     Attributes:
         power: The exponent p of f. SEVEN has 1, Taylor 0; a negative one prefers noisy gradients.
-        shuffled: Give each weight the factor of another one of its layer, always the same one.
         alphas: Decays of the means of |g| and g^2, each in [0, 1).
     """
 
     power: float
-    shuffled: bool
     alphas: tuple[float, float]
 
 
@@ -85,8 +83,9 @@ def sensitivity(
     below_one(decay=decay)
     for alpha in alphas:
         below_one(alphas=alpha)
-    factor = NoiseFactor(power, shuffled, (float(alphas[0]), float(alphas[1])))
-    score = Sensitivity(evidence, {"last": 0.0, "average": decay}.get(memory), factor)
+    factor = NoiseFactor(power, (float(alphas[0]), float(alphas[1])))
+    kind = Shuffled if shuffled else Aligned
+    score = kind(evidence, {"last": 0.0, "average": decay}.get(memory), factor)
     return Ranking(score, regrowth=_REGROWTH[regrowth])
 
 
@@ -121,7 +120,7 @@ class Sensitivity(GradientScore):
 
     def update(self, state: State, weights: Tensors, grads: Tensors) -> None:
         """One step of the recurrence above."""
-        unit = state.numbers.get("unit") or unit_of(grads)
+        unit = state.numbers.get("unit") or unit_of(grads, state.shards)
         if unit == 0:
             return
         t = int(state.numbers.get("t", 0))
@@ -148,13 +147,23 @@ class Sensitivity(GradientScore):
 
     def _factor(self, m: Tensor, v: Tensor, a: Tensor, t: int, layer: int) -> Tensor:
         """f^p of one layer at step ``t``, after the update of its means."""
-        power, shuffled, (alpha_1, alpha_2) = self.factor
+        power, (alpha_1, alpha_2) = self.factor
         m.lerp_(a, 1 - alpha_1)
         v.lerp_(a.square(), 1 - alpha_2)
         mean, square = m / (1 - alpha_1 ** (t + 1)), v / (1 - alpha_2 ** (t + 1))
-        f = (mean / (square.sqrt() + 1e-9)).clamp_(min=2.0**-10).pow_(power)
-        if not shuffled:
-            return f
+        return (mean / (square.sqrt() + 1e-9)).clamp_(min=2.0**-10).pow_(power)
+
+
+class Aligned(Elementwise, Sensitivity):
+    """Each weight has its own noise factor."""
+
+
+class Shuffled(Sensitivity):
+    """Each weight has the noise factor of another one of its layer, always the same one."""
+
+    def _factor(self, m: Tensor, v: Tensor, a: Tensor, t: int, layer: int) -> Tensor:
+        """f^p of one layer, permuted."""
+        f = super()._factor(m, v, a, t, layer)
         generator = torch.Generator().manual_seed(layer)
         order = torch.randperm(f.numel(), generator=generator).to(f.device)
         return f.flatten()[order].view_as(f)

@@ -8,12 +8,20 @@ from torch import Tensor
 
 from seven_exp.messages import nearest
 from seven_exp.pruning.bounds import below_one
-from seven_exp.pruning.criteria.score import OnePassScore, State, Tensors, cleaned
+from seven_exp.pruning.criteria.score import (
+    Elementwise,
+    OnePassScore,
+    State,
+    Tensors,
+    cleaned,
+)
 from seven_exp.pruning.kernels import fused
 from seven_exp.pruning.kernels.one_pass import seven_and_best
 from seven_exp.pruning.kernels.seven_step import SevenStep
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.registry import register
+from seven_exp.pruning.replicas import Group
+from seven_exp.pruning.shards import summed
 
 _MOMENTS = ("float32", "bfloat16")
 
@@ -22,7 +30,7 @@ _SPACE = {"alpha_1": "interval(0.5,0.95)", "alpha_2": "interval(0.5,0.99)"}
 
 @register("seven_pre", when="before", schedule="cubic", rounds=100, space=_SPACE)
 @register("seven_dyn", when="during", schedule="cubic", space=_SPACE)
-class Seven(OnePassScore):
+class Seven(Elementwise, OnePassScore):
     """Sum over the steps of |w g| times the gradient's signal-to-noise factor.
 
     With a = |g / u| at step t = 0, 1, ... (Xiao et al., "SEVEN: Pruning Transformer Model by
@@ -94,7 +102,7 @@ class Seven(OnePassScore):
             torch.zeros_like(weight) if grad is None else grad.detach()
             for weight, grad in zip(weights, grads, strict=True)
         ]
-        unit = state.numbers.get("unit") or unit_of(cleaned(seen, weights))
+        unit = state.numbers.get("unit") or unit_of(cleaned(seen, weights), state.shards)
         if unit == 0:
             return None
         t = int(state.numbers.get("t", 0))
@@ -103,16 +111,20 @@ class Seven(OnePassScore):
         return SevenStep(weights, seen, m, v, score, unit, (self.alpha_1, self.alpha_2), t)
 
 
-def unit_of(grads: Tensors) -> float:
+def unit_of(grads: Tensors, shards: Group | None = None) -> float:
     """The unit u: the power of two nearest to 2^8 times the gradients' root mean square.
 
     Args:
         grads: One finite tensor per layer.
+        shards: Ranks that hold the other rows of the gradients.
 
     Returns:
         The unit; 0 if all gradients are zero.
     """
     norms = torch._foreach_norm(list(grads), dtype=torch.float64)
     squares = sum(float(norm) ** 2 for norm in norms)
-    rms = math.sqrt(squares / sum(grad.numel() for grad in grads))
+    own = [squares, sum(grad.numel() for grad in grads)]
+    sums = torch.tensor(own, dtype=torch.float64, device="cpu")
+    squares, number = summed(sums, shards, grads[0].device).tolist()
+    rms = math.sqrt(squares / number)
     return 2.0 ** round(math.log2(rms) + 8) if rms > 0 else 0.0

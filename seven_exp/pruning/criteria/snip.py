@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
+from seven_exp.pruning.criteria.score import Elementwise, GradientScore, State, Tensors
 from seven_exp.pruning.method import Ranking
 from seven_exp.pruning.registry import register
 from seven_exp.pruning.regrowth import Remembered
@@ -11,7 +11,7 @@ from seven_exp.pruning.regrowth import Remembered
 
 @register("snip", when="before", schedule="one_shot")
 @register("snip_iterative", when="before", schedule="exponential", rounds=20)
-class Snip(GradientScore):
+class Snip(Elementwise, GradientScore):
     """|w * sum of g over a round's batches| at the masked model.
 
     (Lee et al., arXiv 1810.02340, eq. 5; in several rounds, de Jorge et al., 2006.09081.)

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from seven_exp.pruning.criteria.score import GradientScore, State, Tensors
+from seven_exp.pruning.criteria.score import Elementwise, GradientScore, State, Tensors
 from seven_exp.pruning.registry import register
 
 
 @register("taylor_pre", when="before", schedule="cubic", rounds=100)
 @register("taylor_dyn", when="during", schedule="cubic")
-class Taylor(GradientScore):
+class Taylor(Elementwise, GradientScore):
     """Sum over the steps of |w g| (Molchanov et al., arXiv 1906.10771, eq. 8, without the square).
 
     SEVEN without its signal-to-noise factor.

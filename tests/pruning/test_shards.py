@@ -1,0 +1,200 @@
+"""Ranks that each hold some rows of every weight choose the masks of one process."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.nn  # before there is a group, which its defaults would keep
+from preloaded import python
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import seven_exp
+from seven_exp.pruning import plan_memory
+from seven_exp.pruning.memory import held_bytes
+
+STEPS = 6
+DURING = ("seven_dyn", "taylor_dyn", "magnitude_dyn", "platon", "sensitivity_dyn", "gradient")
+OUTSIDE = ("seven_pre", "snip", "fisher_pre", "magnitude_pre", "snip_iterative")
+SCOPES = {
+    "seven_dyn/per_layer": {"scope": "per_layer"},
+    "seven_pre/per_layer": {"scope": "per_layer"},
+    "magnitude_dyn/per_layer": {"scope": "per_layer"},
+    "magnitude_dyn/erk": {"scope": "erk"},
+    "seven_dyn/floor": {"min_density": 0.3},
+    "magnitude_pre/ties": {},
+}
+NAMES = (*DURING, *OUTSIDE, *SCOPES)
+
+
+def model_and_batches(ties):
+    """Rows that neither two nor four ranks share evenly; with four, one holds none of the last."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 17), nn.Tanh(), nn.Linear(17, 10), nn.Tanh())
+    model.append(nn.Linear(10, 3)).double()
+    if ties:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(8).round_().div_(8)
+    return model, [(torch.randn(8, 12).double(), torch.randint(3, (8,))) for _ in range(STEPS)]
+
+
+def loss(model, batch):
+    inputs, targets = batch
+    return cross_entropy(model(inputs), targets)
+
+
+def sharded(model):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def whole(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
+
+
+def pruned(name, rank=0, ranks=1):
+    """Everything that a pruner shows after training on this rank's part of every batch."""
+    model, batches = model_and_batches(name.endswith("ties"))
+    own = SCOPES.get(name, {})
+    name = name.partition("/")[0]
+    batches = [tuple(part[rank::ranks] for part in batch) for batch in batches]
+    plan = plan_memory(name, model, ranks=ranks, exclude_defaults=False) if name in DURING else None
+    if ranks > 1:
+        model = sharded(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    window = {"end_step": STEPS, "interval": 2} if name in DURING else {}
+    pruner = seven_exp.create_pruner(
+        name, model, sparsity=0.6, exclude_defaults=False, **window, **own
+    )
+    if name not in DURING:
+        pruner.prune(batches, loss)
+    for batch in batches:
+        loss(model, batch).backward()
+        optimizer.step()
+        pruner.step()
+        optimizer.zero_grad()
+    state = pruner.state_dict()
+    continued = seven_exp.create_pruner(
+        name, model, sparsity=0.6, exclude_defaults=False, **window, **own
+    )
+    continued.load_state_dict(
+        state
+        | {"state": {k: {n: whole(t) for n, t in v.items()} for k, v in state["state"].items()}}
+    )
+    check = pruner.check()
+    return {
+        "masks": {key: whole(mask) for key, mask in pruner.masks.items()},
+        "again": {key: whole(mask) for key, mask in continued.masks.items()},
+        "scores": {key: whole(score) for key, score in pruner.scores.items()},
+        "scores again": {key: whole(score) for key, score in continued.scores.items()},
+        "packed": state["masks"],
+        "counts": pruner.layer_counts,
+        "sparsity": pruner.sparsity,
+        "zeros": (check.ok, check.zeros, check.parameters, check.layers),
+        "bytes": held_bytes(pruner),
+        "planned": plan and plan.per_rank,
+    }
+
+
+def told(make):
+    with pytest.raises(ValueError) as error:
+        make()
+    return str(error.value)
+
+
+def refused(rank, ranks):
+    model = sharded(model_and_batches(False)[0])
+
+    def create(name, **settings):
+        return told(lambda: seven_exp.create_pruner(name, model, sparsity=0.5, **settings))
+
+    return {
+        "rigl": create("rigl", end_step=3, optimizer=torch.optim.SGD(model.parameters(), lr=0.1)),
+        "wanda": create("wanda"),
+        "movement": create("movement", end_step=3),
+        "lamp": create("seven_dyn", end_step=3, scope="lamp"),
+        "2:4": create("magnitude_pre", pattern="2:4"),
+    }
+
+
+def rank_main(rank, ranks, port, folder):
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=ranks)
+    found = {name: pruned(name, rank, ranks) for name in NAMES}
+    torch.save({**found, "refused": refused(rank, ranks)}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def of_ranks(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [
+        subprocess.Popen(
+            [python(), __file__, str(rank), str(request.param), str(port), str(folder)]
+        )
+        for rank in range(request.param)
+    ]
+    assert [rank.wait() for rank in ranks] == [0] * request.param
+    return [torch.load(folder / f"{i}.pt", weights_only=False) for i in range(request.param)]
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shards")]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_and_counts_are_those_of_one_process(of_ranks, name):
+    alone = pruned(name)
+    for rank in of_ranks:
+        found = rank[name]
+        assert same(found["masks"], alone["masks"])
+        assert same(found["packed"], alone["packed"])
+        for key in ("counts", "sparsity", "zeros"):
+            assert found[key] == alone[key]
+        for layer, score in alone["scores"].items():
+            torch.testing.assert_close(found["scores"][layer], score)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_whole_state_continues_on_shards(of_ranks, name):
+    for rank in of_ranks:
+        assert same(rank[name]["again"], rank[name]["masks"])
+        assert same(rank[name]["scores again"], rank[name]["scores"])
+
+
+@pytest.mark.parametrize("name", DURING)
+def test_the_fullest_rank_holds_what_is_planned(of_ranks, name):
+    held = [rank[name]["bytes"] for rank in of_ranks]
+    assert max(held) == held[0]
+    # Bits fill whole bytes: one byte in each of three layers.
+    assert held[0] == pytest.approx(of_ranks[0][name]["planned"], abs=3)
+    assert sum(held) == pytest.approx(pruned(name)["bytes"], abs=3 * len(held))
+
+
+def test_what_needs_whole_weights_is_refused(of_ranks):
+    for rank in of_ranks:
+        told = rank["refused"]
+        assert told["rigl"].startswith("rigl ")
+        assert told["wanda"].startswith("wanda needs whole weights, which sharding splits by rows")
+        assert told["movement"].startswith("movement remembers pruned weights")
+        assert "choose global, per_layer or erk" in told["lamp"]
+        assert told["2:4"].endswith("choose unstructured")
+
+
+if __name__ == "__main__":
+    rank_main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
