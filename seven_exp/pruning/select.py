@@ -304,9 +304,10 @@ def _shares_of(
 def _chunks(scores: Sequence[Tensor]) -> list[range]:
     """Ranges of neighbouring tensors on one device; small ones share one kernel launch."""
     chunks: list[range] = []
-    size = _CHUNK
+    size = 0
     for i, score in enumerate(scores):
-        if size + score.numel() > _CHUNK or score.device != scores[i - 1].device:
+        full = size + score.numel() > _CHUNK
+        if not chunks or full or score.device != scores[i - 1].device:
             chunks.append(range(i, i))
             size = 0
         chunks[-1] = range(chunks[-1].start, i + 1)
