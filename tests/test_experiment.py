@@ -437,7 +437,7 @@ def test_what_is_between_convolutions_lies_pixel_by_pixel(name, channels, expect
     arguments = {"widths": [4]} if name == "mlp" else {}
     model = build_model(name, num_classes=3, image_size=8, channels=channels, **arguments)
     images, targets = torch.randn(4, channels, 8, 8), torch.tensor([0, 1, 2, 0])
-    compute = Compute(torch.device("cpu"), layout=layout_for(model))
+    compute = Compute(torch.device("cpu"), layout=layout_for(model, torch.device("cpu")))
     inputs, _ = compute.place((images, targets))
     assert torch.equal(inputs, images)
     if not expected:

@@ -33,7 +33,7 @@ _ELSEWHERE = (
         "calibration.data_dir",
         "evaluation.include_path",
     ),
-    *("pruner.name", "trainer.log_interval", "trainer.save_model"),
+    *("pruner.name", "trainer.log_interval", "trainer.save_model", "trainer.sharding"),
 )
 """Config keys that do not belong to the method, or are distinguished by other means."""
 

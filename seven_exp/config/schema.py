@@ -171,6 +171,7 @@ class Trainer(_Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     sam_rho: Annotated[float, Field(gt=0)] | None = None
+    sharding: Literal["none", "fsdp"] = "none"
 
 
 class Analysis(_Section):

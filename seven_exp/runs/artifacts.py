@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from seven_exp.files.atomic import disk_errors, replacing, replacing_folder
@@ -10,7 +11,7 @@ from seven_exp.files.hashing import hash_of
 from seven_exp.messages import one_line
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 SCHEMA = 1
 """Version of the schema of results.json."""
@@ -62,14 +63,16 @@ def load_masks(path: Path) -> "dict[str, Tensor]":
         raise ValueError(f"'{path}' can't be read: {one_line(error)}") from error
 
 
-def save_model(path: Path, model: "nn.Module") -> None:
-    """Write the state dict as safetensors, with pruned weights zero and shared tensors once.
+def save_model(path: Path, weights: Mapping[str, "Tensor"]) -> None:
+    """Write a state dict as safetensors, with pruned weights zero and shared tensors once.
 
     Raises:
         OSError: The file can't be written.
     """
     from safetensors.torch import save_model as save
 
+    # It reads only a model's state dict, and removes names from it.
+    model: Any = SimpleNamespace(state_dict=lambda: dict(weights))
     with replacing(path) as partial, disk_errors():
         save(model, str(partial))
 
@@ -87,12 +90,13 @@ def save_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
         save_file(kept, partial, metadata={"format": "pt"})
 
 
-def save_folder(path: Path, model: Any, tokenizer: str) -> None:
+def save_folder(path: Path, model: Any, weights: Mapping[str, "Tensor"], tokenizer: str) -> None:
     """Write a model of transformers as a folder for its ``from_pretrained``.
 
     Args:
         path: The folder; it is complete or absent.
-        model: The model, pruned weights zero.
+        model: The model.
+        weights: Its state dict, pruned weights zero.
         tokenizer: Name of the model whose tokenizer belongs to it.
 
     Raises:
@@ -101,7 +105,7 @@ def save_folder(path: Path, model: Any, tokenizer: str) -> None:
     from seven_exp.datasets.tokens import load_tokenizer
 
     with replacing_folder(path) as partial, disk_errors():
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=weights)
         load_tokenizer(tokenizer).save_pretrained(partial)
 
 

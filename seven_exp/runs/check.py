@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 from seven_exp import datasets, models
@@ -12,7 +13,7 @@ from seven_exp.messages import nearest
 from seven_exp.pruning import PRUNERS, build_method
 from seven_exp.pruning.allocation import SCOPES
 from seven_exp.pruning.create import check_scope
-from seven_exp.pruning.method import check_pattern
+from seven_exp.pruning.method import check_pattern, check_sharded
 from seven_exp.pruning.patterns import parse_pattern
 from seven_exp.pruning.schedules import SCHEDULES
 from seven_exp.runs.plan import Plan
@@ -45,6 +46,7 @@ def check(config: RunConfig) -> None:
         _optimizer,
         _lr_schedule,
         _teacher,
+        _sharding,
         _plan,
         _contrasts,
         _trackers,
@@ -179,6 +181,44 @@ def _teacher(config: RunConfig) -> None:
         raise ConfigError(
             "trainer.distill_hidden does not work on a compiled model: choose trainer.compile=false"
         )
+
+
+def _sharding(config: RunConfig) -> None:
+    """Find what needs whole weights, which no process holds."""
+    trainer, pruner = config.trainer, config.pruner
+    if trainer.sharding == "none":
+        return
+    pruning = Pruning.of(config)
+    if pruning.prunes:
+        method, pattern = build_method(pruner.name, pruner.arguments), parse_pattern(pruner.pattern)
+        try:
+            check_sharded(pruner.name, method, pruning.scope, pattern)
+        except ValueError as error:
+            raise ConfigError(f"trainer.sharding is '{trainer.sharding}': {error}") from error
+    for key, neutral in _ALONE.items():
+        if value := reduce(getattr, key.split("."), config):
+            raise ConfigError(
+                f"{key} is {value}: it does not work with trainer.sharding=fsdp; choose {neutral}"
+            )
+    for key, odd, other in (
+        ("optimizer.name", "muon", "adamw"),
+        ("trainer.precision", "fp16", "bf16"),
+    ):
+        if reduce(getattr, key.split("."), config) == odd:
+            raise ConfigError(
+                f"{key} is '{odd}': it does not work with trainer.sharding=fsdp; choose {other}"
+            )
+
+
+_ALONE = {
+    "trainer.ema": "null",
+    "trainer.sam_rho": "null",
+    "trainer.distill": "0",
+    "trainer.distill_hidden": "0",
+    "trainer.compile": "false",
+    "analysis.every": "null",
+}
+"""Key that needs whole weights -> its value that means no."""
 
 
 def _contrasts(config: RunConfig) -> None:

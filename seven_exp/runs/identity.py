@@ -33,9 +33,10 @@ def run_hash(config: RunConfig) -> str:
 def run_identity(config: RunConfig) -> dict[str, Any]:
     """Everything that determines a run's result.
 
-    That is the config without paths, logging, analysis, comparison, device and ``run``, without the
-    keys that the run never reads (see `unread`) and those that have no effect at their value (they
-    have a default in the schema); the content of the user's files that it names; and `RESULTS`.
+    That is the config without paths, logging, analysis, comparison, device, sharding and ``run``,
+    without the keys that the run never reads (see `unread`) and those that have no effect at their
+    value (they have a default in the schema); the content of the user's files that it names; and
+    `RESULTS`.
     The dense reference also omits everything that only pruning reads.
 
     Args:
@@ -56,7 +57,7 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
                 ),
                 True,
             ),
-            "trainer": {"log_interval", "save_model"},
+            "trainer": {"log_interval", "save_model", "sharding"},
         },
         exclude_defaults=True,
     )

@@ -39,6 +39,7 @@ from seven_exp.training.flops import forward_flops
 from seven_exp.training.harness import Harness
 from seven_exp.training.loop import DivergedError, Objective, Recipe, Tally, endless
 from seven_exp.training.lr_schedules import lr_factor
+from seven_exp.training.sharding import shard
 from seven_exp.training.sharpness import raised
 from seven_exp.training.state import Outcome, State
 from seven_exp.training.world import World
@@ -59,7 +60,7 @@ class Parts:
         recipe: How the model is trained.
         compute: Device, precision, ranks.
         seed: Seed of this rank's random generators.
-        trained: The model that training calls: replicated, compiled.
+        trained: The model that training calls: replicated or sharded, compiled.
         state: The model with its dense start, its optimizer and pruner, and the probe.
         start: SHA-256 of the dense start.
         diverged: Why training the dense start failed, if it did.
@@ -104,6 +105,7 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
             f"afterwards seven-exp measure RUN --tasks {','.join(config.evaluation.tasks)}"
         )
     warn_if_slow(device, config.trainer.precision)
+    sharded = config.trainer.sharding == "fsdp" and world.size > 1
     with faults_of_the_user():
         with world.in_turn():
             whole = data_of(config.dataset, config.trainer.batch_size, config.seed)
@@ -112,9 +114,11 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
         harness = Harness.of(config.evaluation)
         plan = Plan.of(config, 1 if config.trainer.max_steps == 0 else len(data.train))
         with world.in_turn():
-            model = _fresh(config, data, device)
+            # Whole weights need not fit on the device if the processes share them.
+            model = _fresh(config, data, torch.device("cpu") if sharded else device)
         check_length(config.calibration if calibration is not None else None, model)
-        compute = Compute(device, config.trainer.precision, data.task, world, layout_for(model))
+        layout = layout_for(model, device)
+        compute = Compute(device, config.trainer.precision, data.task, world, layout)
         diverged = None
         try:
             load_dense_start(config, data, model, compute)
@@ -125,8 +129,8 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
         freeze(model, config.model.freeze)
         average = None if (decay := config.trainer.ema) is None else Average(model, decay)
         recipe = _recipe(config, plan, _objective(config, model, compute), compute.scaler())
+        replicas = shard(model, world, device) if sharded else world.replicas(model)
         optimizer = optimizer_of(config.optimizer, model, config.optimizer.lr)
-        replicas = world.replicas(model)
         seed = world.seed(config.seed)
         probe = _probe(config, data, replicas, compute, seed)
         example = partial(first_example, data.test, device)

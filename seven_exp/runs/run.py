@@ -2,10 +2,12 @@
 
 import logging
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seven_exp.config import RunConfig
 from seven_exp.runs import artifacts, in_turn, provenance
@@ -19,6 +21,7 @@ from seven_exp.training.flops import forward_flops
 from seven_exp.training.freed_memory import keep_freed_memory
 from seven_exp.training.harness import metrics_of
 from seven_exp.training.interruption import postponed
+from seven_exp.training.sharding import gathered
 from seven_exp.training.world import World, join
 
 log = logging.getLogger(__name__)
@@ -88,8 +91,12 @@ def run_experiment(
             facts |= _operations(parts)
             facts |= {"zeros_total": found.zeros_total, "params_zero": found.zeros}
             found.raise_for_mismatch()
+            masks = gathered(pruner.masks, keep=world.main)
+            weights = None
+            if config.trainer.save_model:
+                weights = gathered(state.model.state_dict(), keep=world.main)
             if world.main:
-                facts["sha256"] |= _written(config, folder, parts)
+                facts["sha256"] |= _written(config, folder, parts, masks, weights)
             if parts.harness.tasks:
                 tokenizer = config.dataset.arguments["tokenizer"]
                 facts["harness"] = parts.harness.evaluate(
@@ -109,20 +116,25 @@ def _operations(parts: Parts) -> dict[str, int]:
     return {"flops_dense": dense, "flops_sparse": sparse}
 
 
-def _written(config: RunConfig, folder: Path, parts: Parts) -> dict[str, str]:
+def _written(
+    config: RunConfig,
+    folder: Path,
+    parts: Parts,
+    masks: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | None,
+) -> dict[str, str]:
     """Write the files besides the record; return their checksums.
 
     Raises:
         RecordError: A file can't be written.
     """
-    with_model = config.trainer.save_model
     with writing(folder):
-        artifacts.save_masks(folder / artifacts.MASKS, parts.state.pruner.masks)
+        artifacts.save_masks(folder / artifacts.MASKS, masks)
         if parts.state.probe is not None:
             write_json(folder / "analysis.json", parts.state.probe.report())
-        if with_model and in_turn.saves_folder(config):
+        if weights is not None and in_turn.saves_folder(config):
             tokenizer = config.dataset.arguments["tokenizer"]
-            artifacts.save_folder(folder / artifacts.FOLDER, parts.state.model, tokenizer)
-        elif with_model:
-            artifacts.save_model(folder / artifacts.FINAL, parts.state.model)
+            artifacts.save_folder(folder / artifacts.FOLDER, parts.state.model, weights, tokenizer)
+        elif weights is not None:
+            artifacts.save_model(folder / artifacts.FINAL, weights)
         return artifacts.checksums(folder)

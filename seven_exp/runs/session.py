@@ -22,6 +22,7 @@ from seven_exp.training.checkpoints import Checkpoints
 from seven_exp.training.interruption import Interruption
 from seven_exp.training.loop import DivergedError, Reported, Rested, Stepped, endless, train
 from seven_exp.training.rewinding import Snapshot
+from seven_exp.training.sharding import gathered
 from seven_exp.training.state import State
 
 log = logging.getLogger(__name__)
@@ -184,9 +185,11 @@ class Session:
             metrics = evaluation.evaluate(self._evaluated, parts.data.validation, parts.compute)
             settled = step >= parts.plan.settled
             best = state.outcome.add(step, metrics, parts.data.task, settled=settled)
-            if best and self.keep_best and state.world.main:
-                with _dispensable("the best model"):
-                    save_model(self.checkpoints.folder / "best.safetensors", state.evaluated)
+            if best and self.keep_best:
+                weights = gathered(state.evaluated.state_dict(), keep=state.world.main)
+                if state.world.main:
+                    with _dispensable("the best model"):
+                        save_model(self.checkpoints.folder / "best.safetensors", weights)
             found |= {f"validation/{name}": value for name, value in metrics.items()}
         if step == parts.plan.steps:
             state.outcome.metrics = self._tested()

@@ -99,7 +99,7 @@ class Compute:
         return self.share([weight])(weight) * self.loss(model, *self.place(batch))[0]
 
 
-def layout_for(model: nn.Module) -> torch.memory_format:
+def layout_for(model: nn.Module, device: torch.device) -> torch.memory_format:
     """The fastest memory format for the images that a model takes.
 
     On a CPU, consecutive convolutions and the layers between them are faster in channels_last, and
@@ -107,5 +107,5 @@ def layout_for(model: nn.Module) -> torch.memory_format:
     gains nothing.
     """
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    on_cpu = device.type == "cpu"
     return torch.channels_last if on_cpu and convolutions > 1 else torch.preserve_format

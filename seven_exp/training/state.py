@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from seven_exp.training.averaging import Average
 from seven_exp.training.loop import Tally
 from seven_exp.training.randomness import generator_states, set_generator_states
 from seven_exp.training.rewinding import Snapshot
+from seven_exp.training.sharding import gathered, scattered_model, scattered_optimizer
 from seven_exp.training.world import World
 
 
@@ -78,8 +79,11 @@ class State:
         return self.model if self.average is None else self.average.model
 
     def saved(self) -> dict[str, Any]:
-        """Containers of tensors, numbers and strings; masks packed to bits. Called on all ranks."""
-        return {
+        """Containers of tensors, numbers and strings; masks packed to bits. Called on all ranks.
+
+        Only the main rank gets the tensors that the ranks share.
+        """
+        states = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict(),
@@ -91,25 +95,34 @@ class State:
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "generators": self.world.gather(generator_states()),
         }
+        return cast(dict[str, Any], gathered(states, keep=self.world.main))
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Restore what `saved` returned.
+        """Restore what `saved` returned, on as many ranks or on others.
+
+        Of more ranks than before, the new ones keep their random generators.
 
         Raises:
             ValueError: It belongs to another model or another version.
         """
-        if len(saved["generators"]) != self.world.size:
-            raise ValueError(f"{len(saved['generators'])} processes saved it")
         rates = [group["lr"] for group in self.optimizer.param_groups]
         try:
-            self.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            self.model.load_state_dict(scattered_model(saved["model"], self.model))
+            self.optimizer.load_state_dict(scattered_optimizer(saved["optimizer"], self.optimizer))
             self.pruner.load_state_dict(saved["pruner"])
             # In place: the record of the run holds it, too.
             vars(self.outcome).update(vars(Outcome(**saved["outcome"])))
             self.tally = Tally(**saved["tally"])
             self.rewound = [
-                Snapshot(self.model, self.optimizer, states) for states in saved["rewound"]
+                Snapshot(
+                    self.model,
+                    self.optimizer,
+                    (
+                        scattered_model(weights, self.model),
+                        scattered_optimizer(moments, self.optimizer),
+                    ),
+                )
+                for weights, moments in saved["rewound"]
             ]
             if self.probe is not None and saved["probe"] is not None:
                 self.probe.load_state_dict(saved["probe"])
@@ -123,4 +136,5 @@ class State:
         # The loop multiplies the base rates, which an optimizer in use no longer holds.
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        set_generator_states(saved["generators"][self.world.rank])
+        for states in saved["generators"][self.world.rank : self.world.rank + 1]:
+            set_generator_states(states)

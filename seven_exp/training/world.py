@@ -51,7 +51,9 @@ class World:
 
     def apart(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Disable gradient averaging in the backward pass of `replicas` within the context."""
-        return contextlib.nullcontext() if self.size == 1 else self.accelerator.no_sync(model)
+        if not isinstance(model, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return cast(AbstractContextManager[Any], self.accelerator.no_sync(model))
 
     def total(self, numbers: Tensor) -> Tensor:
         """All-reduce to the sum over the ranks, the same bits on all."""
