@@ -1,9 +1,10 @@
 """Checks of a config that need no data or model: names, arguments, windows, folders."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from seven_exp import datasets, models
 from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_the_user
@@ -195,30 +196,25 @@ def _sharding(config: RunConfig) -> None:
             check_sharded(pruner.name, method, pruning.scope, pattern)
         except ValueError as error:
             raise ConfigError(f"trainer.sharding is '{trainer.sharding}': {error}") from error
-    for key, neutral in _ALONE.items():
-        if value := reduce(getattr, key.split("."), config):
+    for key, needs_whole, other in _WHOLE:
+        value: Any = reduce(getattr, key.split("."), config)
+        if needs_whole(value):
             raise ConfigError(
-                f"{key} is {value}: it does not work with trainer.sharding=fsdp; choose {neutral}"
-            )
-    for key, odd, other in (
-        ("optimizer.name", "muon", "adamw"),
-        ("trainer.precision", "fp16", "bf16"),
-    ):
-        if reduce(getattr, key.split("."), config) == odd:
-            raise ConfigError(
-                f"{key} is '{odd}': it does not work with trainer.sharding=fsdp; choose {other}"
+                f"{key} is {value}: it does not work with trainer.sharding=fsdp; choose {other}"
             )
 
 
-_ALONE = {
-    "trainer.ema": "null",
-    "trainer.sam_rho": "null",
-    "trainer.distill": "0",
-    "trainer.distill_hidden": "0",
-    "trainer.compile": "false",
-    "analysis.every": "null",
-}
-"""Key that needs whole weights -> its value that means no."""
+_WHOLE: Sequence[tuple[str, Callable[[Any], bool], str]] = (
+    ("trainer.ema", bool, "null"),
+    ("trainer.sam_rho", bool, "null"),
+    ("trainer.distill", bool, "0"),
+    ("trainer.distill_hidden", bool, "0"),
+    ("trainer.compile", bool, "false"),
+    ("trainer.precision", "fp16".__eq__, "bf16"),
+    ("optimizer.name", "muon".__eq__, "adamw"),
+    ("analysis.every", bool, "null"),
+)
+"""Key, whether a value of it needs whole weights, and a value that does not."""
 
 
 def _contrasts(config: RunConfig) -> None:

@@ -13,10 +13,14 @@ def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> dict[str, 
     training = model.training
     model.eval()
     loss, seen, evidence = torch.zeros((), device=compute.device), 0, []
+    last = None
     for batch in batches.epoch(0):
         if not len(batch[1]):
+            if last is not None:
+                # Ranks that share weights need each other in every pass.
+                compute.loss(model, *last)
             continue
-        inputs, targets = compute.place(batch)
+        last = inputs, targets = compute.place(batch)
         mean_loss, logits = compute.loss(model, inputs, targets)
         weight = compute.task.weight(targets)
         if weight:
