@@ -17,7 +17,7 @@ def shards_of(model: nn.Module) -> Group | None:
         ValueError: The weights are not all distributed by their rows, over the same ranks.
     """
     named: dict[str, Any] = dict(model.named_parameters())
-    meshes = {id(p.device_mesh): p.device_mesh for p in named.values() if _is_distributed(p)}
+    meshes = {p.device_mesh for p in named.values() if _is_distributed(p)}
     if not meshes:
         return None
     for name, parameter in named.items():
@@ -28,7 +28,7 @@ def shards_of(model: nn.Module) -> Group | None:
                 f"{name} {how}: shard the rows of all weights over one group of ranks, as "
                 "fully_shard(model) does"
             )
-    group = next(iter(meshes.values())).get_group()
+    group = next(iter(meshes)).get_group()
     return group if ranks_of(group) > 1 else None
 
 

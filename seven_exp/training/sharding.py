@@ -72,8 +72,11 @@ def _gathered(value: Any, keep: bool, seen: dict[tuple[int, torch.Size], Tensor]
     full = whole(value)
     if not keep:
         return full.new_empty(0)
-    # Tied weights share memory, so their copies do.
-    return seen.setdefault((held(value).data_ptr(), value.shape), full.cpu())
+    place = held(value).data_ptr(), value.shape
+    # Tied weights share memory, and so do their copies, which have no room for more.
+    if place not in seen:
+        seen[place] = full.to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return seen[place]
 
 
 def scattered_model(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
