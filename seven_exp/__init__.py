@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from seven_exp.pruning import (
         Budget,
         DropAndGrow,
+        Elementwise,
         FromZero,
         GradientScore,
         GradientSolver,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Budget",
     "DropAndGrow",
+    "Elementwise",
     "FromZero",
     "GradientScore",
     "GradientSolver",

@@ -3,7 +3,7 @@
 from seven_exp.pruning import criteria
 from seven_exp.pruning.check import Check, LayerCheck
 from seven_exp.pruning.create import create_pruner
-from seven_exp.pruning.criteria.score import GradientScore, ModelScore, Score, State
+from seven_exp.pruning.criteria.score import Elementwise, GradientScore, ModelScore, Score, State
 from seven_exp.pruning.criteria.solver import Budget, GradientSolver, Solver
 from seven_exp.pruning.evidence import NoEvidenceError
 from seven_exp.pruning.keywords import read_by
@@ -24,6 +24,7 @@ __all__ = [
     "Check",
     "Coverage",
     "DropAndGrow",
+    "Elementwise",
     "FromZero",
     "GradientScore",
     "GradientSolver",
