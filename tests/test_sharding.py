@@ -23,14 +23,18 @@ from seven_exp.tracking import LocalRecord
 from seven_exp.training.interruption import InterruptedRun
 
 SMALL = (
-    *("trainer.max_steps=12", "trainer.batch_size=50", "trainer.eval_interval=4", "sparsity=0.8"),
+    *("trainer.max_steps=6", "trainer.batch_size=50", "trainer.eval_interval=2", "sparsity=0.8"),
     *("trainer.accumulate=2", "trainer.grad_clip=1.0", "tracker.mode=disabled", "threads=1"),
-    *("device=cpu", "trainer.sharding=fsdp", "run.checkpoint_interval=4"),
+    *("device=cpu", "trainer.sharding=fsdp", "run.checkpoint_interval=2"),
 )
 MODELS = {
     # Neither two nor four processes share its rows evenly.
     "mlp": ("model=mlp", "model.widths=[25,18]"),
-    "vit": ("model.depth=2", "model.width=16", "model.mlp_width=24", "model.heads=2"),
+    # The gradient of a key's bias is zero but for rounding, which Adam would magnify.
+    "vit": (
+        *("optimizer=sgd", "model.depth=2", "model.width=16", "model.mlp_width=24"),
+        "model.heads=2",
+    ),
 }
 PRUNERS = {
     "seven_dyn": ("pruner=seven_dyn",),
@@ -39,7 +43,10 @@ PRUNERS = {
     "magnitude_dyn": ("pruner=magnitude_dyn", "pruner.scope=per_layer"),
 }
 NAMES = [f"{model}, {pruner}" for model in MODELS for pruner in PRUNERS]
-STOPS = {2: 4, 4: 8, 1: None}
+SHARED = {2: NAMES, 4: ["mlp, seven_pre", "vit, seven_dyn of layers"], 1: NAMES}
+"""Number of processes -> what they train."""
+
+STOPS = {2: 2, 4: 4, 1: None}
 """Number of processes -> the step after which the run is stopped, to be continued by the next."""
 
 
@@ -62,7 +69,7 @@ class Stopping(LocalRecord):
 
 def train(ranks, root):
     """This process's part of all runs; the relay's is stopped, or continued to its end."""
-    for name in NAMES:
+    for name in SHARED[ranks]:
         (root / f"{ranks} {name}").mkdir(exist_ok=True)
         run_experiment(config_of(name), root / f"{ranks} {name}", LocalRecord())
     (root / "relay").mkdir(exist_ok=True)
@@ -127,8 +134,7 @@ pytestmark = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("ranks", "name"), [(n, name) for n in (2, 4) for name in SHARED[n]])
 def test_masks_weights_and_figures_are_those_of_one_process(root, ranks, name):
     agree(root / f"{ranks} {name}", root / f"1 {name}")
 

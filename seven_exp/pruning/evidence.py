@@ -39,22 +39,15 @@ def informative(grads: Sequence[Tensor | None], group: Group | None = None) -> b
         return False
     device = present[0].device
     # as_strided reads one value at a tenth of the cost of indexing.
-    values = [g.as_strided((), ()).to(device, torch.float32) for g in filled]
-    firsts = torch.stack(values).tolist() if values else []
-    sound = [
-        math.isfinite(first) or bool(grad.isfinite().any())
-        for first, grad in zip(firsts, filled, strict=True)
-    ]
-    if group is None and not all(sound):
-        return False
-    some = any(first and math.isfinite(first) for first in firsts) or any(
+    firsts = [grad.as_strided((), ()).to(device, torch.float32) for grad in filled]
+    pairs = list(zip(torch.stack(firsts).tolist() if firsts else [], filled, strict=True))
+    sound = {id(grad): math.isfinite(first) or bool(grad.isfinite().any()) for first, grad in pairs}
+    some = any(first and math.isfinite(first) for first, _ in pairs) or any(
         bool((grad.isfinite() & (grad != 0)).any()) for grad in filled
     )
-    if group is None:
-        return some
-    rest = iter(sound)
-    flags = [some, *(next(rest) if grad.numel() else False for grad in present)]
-    return bool(highest(torch.tensor(flags, dtype=torch.int32), group, device).all())
+    flags = [some, *(sound.get(id(grad), group is None) for grad in present)]
+    found = highest(torch.tensor(flags, dtype=torch.int32, device="cpu"), group, device)
+    return bool(found.all())
 
 
 def constant(score: Tensor, candidates: Tensor) -> bool:

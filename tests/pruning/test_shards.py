@@ -29,6 +29,9 @@ SCOPES = {
     "magnitude_pre/ties": {},
 }
 NAMES = (*DURING, *OUTSIDE, *SCOPES)
+BY_FOUR = ("seven_dyn", "seven_pre/per_layer", "magnitude_dyn/erk", "platon", *list(SCOPES)[-2:])
+SHARED = {2: NAMES, 4: BY_FOUR}
+"""Number of ranks -> what they prune with."""
 
 
 def model_and_batches(ties):
@@ -129,25 +132,27 @@ def rank_main(rank, ranks, port, folder):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
-    found = {name: pruned(name, rank, ranks) for name in NAMES}
+    found = {name: pruned(name, rank, ranks) for name in SHARED[ranks]}
     torch.save({**found, "refused": refused(rank, ranks)}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def of_ranks(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Number of ranks -> what each of them found."""
+    return {ranks: started(ranks, tmp_path_factory.mktemp("ranks")) for ranks in SHARED}
+
+
+def started(number, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [
-        subprocess.Popen(
-            [python(), __file__, str(rank), str(request.param), str(port), str(folder)]
-        )
-        for rank in range(request.param)
+        subprocess.Popen([python(), __file__, str(rank), str(number), str(port), str(folder)])
+        for rank in range(number)
     ]
-    assert [rank.wait() for rank in ranks] == [0] * request.param
-    return [torch.load(folder / f"{i}.pt", weights_only=False) for i in range(request.param)]
+    assert [rank.wait() for rank in ranks] == [0] * number
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(number)]
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shards")]
@@ -157,39 +162,43 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_masks_and_counts_are_those_of_one_process(of_ranks, name):
+SHARDED = [(ranks, name) for ranks, names in SHARED.items() for name in names]
+
+
+@pytest.mark.parametrize(("ranks", "name"), SHARDED)
+def test_masks_and_counts_are_those_of_one_process(found, ranks, name):
     alone = pruned(name)
-    for rank in of_ranks:
-        found = rank[name]
-        assert same(found["masks"], alone["masks"])
-        assert same(found["packed"], alone["packed"])
+    for own in (rank[name] for rank in found[ranks]):
+        assert same(own["masks"], alone["masks"])
+        assert same(own["packed"], alone["packed"])
         for key in ("counts", "sparsity", "zeros"):
-            assert found[key] == alone[key]
+            assert own[key] == alone[key]
         for layer, score in alone["scores"].items():
-            torch.testing.assert_close(found["scores"][layer], score)
+            torch.testing.assert_close(own["scores"][layer], score)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_whole_state_continues_on_shards(of_ranks, name):
-    for rank in of_ranks:
-        assert same(rank[name]["again"], rank[name]["masks"])
-        assert same(rank[name]["scores again"], rank[name]["scores"])
+@pytest.mark.parametrize(("ranks", "name"), SHARDED)
+def test_a_whole_state_continues_on_shards(found, ranks, name):
+    for own in (rank[name] for rank in found[ranks]):
+        assert same(own["again"], own["masks"])
+        assert same(own["scores again"], own["scores"])
 
 
-@pytest.mark.parametrize("name", DURING)
-def test_the_fullest_rank_holds_what_is_planned(of_ranks, name):
-    held = [rank[name]["bytes"] for rank in of_ranks]
+@pytest.mark.parametrize(("ranks", "name"), [case for case in SHARDED if case[1] in DURING])
+def test_the_fullest_rank_holds_what_is_planned(found, ranks, name):
+    held = [rank[name]["bytes"] for rank in found[ranks]]
     assert max(held) == held[0]
     # Bits fill whole bytes: one byte in each of three layers.
-    assert held[0] == pytest.approx(of_ranks[0][name]["planned"], abs=3)
+    assert held[0] == pytest.approx(found[ranks][0][name]["planned"], abs=3)
     assert sum(held) == pytest.approx(pruned(name)["bytes"], abs=3 * len(held))
 
 
-def test_what_needs_whole_weights_is_refused(of_ranks):
-    for rank in of_ranks:
+def test_what_needs_whole_weights_is_refused(found):
+    for rank in found[2]:
         told = rank["refused"]
-        assert told["rigl"].startswith("rigl ")
+        assert told["rigl"].startswith(
+            "rigl compares the weights of a layer, which sharding splits"
+        )
         assert told["wanda"].startswith("wanda needs whole weights, which sharding splits by rows")
         assert told["movement"].startswith("movement remembers pruned weights")
         assert "choose global, per_layer or erk" in told["lamp"]
