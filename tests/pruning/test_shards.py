@@ -26,6 +26,7 @@ SCOPES = {
     "magnitude_dyn/per_layer": {"scope": "per_layer"},
     "magnitude_dyn/erk": {"scope": "erk"},
     "seven_dyn/floor": {"min_density": 0.3},
+    "snip/frozen": {},
     "magnitude_pre/ties": {},
 }
 NAMES = (*DURING, *OUTSIDE, *SCOPES)
@@ -66,10 +67,11 @@ def whole(tensor):
 def pruned(name, rank=0, ranks=1):
     """Everything that a pruner shows after training on this rank's part of every batch."""
     model, batches = model_and_batches(name.endswith("ties"))
-    own = SCOPES.get(name, {})
+    own, frozen = SCOPES.get(name, {}), name.endswith("frozen")
     name = name.partition("/")[0]
     batches = [tuple(part[rank::ranks] for part in batch) for batch in batches]
     plan = plan_memory(name, model, ranks=ranks, exclude_defaults=False) if name in DURING else None
+    model[0].weight.requires_grad_(not frozen)
     if ranks > 1:
         model = sharded(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
