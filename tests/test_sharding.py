@@ -42,8 +42,11 @@ PRUNERS = {
     "seven_pre": ("pruner=seven_pre", "pruner.rounds=4"),
     "magnitude_dyn": ("pruner=magnitude_dyn", "pruner.scope=per_layer"),
 }
-NAMES = [f"{model}, {pruner}" for model in MODELS for pruner in PRUNERS]
-SHARED = {2: NAMES, 4: ["mlp, seven_pre", "vit, seven_dyn of layers"], 1: NAMES}
+NAMES = (
+    *("mlp, seven_dyn", "mlp, seven_pre", "mlp, magnitude_dyn"),
+    *("vit, seven_dyn", "vit, seven_dyn of layers", "vit, seven_pre"),
+)
+SHARED = {2: NAMES, 4: ("mlp, seven_pre",), 1: NAMES}
 """Number of processes -> what they train."""
 
 STOPS = {2: 2, 4: 4, 1: None}
