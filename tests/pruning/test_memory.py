@@ -45,8 +45,11 @@ def test_what_is_planned_is_what_is_held(name, dtype):
         held.append(held_bytes(pruner))
     assert len(set(held)) == 1
     assert held[-1] == pytest.approx(plan.per_weight * plan.prunable)
-    # Of 128 and 64 rows the first of three ranks holds 43 and 22.
-    assert plan.per_rank == math.ceil(plan.per_weight * (43 * 64 + 22 * 128))
+    # Of 27, 33 and 5 rows the first of three ranks holds 9, 11 and 2; masks fill whole bytes.
+    rows, own = [27 * 50, 33 * 27, 5 * 33], [9 * 50, 11 * 27, 2 * 33]
+    masks, of_rank = (sum(math.ceil(n / 8) for n in sizes) for sizes in (rows, own))
+    state = (held[-1] - masks) * sum(own) / sum(rows)
+    assert plan.per_rank == pytest.approx(of_rank + state)
 
 
 def test_seven_holds_three_numbers_and_a_bit():
