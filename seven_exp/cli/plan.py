@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--ranks", type=ranks, default=1, metavar="N",
-        help="processes that share weights, gradients and all states evenly (1)",
+        help="processes that share weights, gradients and all states (trainer.sharding=fsdp)",
     )  # fmt: skip
     parser.add_argument(
         "--memory", type=size, metavar="SIZE",
@@ -75,6 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     if rest[:1] in (["train"], ["prune"]):
         command, *rest = rest
         rest = after_training(rest) if command == "prune" else rest
+    if options.ranks > 1:
+        rest = [*rest, "trainer.sharding=fsdp"]
 
     from seven_exp.cli import train
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from seven_exp.pruning.method import Method, Ranking
 from seven_exp.pruning.structure import blocks_of
 from seven_exp.runs import in_turn
 from seven_exp.runs.build import check_length, data_of, optimizer_of
+from seven_exp.runs.check import check
 from seven_exp.runs.parts import freeze, prunable, pruner_of
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.reads import Pruning
@@ -92,8 +94,11 @@ def changes(config: RunConfig, need: Need, ranks: int, memory: int) -> Iterator[
         ranks: Number of processes.
         memory: Bytes of each device.
     """
-    if config.trainer.max_steps != 0:
-        yield f"--ranks {-(-need.total * ranks // memory)}"
+    shared = config.trainer.model_copy(update={"sharding": "fsdp"})
+    with suppress(ConfigError):
+        if config.trainer.max_steps != 0:
+            check(config.model_copy(update={"trainer": shared}))
+            yield f"--ranks {-(-need.total * ranks // memory)}"
     for words, changed in _candidates(config):
         if need_of(changed, ranks).total <= memory:
             yield words
