@@ -108,7 +108,7 @@ def _what_tests_register_is_gone_after_them(monkeypatch: pytest.MonkeyPatch) -> 
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are processors: tests of trackers and launchers mostly wait."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2
+    return min(8, 1 + (os.cpu_count() or 1))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
