@@ -13,6 +13,9 @@ from seven_exp.compare.inference import Inference
 from seven_exp.compare.look import Look, check_styles, parse_names, parse_width
 from seven_exp.compare.statistics import paired_difference, unpaired_difference
 
+_OF_FIGURES = ("x", "y", "colour", "width", "style", "highlight")
+"""Options that change nothing but figures."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 for a mistake, named in one line on stderr."""
@@ -114,9 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--margin is {options.margin}: choose a number above 0")
         formats = parse_formats(options.format)
         of_figures = [
-            f"--{key}"
-            for key in ("x", "y", "colour", "width", "style", "highlight")
-            if getattr(options, key) != parser.get_default(key)
+            f"--{key}" for key in _OF_FIGURES if getattr(options, key) != parser.get_default(key)
         ]
         if of_figures and not {*PICTURES} & {*formats}:
             raise ValueError(f"{of_figures[0]} is for figures: add png, svg or pdf to --format")
@@ -125,18 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             factors=tuple(filter(None, map(str.strip, options.effects.split(",")))),
         )
         if options.serve:
-            files = (
-                "output",
-                "format",
-                "rename",
-                "highlight",
-                "x",
-                "y",
-                "colour",
-                "width",
-                "style",
-            )
-            for key in (*files, "published", "wandb"):
+            for key in ("output", "format", "rename", *_OF_FIGURES, "published", "wandb"):
                 if getattr(options, key) != parser.get_default(key):
                     raise ValueError(f"--{key} is for files and the terminal: leave out --serve")
             serve(options.folders, options.metric, options.baseline, options.port, inference)

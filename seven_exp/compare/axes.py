@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from seven_exp.compare.metrics import bounds, in_percent, resolution, smaller_is_better
+from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
 from seven_exp.compare.records import Record
-from seven_exp.compare.statistics import Estimate, estimate
-from seven_exp.compare.summary import Row
+from seven_exp.compare.statistics import estimate
+from seven_exp.compare.summary import Row, step_of
 from seven_exp.compare.table import percent
 
 _COSTS: Mapping[str, tuple[str, Callable[[Record], float | None]]] = {
@@ -91,15 +91,15 @@ def with_results(rows: Iterable[Row], name: str) -> list[Row]:
     """Rows whose results are their values on an axis; without those that have none."""
     found = [(row, numbers(row, name)) for row in rows]
     return [
-        replace(row, by_seed=values, result=_estimate(row, name, values), difference=None)
+        replace(
+            row,
+            by_seed=values,
+            result=estimate(list(values.values()), step_of(row.records, name) or 0.0),
+            difference=None,
+        )
         for row, values in found
         if values
     ]
-
-
-def _estimate(row: Row, name: str, values: Mapping[int, float]) -> Estimate:
-    steps = [resolution(name, record.test_examples) or 0.0 for record in row.records]
-    return estimate(list(values.values()), max(steps, default=0.0))
 
 
 def along(rows: Sequence[Row], name: str) -> list[Row]:

@@ -63,6 +63,11 @@ class Planned:
     reason: str = ""
     cautions: tuple[str, ...] = ()
 
+    @property
+    def place(self) -> tuple[tuple[str, str], float]:
+        """(task, sparsity), as of its rows."""
+        return self.task, self.sparsity
+
 
 def planned(
     rows: Sequence[Row], metric: str, inference: Inference
@@ -94,11 +99,10 @@ def planned(
     contrasts = [replace(contrast, margin=margin) for contrast in contrasts]
     families: dict[object, list[int]] = defaultdict(list)
     for i, contrast in enumerate(contrasts):
-        place = contrast.task, contrast.sparsity
-        families[place if inference.family == "sparsity" else None].append(i)
+        families[contrast.place if inference.family == "sparsity" else None].append(i)
     for family in families.values():
         own = [contrasts[i] for i in family]
-        lacking = len(notes) * len({(contrast.task, contrast.sparsity) for contrast in own})
+        lacking = len(notes) * len({contrast.place for contrast in own})
         equal = [_equivalence(c.difference, margin) for c in own]
         ps = _corrected([None if c.difference is None else c.difference.p for c in own], lacking)
         equals = _corrected(equal, lacking)
@@ -155,14 +159,13 @@ def _at_all_places(
 
 
 def _tested(ours: Row, theirs: Row | None, name: str, inference: Inference) -> Planned:
-    place = ours.task, ours.sparsity
     if theirs is None:
         why = f"no row of {name}, or no single one, is here"
-        return Planned(*place, (ours.method, name), ours, None, reason=why)
+        return Planned(*ours.place, (ours.method, name), ours, None, reason=why)
     floor = max(ours.step or 0.0, theirs.step or 0.0)
     difference = inference.differ(ours.by_seed, theirs.by_seed, floor)
     return Planned(
-        *place, (ours.method, theirs.method), ours, theirs, difference,
+        *ours.place, (ours.method, theirs.method), ours, theirs, difference,
         reason=_reason(ours, theirs, difference),
         cautions=tuple(_cautions(ours, theirs, difference)),
     )  # fmt: skip

@@ -175,7 +175,7 @@ def draw(found: Sequence[Factorial], metric: str, look: Look | None = None) -> "
     columns = 2 if width >= 6 else 1
     lines = [max(size) for size in sizes] if columns == 2 else [n for size in sizes for n in size]
     heights = [0.9 + 0.2 * n for n in lines]
-    with look.drawing({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+    with look.drawing({"font.size": 8}):
         figure = Figure(figsize=(width, sum(heights)), layout="constrained")
         panels = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights)
         for (first, second), one in zip(panels.reshape(-1, 2), found, strict=True):

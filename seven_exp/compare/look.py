@@ -61,13 +61,21 @@ class Look:
         """The title of one of `axes`, given those."""
         return self.names.get(name, titles[name])
 
+    @property
+    def size(self) -> int:
+        """Points of text: fewer in a paper than on a screen."""
+        return 8 if self.width else 10
+
     def drawing(self, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
         """Draw with these settings of matplotlib, which the user's styles replace."""
         from cycler import cycler
         from matplotlib import style
 
-        own: dict[Any, Any] = {"axes.prop_cycle": cycler(color=COLOURS), **settings}
-        return style.context([own, *self.styles])
+        own: dict[Any, Any] = {
+            "axes.prop_cycle": cycler(color=COLOURS),
+            **{"axes.spines.top": False, "axes.spines.right": False},
+        }
+        return style.context([{**own, **settings}, *self.styles])
 
     def task(self, task: tuple[str, str]) -> str:
         """The title of a model and data set."""

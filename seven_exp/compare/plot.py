@@ -31,12 +31,6 @@ _OTHERS = "#C8C8C8"
 _SCREEN = 6.8
 """Width of a panel in inches, if no width is given."""
 
-_SETTINGS: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": "medium",
-}
-
 _FILES: dict[Any, Any] = {
     "pdf.fonttype": 42,  # publishers refuse Type 3
     "svg.hashsalt": "seven_exp",  # the same records make the same file
@@ -143,7 +137,7 @@ def draw_differences(
     def height(own: Sequence[Row], width: float) -> float:
         names = {row.method for row in own}
         line = max(1 + _label(name, look).count("\n") for name in names)
-        return (0.21 * line * len(names) + 1.1) * _size(look) / 10
+        return (0.21 * line * len(names) + 1.1) * look.size / 10
 
     with _panels(rows, look, height) as (figure, panels):
         for panel, own in panels:
@@ -174,11 +168,6 @@ def as_svg(figure: "Figure") -> str:
         figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]
-
-
-def _size(look: Look) -> int:
-    """Points of text: fewer in a paper than on a screen."""
-    return 8 if look.width else 10
 
 
 def _label(method: str, look: Look) -> str:
@@ -214,7 +203,7 @@ def _panels(
     width = look.width or _SCREEN * columns
     lines = [tasks[i : i + columns] for i in range(0, len(tasks), columns)]
     heights = [max(height(own, width / columns) for own in line) for line in lines]
-    with look.drawing({**_SETTINGS, "font.size": _size(look)}):
+    with look.drawing({"axes.titlesize": "medium", "font.size": look.size}):
         figure = Figure(figsize=(width, sum(heights)), layout="constrained")
         shape: dict[str, Any] = {"height_ratios": heights, "squeeze": False}
         for empty in list(figure.subplots(len(lines), columns, **shape).flat)[len(tasks) :]:

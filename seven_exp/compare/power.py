@@ -1,6 +1,7 @@
 """Power of a paired t test: what a number of seeds can resolve, given the spread that was seen."""
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,6 @@ POWER = 0.8
 
 MOST_SEEDS = 10_000
 """Larger numbers of seeds are not searched."""
-
-_PLACES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
-_PLACES, _WEIGHTS = (_PLACES + 1) / 2, _WEIGHTS / 2
-"""Gauss and Legendre's rule for integrals from 0 to 1."""
 
 
 def power(difference: float, spread: float, n: int, alpha: float, floor: float = 0.0) -> float:
@@ -38,7 +35,14 @@ def power(difference: float, spread: float, n: int, alpha: float, floor: float =
     # Both are NaN where they underflow; the second does so near the null hypothesis already.
     found = 1.0 if math.isnan(below) else 1 - below
     found += 0.0 if math.isnan(wrong_side) else wrong_side
-    return found - _lost_to(floor, difference, error, n, critical)
+    return found - _lost_to(floor, difference, error, n, critical) if floor else found
+
+
+@cache
+def _rule() -> tuple[Any, Any]:
+    """Places and weights of Gauss and Legendre's rule for integrals from 0 to 1."""
+    places, weights = np.polynomial.legendre.leggauss(200)
+    return (places + 1) / 2, weights / 2
 
 
 def _lost_to(floor: float, difference: float, error: float, n: int, critical: float) -> float:
@@ -50,9 +54,10 @@ def _lost_to(floor: float, difference: float, error: float, n: int, critical: fl
         needed = critical * np.asarray(shown)
         return ndtr((difference - needed) / error) + ndtr((-difference - needed) / error)
 
+    places, weights = _rule()
     # The standard errors below the floor that n seeds may show.
-    shown = error * np.sqrt(2 * gammaincinv((n - 1) / 2, rare * _PLACES) / (n - 1))
-    return rare * float(_WEIGHTS @ (found(shown) - found(least)))
+    shown = error * np.sqrt(2 * gammaincinv((n - 1) / 2, rare * places) / (n - 1))
+    return rare * float(weights @ (found(shown) - found(least)))
 
 
 def resolved(spread: float, n: int, alpha: float, floor: float = 0.0) -> float:

@@ -19,9 +19,8 @@ def draw(found: Sequence[Ranks], look: Look | None = None) -> "Figure":
     from matplotlib.figure import Figure
 
     look = look or Look()
-    size = 8 if look.width else 10
-    heights = [_LINE * size / 10 * _lines(ranks) for ranks in found]
-    with look.drawing({"font.size": size}):
+    heights = [_LINE * look.size / 10 * _lines(ranks) for ranks in found]
+    with look.drawing({"font.size": look.size}):
         figure = Figure(figsize=(look.width or 7.5, sum(heights)), layout="constrained")
         panels = figure.subplots(len(found), 1, squeeze=False, height_ratios=heights).flat
         for axes, ranks in zip(panels, found, strict=True):

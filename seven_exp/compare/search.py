@@ -127,7 +127,7 @@ def draw(found: Sequence[Search], look: Look | None = None) -> "Figure":
     columns = 1 if width < 5 else 3
     lines = [_lines(search, look, columns) for search in found]
     height = 0.68 * width / columns
-    with look.drawing({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+    with look.drawing({"font.size": 8}):
         figure = Figure(figsize=(width, height * sum(map(len, lines))), layout="constrained")
         heights = [len(own) for own in lines]
         parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=heights).flat

@@ -257,9 +257,7 @@ def _unknown(group: Collection[Record]) -> set[str]:
 def _row(group: _Group, metric: str) -> Row:
     records = list(group.runs.values())
     by_seed = {record.seed: record.metrics[metric] for record in records}
-    steps = [resolution(metric, record.test_examples) for record in records]
-    known = [step for step in steps if step is not None]
-    step = max(known) if len(known) == len(steps) else None
+    step = step_of(records, metric)
     return Row(
         model=records[0].model,
         dataset=records[0].dataset,
@@ -276,6 +274,13 @@ def _row(group: _Group, metric: str) -> Row:
         lost=dict(sorted(Counter(group.lost.values()).items())),
         step=step,
     )
+
+
+def step_of(records: Sequence[Record], metric: str) -> float | None:
+    """The largest of the records' smallest steps of a metric; None if one is unknown."""
+    steps = [resolution(metric, record.test_examples) for record in records]
+    known = [step for step in steps if step is not None]
+    return max(known) if len(known) == len(steps) else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -3,7 +3,6 @@
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,14 +93,20 @@ def changes(config: RunConfig, need: Need, ranks: int, memory: int) -> Iterator[
         ranks: Number of processes.
         memory: Bytes of each device.
     """
-    shared = config.trainer.model_copy(update={"sharding": "fsdp"})
-    with suppress(ConfigError):
-        if config.trainer.max_steps != 0:
-            check(config.model_copy(update={"trainer": shared}))
-            yield f"--ranks {-(-need.total * ranks // memory)}"
+    if config.trainer.max_steps != 0 and _can_be_shared(config):
+        yield f"--ranks {-(-need.total * ranks // memory)}"
     for words, changed in _candidates(config):
         if need_of(changed, ranks).total <= memory:
             yield words
+
+
+def _can_be_shared(config: RunConfig) -> bool:
+    shared = config.trainer.model_copy(update={"sharding": "fsdp"})
+    try:
+        check(config.model_copy(update={"trainer": shared}))
+    except ConfigError:
+        return False
+    return True
 
 
 def _candidates(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
