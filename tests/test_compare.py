@@ -1030,6 +1030,9 @@ def test_every_method_looks_different(tmp_path):
         write(tmp_path, f"pruner_{i}", 0.9, 0, 0.5)
     look = styles(rows_of(tmp_path, baseline=None).values())
     assert len({(style.colour, style.marker) for style in look.values()}) == 56
+    lines = [(style.colour, style.dash) for style in look.values()]
+    assert len({*lines[:21]}) == 21
+    assert {dash for _, dash in lines[:7]} == {""}, "seven colours need no dashes"
 
 
 def test_the_picture_holds_a_line_an_interval_and_the_seeds(sweep):

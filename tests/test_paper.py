@@ -208,6 +208,7 @@ def test_styles_change_fonts_and_colours_of_all_figures(rows, tmp_path, monkeypa
     assert panel.xaxis.label.get_family() == ["serif"]
     colours = {line.get_color() for key, line in artists(panel).items() if key.endswith("-means")}
     assert colours == {"#ff0000", "#00ff00"}
+    assert artists(panel)["dense-line"].get_color() == "#999999"  # 60% from black to white
     heat = draw_differences(rows, "accuracy", "magnitude", look)
     assert heat.get_facecolor() == (0, 0, 0, 1)
     assert main([".", "--format", "pdf", *(f"--style={style}" for style in look.styles)]) == 0
@@ -401,11 +402,11 @@ def test_any_two_numbers_can_be_axes_and_a_third_the_colour(tmp_path):
     words = figure_captions(rows, "accuracy", None, look)["comparison"]
     assert words.startswith("Seconds of training over kept parameters of mlp on digits")
     assert "Colour: accuracy. Wide grey line: the Pareto front." in words
-    # an interval of seconds is Student's: half the difference times 12.706
+    # an interval of seconds is Student's, half the difference times 12.706, and none is below zero
     (end, *_) = artists(draw(rows, "accuracy", look=Look(x="kept", y="seconds")).axes[0])[
         "magnitude-bars"
     ].get_segments()
-    assert end[1][1] - end[0][1] == pytest.approx(2 * 12.706205 * 0.5, rel=1e-6)
+    assert end[:, 1] == pytest.approx([0, 4.5 + 12.706205 * 0.5], rel=1e-6)
     # along a setting nothing is better
     assert "front" not in artists(draw(rows, "accuracy").axes[0])
 

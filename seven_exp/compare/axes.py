@@ -121,7 +121,7 @@ def _without(row: Row, name: str, several: bool) -> dict[str, str]:
 def wants_logarithm(values: Iterable[float], name: str) -> bool:
     """Whether values span more than a linear axis shows: four octaves, all positive."""
     known = list(values)
-    bounded = any(map(math.isfinite, bounds(name)))
+    bounded = math.isfinite(bounds(name)[1])
     return bool(known) and not bounded and min(known) > 0 and max(known) > 16 * min(known)
 
 

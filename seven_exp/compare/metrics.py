@@ -11,9 +11,13 @@ SMALLER_IS_BETTER = (
 _SHARES = ("accuracy", "exact_match")
 """Fractions of the test examples."""
 
+_COSTS = ("kept", "flops", "seconds", "latency", "throughput", "bytes")
+
 _BOUNDS = {
-    **dict.fromkeys((*_SHARES, "f1"), (0.0, 1.0)),
+    **dict.fromkeys((*_SHARES, "f1", "error_rate", "sparsity", "zeros"), (0.0, 1.0)),
     **dict.fromkeys(("matthews", "pearson", "spearman"), (-1.0, 1.0)),
+    **dict.fromkeys(("mae", "mse", "rmse", "wer", "cer", *_COSTS), (0.0, math.inf)),
+    "perplexity": (1.0, math.inf),
 }
 
 
@@ -33,10 +37,9 @@ def is_share(metric: str) -> bool:
 
 
 def bounds(metric: str) -> tuple[float, float]:
-    """The lowest and the highest possible value; infinite without a bound."""
-    return next(
-        (ends for name, ends in _BOUNDS.items() if _is(metric, name)), (-math.inf, math.inf)
-    )
+    """The lowest and the highest possible value of a metric or an axis; infinite without a bound."""
+    name, _, _ = metric.partition(".")  # without the variant that a measurement is of
+    return next((ends for n, ends in _BOUNDS.items() if _is(name, n)), (-math.inf, math.inf))
 
 
 def resolution(metric: str, examples: int | None) -> float | None:

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# 7 colours, 8 markers and 3 dashes have no common divisor: together they distinguish 168 methods.
+# 8 markers and 7 colours have no common divisor: with 3 dashes they distinguish 168 methods.
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 _DASHES = ("", "7 3", "2 2.5")
-_DENSE = "#666666"
-_OTHERS = "#C8C8C8"
+_DENSE = 0.6
+"""Strength of the dense model's grey, from the background's 0 to the text's 1."""
+_OTHERS = 0.22
 
 _SCREEN = 6.8
 """Width of a panel in inches, if no width is given."""
@@ -53,15 +54,24 @@ class Style:
     marker: str
     dash: str
 
+    @property
+    def line(self) -> Any:
+        """The dash as matplotlib's line style."""
+        return (0, tuple(map(float, self.dash.split()))) if self.dash else "-"
+
 
 def styles(rows: Iterable[Row], colours: Sequence[str] = COLOURS) -> dict[str, Style]:
-    """Method -> style, by the order of names, so that a method keeps its style in every panel."""
+    """Method -> style, by the order of names, so that a method keeps its style in every panel.
+
+    Lines are dashed if there are more methods than colours.
+    """
     rows = list(rows)
     pruning = sorted({row.method for row in rows if row.sparsity > 0})
     dense = sorted({row.method for row in rows} - set(pruning))
-    found = {method: Style(i, _DENSE, "", "2 4") for i, method in enumerate(dense)}
+    found = {method: Style(i, _grey(_DENSE), "", "2 4") for i, method in enumerate(dense)}
     for i, method in enumerate(pruning):
-        colour, marker, dash = (each[i % len(each)] for each in (colours, _MARKERS, _DASHES))
+        colour, marker = (each[i % len(each)] for each in (colours, _MARKERS))
+        dash = _DASHES[i // len(colours) % len(_DASHES)]
         found[method] = Style(len(dense) + i, colour, marker, dash)
     return found
 
@@ -189,6 +199,15 @@ def _cycle() -> list[str]:
     return [to_hex(colour) for colour in rcParams["axes.prop_cycle"].by_key()["color"]]
 
 
+def _grey(strength: float) -> str:
+    """Between the background and the text of the style sheet that is drawn with."""
+    from matplotlib import rcParams
+    from matplotlib.colors import to_hex, to_rgb
+
+    ends = zip(to_rgb(rcParams["axes.facecolor"]), to_rgb(rcParams["text.color"]), strict=True)
+    return to_hex([paper + strength * (ink - paper) for paper, ink in ends]).upper()
+
+
 @contextmanager
 def _panels(
     rows: Sequence[Row], look: Look, height: Callable[[Sequence[Row], float], float]
@@ -232,7 +251,7 @@ def _curves(
     for method in (method for method in look if method in of):
         means, colour = [scale * row.result.mean for row in of[method]], look[method].colour
         if method not in pruning:
-            axes.axhline(means[0], color=colour, ls=":", lw=1, gid=f"{method}-line")
+            axes.axhline(means[0], color=colour, ls=look[method].line, lw=1, gid=f"{method}-line")
             ends.append((method, max(targets.values(), default=0.0), means[0]))
             continue
         shift = step * (pruning.index(method) - (len(pruning) - 1) / 2)
@@ -246,9 +265,8 @@ def _curves(
         axes.set_ylim(max(low, scale * bounds(metric)[0]), min(high, scale * bounds(metric)[1]))
     for method in of.keys() - look.keys():
         places, means = [at[id(r)] for r in of[method]], [scale * r.result.mean for r in of[method]]
-        axes.plot(
-            places, means, "o-", ms=1.6, color=_OTHERS, lw=0.8, zorder=1, gid=f"{method}-line"
-        )
+        faint: dict[str, Any] = {"color": _grey(_OTHERS), "ms": 1.6, "lw": 0.8, "zorder": 1}
+        axes.plot(places, means, "o-", **faint, gid=f"{method}-line")
     if x == "sparsity":
         ticks = sorted(targets)
         axes.set_xticks([targets[s] for s in ticks], [f"{100 * s:.4g}" for s in ticks])
@@ -266,7 +284,7 @@ def _front(axes: "Axes", rows: Sequence[Row], metric: str, x: str) -> None:
     ]
     found = front(points, direction(x, records), direction(metric, records))
     xs, ys = [x for x, _ in found], [y for _, y in found]
-    axes.plot(xs, ys, color=_DENSE, lw=5, alpha=0.25, zorder=0, gid="front")
+    axes.plot(xs, ys, color=_grey(_DENSE), lw=5, alpha=0.25, zorder=0, gid="front")
 
 
 def _tint(axes: "Axes", rows: Sequence[Row], metric: str, look: Look, title: str) -> None:
@@ -274,7 +292,7 @@ def _tint(axes: "Axes", rows: Sequence[Row], metric: str, look: Look, title: str
     from matplotlib.colors import LogNorm, Normalize
 
     for artist in (*axes.lines, *axes.collections):
-        artist.set(color=_OTHERS)
+        artist.set(color=_grey(_OTHERS))
     scale = 100 if in_percent(metric) else 1
     assert look.colour is not None
     tints = 100 if in_percent(look.colour) else 1
@@ -310,9 +328,9 @@ def _method(
     scale = 100 if in_percent(metric) else 1
     name = rows[0].method
     kind: dict[str, Any] = {"color": style.colour, "marker": style.marker}
-    points: dict[str, Any] = {"ms": 4.5, "mec": "white", "mew": 0.4, "zorder": 3, "clip_on": False}
+    points: dict[str, Any] = {"ms": 4.5, "mec": _grey(0), "mew": 0.4, "zorder": 3, "clip_on": False}
     means = [scale * row.result.mean for row in rows]
-    axes.plot(places, means, lw=1.2, **kind, **points, gid=f"{name}-means")
+    axes.plot(places, means, ls=style.line, lw=1.2, **kind, **points, gid=f"{name}-means")
     ends = zip(places, (row.result.ends(*bounds(metric)) for row in rows), strict=True)
     if bars := [(x, scale * end[0], scale * end[1]) for x, end in ends if end is not None]:
         axes.vlines(*zip(*bars, strict=True), color=style.colour, lw=1, gid=f"{name}-bars")

@@ -87,7 +87,7 @@
       page.chart(boxes[t], {title: task, xTitle: axis === "sparsity" ? "sparsity, % (spaced by log density)" : axes[axis].title, yTitle: axes[upright].title,
         x: axis === "sparsity" ? scale.density(starts) : page.metrics[axis]?.percent
           ? scale.linear(starts, undefined, page.ends(axis, 100)) : scale.fitting(starts),
-        y: page.metrics[upright]?.bounds.some(b => b !== null) ? scale.linear(values, undefined, [least, most]) : scale.fitting(values), series, front});
+        y: page.metrics[upright]?.bounds[1] != null ? scale.linear(values, undefined, [least, most]) : scale.fitting(values), series, front});
     });
   }, ["metric", "baseline", "x", "y", "seeds", "front", "colour", "only", "hide", "find"]);
 }
