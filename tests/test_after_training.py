@@ -236,6 +236,7 @@ def pruned(llama, texts, tmp_path_factory):
     return folder / "run", run(config_of(llama, texts, folder), folder / "run")
 
 
+@pytest.mark.slow
 def test_perplexity_is_that_of_the_published_evaluation(llama, texts, pruned):
     folder, record = pruned
     text = "\n\n".join(read_rows("x", texts / "wiki.test.raw"))
@@ -245,6 +246,7 @@ def test_perplexity_is_that_of_the_published_evaluation(llama, texts, pruned):
     assert record["metrics"]["perplexity"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_saved_folder_loads_with_exact_zeros_and_its_tokenizer(llama, pruned):
     folder, record = pruned
     model, dense = model_of(folder / "model").state_dict(), model_of(llama).state_dict()
@@ -295,6 +297,7 @@ def test_a_run_can_be_restored(pruned):
     assert all(torch.equal(state[k], v) for k, v in restored.model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["sparsegpt", "magnitude", "seven_pre", "dense"])
 def test_other_pruners_prune_the_same_model(llama, texts, tmp_path, pruner):
     overrides = [f"pruner={pruner}", *(["pruner.rounds=2"] if pruner == "seven_pre" else [])]
@@ -344,6 +347,7 @@ def test_biases_are_refused_where_a_model_has_no_place_for_them(tmp_path):
         fitting_config(str(tmp_path), "language_modelling", 9, 8, biases=True)
 
 
+@pytest.mark.slow
 def test_other_figures_than_the_published_are_labelled(pruned, capsys):
     from seven_exp.compare.comparison import compare
 
@@ -412,6 +416,7 @@ FACTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -465,6 +470,7 @@ class Killed(BaseException):
     """Stands for a signal that kills the process."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["block", "rest", "evaluation"])
 def test_a_killed_run_goes_on_from_its_last_finished_block(
     llama, texts, tmp_path, pruned, monkeypatch, moment
@@ -508,6 +514,7 @@ def test_a_run_that_was_begun_is_found_again(tmp_path):
     assert not (home / "model.partial").exists()
 
 
+@pytest.mark.slow
 def test_only_one_block_has_its_weights(llama, texts, tmp_path, monkeypatch):
     most = []
     see = Wanda.see

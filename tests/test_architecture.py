@@ -147,6 +147,7 @@ def test_asking_for_help_loads_nothing_heavy():
         assert not loaded_by(f"import seven_exp.cli.{command}") & HEAVY
 
 
+@pytest.mark.slow
 def test_comparing_needs_no_torch():
     assert "torch" not in loaded_by("import seven_exp.cli.compare")
     assert "torch" not in loaded_by("import seven_exp.cli.sweep_compare")

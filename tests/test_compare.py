@@ -694,7 +694,8 @@ def test_an_unknown_size_of_the_test_set_is_said(tmp_path, capsys):
         *(("accuracy", (0, 1), 1 / 50), ("exact_match", (0, 1), 1 / 50), ("f1", (0, 1), 0.0)),
         *(("matthews", (-1, 1), 0.0), ("pearson", (-1, 1), 0.0)),
         ("accuracy_mismatched", (0, 1), None),
-        *((name, (-math.inf, math.inf), 0.0) for name in ("loss", "perplexity", "loss_mismatched")),
+        *((name, (-math.inf, math.inf), 0.0) for name in ("loss", "loss_mismatched")),
+        *(("perplexity", (1, math.inf), 0.0), ("latency.dense", (0, math.inf), 0.0)),
     ],
 )
 def test_what_a_metrics_name_says(metric, ends, step):
@@ -871,6 +872,7 @@ def test_a_seed_counts_once(tmp_path):
     assert notes == ["1 alike in all but the hash (the newest is kept)"]
 
 
+@pytest.mark.slow
 def test_files(sweep, capsys):
     compare_and_draw([sweep])
     printed = capsys.readouterr().out
@@ -1013,6 +1015,7 @@ def test_files_are_read_again_when_they_have_changed(tmp_path):
     assert again[0] is records[0]
 
 
+@pytest.mark.slow
 def test_the_same_records_make_the_same_files(sweep):
     for name in ("a", "b"):
         compare_and_draw([sweep], output=Output(sweep / name, formats=FORMATS))

@@ -87,6 +87,7 @@ def _partner(group: str, name: str) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "name"), [(group, name) for group in GROUPS for name in choices(group)]
 )
@@ -169,6 +170,7 @@ def test_every_registered_pruner_and_schedule_has_its_file():
     assert set(choices("pruner")) >= set(PRUNERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", choices("pruner"))
 def test_a_pruner_brings_its_own_schedule_and_the_user_can_choose_another(name):
     assert composed(f"pruner={name}").schedule.name == PRUNERS[name].schedule

@@ -206,6 +206,7 @@ def test_every_tools_options_that_are_shown_are_known(words, tmp_path, monkeypat
     assert "no folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [w[1:] for w in TOOLED if w[0] == "compare" and not {"--serve", "--effects"} & {*w}],
@@ -230,6 +231,7 @@ def test_every_comparison_that_is_shown_works(words, tmp_path, monkeypatch):
     assert list(tmp_path.rglob("comparison.*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [w[1:] for w in TOOLED if "--effects" in w], ids=" ".join)
 def test_every_comparison_of_effects_that_is_shown_works(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

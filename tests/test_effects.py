@@ -149,6 +149,7 @@ def test_what_is_no_factorial_is_one_line(change, factors, words):
         factorials(rows_with(values, KEYS), factors)
 
 
+@pytest.mark.slow
 def test_a_sweeps_effects_are_printed_drawn_and_written(tmp_path, capsys):
     for seed, power, memory in itertools.product(range(3), (0.0, 1.0), ("last", "sum")):
         pruner = {"name": "sensitivity_dyn", "power": power, "memory": memory}

@@ -81,6 +81,7 @@ def checked(base: DictConfig, written: list[str]) -> None:
                 base._content[root] = node  # type: ignore[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_a_config_is_valid_or_its_fault_is_one_line(base, seed):
     draw = random.Random(seed)
@@ -159,6 +160,7 @@ def test_null_is_none_of_a_group_that_is_not_needed(written, tmp_path, monkeypat
     assert answer([written], monkeypatch, capsys) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_command_line_is_valid_or_its_fault_is_one_line(seed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -108,6 +108,7 @@ def test_words_follow_figures():
     assert "faster (1.60x)" in small
 
 
+@pytest.mark.slow
 def test_the_command_measures_runs_and_exports(finished_run, tmp_path, capsys):
     _, small = export(finished_run("rows"), "small", output=tmp_path / "small")
     assert main([str(small), "--repeats", "2", "--batch", "2", "--threads", "1"]) == 0

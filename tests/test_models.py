@@ -81,6 +81,7 @@ def test_logits_for_other_sizes_of_image(name, arguments, size, channels):
     assert model(torch.randn(2, channels, size, size)).shape == (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_gradients(name, channels):
@@ -315,6 +316,7 @@ def served(monkeypatch):
     return states
 
 
+@pytest.mark.slow
 def test_pretrained_weights_with_another_head_and_size(served):
     torch.manual_seed(1)
     source = torchvision.models.vit_b_32()
@@ -352,6 +354,7 @@ def test_pretrained_head_is_kept_where_it_fits(served):
     )
 
 
+@pytest.mark.slow
 def test_files_of_older_torchvisions_are_understood(served):
     """Published weights of ViT name an MLP's layers, and older ResNets count no batches."""
     torch.manual_seed(1)
@@ -418,6 +421,7 @@ def test_values_out_of_range(name, arguments, words):
         build_model(name, num_classes=10, image_size=8, channels=1, **arguments)
 
 
+@pytest.mark.slow
 def test_the_core_prunes_every_kind_of_weight_here():
     kinds = set()
     for name, (arguments, size) in CASES.items():

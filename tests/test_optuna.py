@@ -67,6 +67,7 @@ def alpha(values) -> float:
 ALPHA = "pruner.alpha_1=interval(0.5,0.9)"
 
 
+@pytest.mark.slow
 def test_the_best_of_the_trials_is_written(tmp_path):
     seen, best = sweep(tmp_path, lambda v: -((alpha(v) - 0.7) ** 2), ALPHA, "seed=3")
     assert len(seen) == 6
@@ -76,6 +77,7 @@ def test_the_best_of_the_trials_is_written(tmp_path):
     assert best["best_value"] == -((nearest - 0.7) ** 2)
 
 
+@pytest.mark.slow
 def test_perplexity_goes_down_accuracy_up_unless_told_otherwise(tmp_path):
     assert {name for name in DATASETS if lower_is_better(name)} == {
         *("wikitext2", "lm/c4", "lm/text_file", "lm/wikitext2")
@@ -88,6 +90,7 @@ def test_perplexity_goes_down_accuracy_up_unless_told_otherwise(tmp_path):
         assert best["best_value"] == pick(map(alpha, seen))
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_tries_its_last_trial_again(tmp_path):
     class Killed(BaseException):
         pass
@@ -116,6 +119,7 @@ def test_a_killed_study_goes_on_and_tries_its_last_trial_again(tmp_path):
     assert len(sweep(tmp_path, alpha, "pruner.alpha_1=interval(0.5,0.8)", trials=5)[0]) == 5
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_is_the_worst_and_nothing_else_is_forgiven(tmp_path):
     def diverges_above(values):
         if alpha(values) > 0.7:
@@ -136,6 +140,7 @@ def test_a_diverged_trial_is_the_worst_and_nothing_else_is_forgiven(tmp_path):
         sweep(tmp_path, breaks, ALPHA, "seed=9")
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_not_valid_costs_itself_only(tmp_path, caplog):
     def refused_above(values):
         if alpha(values) > 0.7:
@@ -152,6 +157,7 @@ def test_a_trial_that_is_not_valid_costs_itself_only(tmp_path, caplog):
     assert len(again) == refused
 
 
+@pytest.mark.slow
 def test_a_trial_that_does_not_compose_costs_itself_only(tmp_path, caplog):
     def by_name(values):
         return {"seven_dyn": 1.0, "magnitude": 0.0}[values["pruner"]]
@@ -171,6 +177,7 @@ def test_a_study_without_a_valid_trial_ends_with_what_is_wrong(tmp_path):
         sweep(tmp_path, refused, ALPHA, trials=2)
 
 
+@pytest.mark.slow
 def test_a_trial_that_another_process_does_is_left_for_later(tmp_path):
     with pytest.raises(InterruptedRun, match="another process"):
         sweep(tmp_path, lambda values: None, ALPHA, trials=2)
@@ -178,6 +185,7 @@ def test_a_trial_that_another_process_does_is_left_for_later(tmp_path):
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 def test_jobs_of_a_batch_are_chosen_together(tmp_path):
     seen, _ = sweep(tmp_path, alpha, ALPHA, trials=5, jobs=2)
     assert len(seen) == 5

@@ -192,6 +192,7 @@ def test_figures_are_as_wide_as_asked(rows, tmp_path, width, pixels):
         assert image.width == pixels
 
 
+@pytest.mark.slow
 def test_styles_change_fonts_and_colours_of_all_figures(rows, tmp_path, monkeypatch):
     """And nothing outside them; of two styles the later one has precedence."""
     import matplotlib

@@ -89,6 +89,7 @@ def test_a_training_holds_what_is_planned(given, tmp_path):
     assert need.total == sum(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("pruner", ["seven_dyn", "platon"])
 def test_a_language_models_training_holds_what_is_planned(dtype, pruner, llama, texts, tmp_path):  # noqa: F811

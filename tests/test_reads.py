@@ -120,6 +120,7 @@ def test_the_hash_changes_where_a_key_is_read_and_nowhere_else(name):
     assert found == {key: expected[key] for key in valid}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [

@@ -93,6 +93,7 @@ def test_few_settings_are_no_search_and_without_validation_the_metric_counts(tmp
     draw([found], Look(width=3.25)).draw_without_rendering()
 
 
+@pytest.mark.slow
 def test_the_command_draws_the_search_and_removes_it_when_there_is_none(sweep):
     assert run_main([str(sweep)]) == 0
     assert (sweep / "comparison_search.png").is_file()

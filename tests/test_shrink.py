@@ -96,6 +96,7 @@ def test_heads_of_a_vision_transformer(gone):
         assert attention.out_proj.in_features == 4 * left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "size"),
     [("resnet18", {"stem": "cifar"}, 8), ("resnet50", {}, 32), ("resnet20", {}, 8)],

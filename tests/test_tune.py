@@ -58,6 +58,7 @@ def near(values) -> float:
 BOTH = ["pruner=seven_dyn,magnitude,obert", "seed=0,1", "sparsity=0.9"]
 
 
+@pytest.mark.slow
 def test_every_method_gets_the_same_trials_and_begins_with_its_defaults(tmp_path):
     seen, found = tune(tmp_path, near, *BOTH)
     trials = {name: [v for v in seen if v["pruner"] == name] for name in ("seven_dyn", "obert")}
@@ -92,6 +93,7 @@ def test_every_method_gets_the_same_trials_and_begins_with_its_defaults(tmp_path
     assert how["versions"]["seven_exp"]
 
 
+@pytest.mark.slow
 def test_finished_trials_are_not_trained_again(tmp_path):
     _, found = tune(tmp_path, near, *BOTH)
     seen, again = tune(tmp_path, near, *BOTH)
@@ -103,6 +105,7 @@ def test_finished_trials_are_not_trained_again(tmp_path):
     assert better["methods"]["seven_dyn"]["value"] >= found["methods"]["seven_dyn"]["value"]
 
 
+@pytest.mark.slow
 def test_what_is_typed_is_searched_for_all_or_fixed(tmp_path):
     seen, found = tune(
         tmp_path, lambda v: float(v["optimizer.lr"]), "pruner=seven_dyn,magnitude",
@@ -118,6 +121,7 @@ def test_what_is_typed_is_searched_for_all_or_fixed(tmp_path):
     assert len({v["pruner.alpha_2"] for v in fixed}) == 2
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_leaves_the_others_alone(tmp_path, caplog):
     class BrokenError(RuntimeError):
         pass

@@ -244,6 +244,7 @@ def test_what_does_not_fit_is_counted(measured, monkeypatch):
     assert (seen["unread"], len(seen["rows"])) == (3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_both_sections_are_drawn(measured, tmp_path):
     browser = Browser(tmp_path)

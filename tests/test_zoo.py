@@ -132,6 +132,7 @@ def is_smaller_and_equal(model, inputs, *, partly):
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_of_torchvision(family):
     torch.manual_seed(0)

@@ -37,7 +37,7 @@ def is_share(metric: str) -> bool:
 
 
 def bounds(metric: str) -> tuple[float, float]:
-    """The lowest and the highest possible value of a metric or an axis; infinite without a bound."""
+    """The lowest and the highest value of a metric or an axis; infinite without a bound."""
     name, _, _ = metric.partition(".")  # without the variant that a measurement is of
     return next((ends for n, ends in _BOUNDS.items() if _is(name, n)), (-math.inf, math.inf))
 

@@ -182,6 +182,7 @@ def in_a_new_process(monkeypatch, tmp_path):
     return load
 
 
+@pytest.mark.slow
 @needs_a_compiler
 def test_kernels_are_compiled_once(in_a_new_process, monkeypatch, tmp_path):
     assert in_a_new_process()

@@ -81,6 +81,7 @@ def test_it_takes_what_it_knows(interpreted):
     assert not interpreted.takes(first._replace(m=[m.bfloat16() for m in first.m]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [80, 90])
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("moment", ["fp32", "bf16"])

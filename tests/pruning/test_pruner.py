@@ -521,6 +521,7 @@ def test_mistakes_are_named(settings, words):
         seven_exp.create_pruner(arguments.pop("name"), net(), **arguments)
 
 
+@pytest.mark.slow
 def test_a_frozen_weight_has_no_gradient_in_training_but_one_for_pruning_outside_it():
     model, free = net(), net()
     model[3].weight.requires_grad_(False)

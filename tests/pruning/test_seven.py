@@ -67,6 +67,7 @@ def test_agrees_with_the_formula_in_float64(dtype, alphas):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @given(exponent=st.integers(-100, 100))
 def test_scale_of_the_loss_by_powers_of_two_is_exactly_irrelevant(exponent):
     gradients = evidence(8)
