@@ -423,6 +423,7 @@ FACTS = (
         [],
         ["pruner=sparsegpt", "model.dtype=bfloat16"],
         ["pruner.pattern=2:4", "pruner.scope=per_layer", "calibration.batch_size=4"],
+        ["pruner=wanda_pp"],
         ["pruner.exclude=['*layers.0*','*layers.2*']"],
     ],
 )

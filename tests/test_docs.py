@@ -130,6 +130,7 @@ def test_a_pages_first_training_works(page, reviews, tmp_path):
         *("model.pretrain.epochs=1", f"hydra.run.dir={out}", f"hydra.sweep.dir={out}"),
     ]
     short = [word for word in short if "pretrain" not in word or "experiment" in " ".join(words)]
+    short += ["trainer.batch_size=8"] if "model=minilm" in words else []
     done = subprocess.run(
         [python(), *program, *words, *short], cwd=ROOT, capture_output=True, text=True
     )

@@ -204,8 +204,9 @@ def _grey(strength: float) -> str:
     from matplotlib import rcParams
     from matplotlib.colors import to_hex, to_rgb
 
-    ends = zip(to_rgb(rcParams["axes.facecolor"]), to_rgb(rcParams["text.color"]), strict=True)
-    return to_hex([paper + strength * (ink - paper) for paper, ink in ends]).upper()
+    paper, ink = (to_rgb(rcParams[key]) for key in ("axes.facecolor", "text.color"))
+    red, green, blue = (a + strength * (b - a) for a, b in zip(paper, ink, strict=True))
+    return to_hex((red, green, blue)).upper()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from seven_exp.pruning import criteria
 from seven_exp.pruning.check import Check, LayerCheck
 from seven_exp.pruning.create import create_pruner
 from seven_exp.pruning.criteria.score import Elementwise, GradientScore, ModelScore, Score, State
-from seven_exp.pruning.criteria.solver import Budget, GradientSolver, Solver
+from seven_exp.pruning.criteria.solver import Budget, GradientSolver, RegionalSolver, Solver
 from seven_exp.pruning.evidence import NoEvidenceError
 from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import Coverage, prunable_layers, survey
@@ -38,6 +38,7 @@ __all__ = [
     "Pruner",
     "PrunerSpec",
     "Ranking",
+    "RegionalSolver",
     "Remembered",
     "Rounds",
     "Rule",

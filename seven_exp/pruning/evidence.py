@@ -4,7 +4,8 @@ If all scores are equal, the order of ties decides, that is, the position of a w
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,19 @@ _ROWS = 8
 
 class NoEvidenceError(RuntimeError):
     """The scores that would choose the masks are all equal or all NaN or infinite."""
+
+
+@contextmanager
+def unfrozen(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Within the context, all weights require gradients."""
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
 
 
 def informative(grads: Sequence[Tensor | None], group: Group | None = None) -> bool:

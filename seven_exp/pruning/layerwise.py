@@ -28,6 +28,9 @@ Hold = Callable[[nn.Module], AbstractContextManager[object]]
 Run = Callable[[], object]
 """Runs the forward pass of one batch."""
 
+Forward = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], object]
+"""``forward(module, args, kwargs)``: runs a block, or a module outside all blocks."""
+
 _Work = Callable[[tuple[Any, ...], dict[str, Any]], None]
 
 
@@ -113,6 +116,7 @@ def walk(
     see: See,
     hold: Hold | None = None,
     *,
+    forward: Forward | None = None,
     to_the_end: bool = False,
 ) -> Generator[list[int]]:
     """Capture the inputs of some weights, block by block, with the weights yielded before pruned.
@@ -127,6 +131,8 @@ def walk(
         see: Called for each weight of a block and each batch that reaches the block.
         hold: Called for each block that a pass enters, whether or not weights of it are pruned.
             None: all weights exist all the time.
+        forward: Runs each block in which inputs are captured, once per batch. None: without
+            gradients, and only if weights lie inside it.
         to_the_end: Whether the passes go on after the last of the weights.
 
     Yields:
@@ -158,11 +164,12 @@ def walk(
             members = sorted(left & gates[place])
             here = {i: uses[i] for i in members if uses[i].module is place}
             inside = {i: uses[i] for i in members if uses[i].module is not place}
+            plainly = _forward if inside else None
             with hold(place) if hold and place in held else nullcontext():
                 if members:
                     with capturing(inside, see):
                         for current in waiting:
-                            current.work(_capture(place, here, see, run=bool(inside)))
+                            current.work(_capture(place, here, see, forward or plainly))
                     yield members
                 left -= set(members)
                 for current in waiting if left or to_the_end else ():
@@ -202,17 +209,23 @@ def _gates(uses: Mapping[int, Use], blocks: Sequence[nn.Module]) -> dict[nn.Modu
     return gates
 
 
-def _capture(module: nn.Module, here: Mapping[int, Use], see: See, *, run: bool) -> _Work:
-    """Capture the inputs of weights that a module uses itself, and run it for those inside it."""
+def _capture(
+    module: nn.Module, here: Mapping[int, Use], see: See, forward: Forward | None
+) -> _Work:
+    """Capture the inputs of weights that a module uses itself, and run it."""
 
     def work(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for i, use in here.items():
             see(i, use.inputs(args, kwargs))
-        if run:
+        if forward is not None:
             # In-place operations must not change the arguments of the second run.
-            module.forward(*map(_cloned, args), **{k: _cloned(v) for k, v in kwargs.items()})
+            forward(module, tuple(map(_cloned, args)), {k: _cloned(v) for k, v in kwargs.items()})
 
     return work
+
+
+def _forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    return module.forward(*args, **kwargs)
 
 
 def _cloned(argument: Any) -> Any:

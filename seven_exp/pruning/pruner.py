@@ -3,8 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -29,7 +28,7 @@ from seven_exp.pruning.criteria.score import (
     finite,
 )
 from seven_exp.pruning.criteria.solver import GradientSolver, Solver
-from seven_exp.pruning.evidence import NoEvidenceError, informative, no_evidence
+from seven_exp.pruning.evidence import NoEvidenceError, informative, no_evidence, unfrozen
 from seven_exp.pruning.identity import Anchors, Pulse
 from seven_exp.pruning.layers import Coverage, unwrap
 from seven_exp.pruning.layerwise import Hold
@@ -591,7 +590,7 @@ class Pruner:
             self._solve(method, batches, loss_fn)
             return
         weights = self._weights()
-        with _unfrozen(weights):
+        with unfrozen(weights):
             if isinstance(method.score, ModelScore):
                 found = method.score.score(self._model, weights, batches, loss_fn, self._mean)
                 check_scores(self.name, found, weights)
@@ -636,7 +635,7 @@ class Pruner:
             return []
         score, weights = solver.gradients(), self._weights()
         state = score.init(weights)
-        with _unfrozen(weights):
+        with unfrozen(weights):
             self._take_gradients(score, state, batches, loss_fn)
         # Sums over inputs are means over the ranks, so a norm lacks the root of their number.
         return [s / math.sqrt(ranks_of(self._group)) for s in score.score(state, weights)]
@@ -770,19 +769,6 @@ class Pruner:
     def _held(self) -> list[Tensor]:
         """The weights, or this rank's rows of them."""
         return list(map(held, self._weights()))
-
-
-@contextmanager
-def _unfrozen(weights: Sequence[Tensor]) -> Iterator[None]:
-    """Within the context, all weights require gradients."""
-    frozen = [weight for weight in weights if not weight.requires_grad]
-    for weight in frozen:
-        weight.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for weight in frozen:
-            weight.requires_grad_(False)
 
 
 def _endless(batches: Iterable[Any]) -> Iterable[Any]:

@@ -1,24 +1,27 @@
 """Pruning by solvers: captures the inputs of each layer, then solves the layer for them."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from seven_exp.pruning.allocation import Pool
 from seven_exp.pruning.competition import Competition, Wanted
 from seven_exp.pruning.criteria.score import precision
-from seven_exp.pruning.criteria.solver import Budget, ReaderSolver, Solver, Sums
-from seven_exp.pruning.evidence import no_evidence
+from seven_exp.pruning.criteria.solver import Budget, ReaderSolver, RegionalSolver, Solver, Sums
+from seven_exp.pruning.evidence import no_evidence, unfrozen
 from seven_exp.pruning.inputs import uses_of
 from seven_exp.pruning.layers import Layer
 from seven_exp.pruning.layerwise import Hold, Run, capturing, inference, used_again, walk
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.matrices import widths
-from seven_exp.pruning.replicas import Group, average
+from seven_exp.pruning.replicas import Group, average, ranks_of
 from seven_exp.pruning.structure import blocks_of
 
 View = Callable[[Tensor], Tensor]
@@ -74,18 +77,24 @@ class Solving:
                 pruned.
         """
         blocks = blocks_of(self.model) if self.solver.order == "blocks" else []
+        forward = self._forward if isinstance(self.solver, RegionalSolver) else None
         with inference(self.model, [layer.weight.device for layer in self._layers]):
             self._measure(runs)
             first = self._across(blocks)
             first |= set() if blocks else used_again(self._uses, runs[0])
             if first:
-                with capturing({i: self._uses[i] for i in first}, self._see):
+                across = {i: self._uses[i] for i in first}
+                with capturing(across, self._see):
                     for run in runs:
                         run()
+                if forward is not None:
+                    for _ in walk(across, blocks, runs, _ignore, self.hold, forward=forward):
+                        pass
                 self._solve(sorted(first))
             first |= {i for i in self._uses if self._layers[i].name in self.done}
             later = {i: use for i, use in self._uses.items() if i not in first}
-            with closing(walk(later, blocks, runs, self._see, self.hold)) as stages:
+            walked = walk(later, blocks, runs, self._see, self.hold, forward=forward)
+            with closing(walked) as stages:
                 for members in stages:
                     self._solve(members)
 
@@ -129,6 +138,25 @@ class Solving:
         sums, dtype = self._sums[i], precision(self._layers[i].weight)
         sums["uses"] += torch.tensor([len(group) for group in inputs]).to(sums["uses"])
         self.solver.see(sums, [group.detach().to(dtype) for group in inputs])
+
+    def _forward(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run a block, and show the solver the gradients of its weights."""
+        assert isinstance(self.solver, RegionalSolver)
+        inside = set(block.modules())
+        members = [i for i, use in self._uses.items() if use.module in inside]
+        weights = [self._layers[i].weight for i in members]
+        with torch.enable_grad(), unfrozen(weights):
+            found = tree_leaves(block.forward(*args, **kwargs))
+            outputs = next(t for t in found if isinstance(t, Tensor) and t.requires_grad)
+            norm = outputs.to(precision(outputs)).norm()
+            grads = torch.autograd.grad(norm, weights, allow_unused=True)
+        for i, grad in zip(members, grads, strict=True):
+            if grad is not None and i in self._sums:
+                sums = self._sums[i]
+                matrices = self._uses[i].matrices(grad.to(precision(grad)), len(sums["uses"]))
+                # Sums over inputs are means over the ranks, so a norm lacks the root of their
+                # number.
+                self.solver.see_gradient(sums, matrices / math.sqrt(ranks_of(self.group)))
 
     def _nothing(self, i: int, groups: int) -> Sums:
         weight = self._layers[i].weight.detach()
@@ -225,6 +253,10 @@ class Solving:
                 *(pool, list(shaped.values()), True),
             )
         return best
+
+
+def _ignore(i: int, inputs: list[Tensor]) -> None:
+    pass
 
 
 def _add_to_bias(layer: Layer, shift: Tensor) -> None:

@@ -21,7 +21,8 @@ STEPS, RANKS = 6, 2
 DURING = ("seven_dyn", "platon", "movement", "taylor_dyn", "magnitude_dyn", "rigl", "set", "obert")
 OUTSIDE = ("seven_pre", "snip", "force", "grasp", "synflow", "fisher_pre", "random", "wanda")
 SOLVERS = ("sparsegpt", "ria", "thanos", "alps", "dsnot", "gblm", "pruner_zero", "wanda/owl")
-NAMES = (*DURING, *OUTSIDE, *SOLVERS)
+OF_EACH = ("wanda_pp",)  # reads the norm of a batch's outputs, which is no sum over its examples
+NAMES = (*DURING, *OUTSIDE, *SOLVERS, *OF_EACH)
 
 
 def model_and_batches():
@@ -41,7 +42,9 @@ def masks_of(name, rank=0, ranks=1):
     """The masks after this rank's part of every batch; a name may end with a scope."""
     name, _, scope = name.partition("/")
     model, batches = model_and_batches()
-    batches = [tuple(part[rank::ranks] for part in batch) for batch in batches]
+    shares = range(RANKS) if name in OF_EACH and ranks == 1 else [rank]
+    step = RANKS if name in OF_EACH else ranks
+    batches = [tuple(part[i::step] for part in batch) for batch in batches for i in shares]
     trained = DistributedDataParallel(model) if ranks > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     window = {"end_step": STEPS, "interval": 2} if name in DURING else {}

@@ -313,6 +313,69 @@ def test_gblm_takes_gradients_of_frozen_weights_in_the_dense_model():
     assert not any(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.1, 100.0])
+def test_wanda_pp_adds_the_gradients_of_a_layer_s_output_norm(alpha):
+    """For one layer, d||X W'|| / dW = W X'X / ||X W'||."""
+    rng = np.random.default_rng(5)
+    weight = rng.standard_normal((OUTPUTS, INPUTS))
+    batches = [rng.standard_normal((6, INPUTS)) * rng.random(INPUTS) for _ in range(3)]
+    model = nn.Linear(INPUTS, OUTPUTS, bias=False, dtype=torch.float64)
+    model.weight.data.copy_(torch.from_numpy(weight))
+    pruner = seven_exp.create_pruner("wanda_pp", model, sparsity=0.5, exclude=[], alpha=alpha)
+    pruner.prune([torch.from_numpy(x) for x in batches], lambda m, b: m(b).square().sum())
+    gradients = [weight @ x.T @ x / np.linalg.norm(x @ weight.T) for x in batches]
+    regional = np.sqrt(np.mean([gradient**2 for gradient in gradients], axis=0))
+    norms = np.linalg.norm(np.concatenate(batches), axis=0)
+    scores = np.abs(weight) * (norms + alpha * regional)
+    expected = np.stack([largest(row, INPUTS // 2) for row in scores])
+    np.testing.assert_array_equal(pruner.masks["weight"].numpy(), expected)
+
+
+def test_wanda_pp_takes_gradients_within_each_block_behind_the_pruned_ones():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(6, 8, bias=False), nn.Linear(8, 6, bias=False)
+
+        def forward(self, x):
+            return (x + self.down(self.up(x).tanh()),)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([Block(), Block()])
+
+        def forward(self, x):
+            for block in self.layers:
+                (x,) = block(x)
+            return x
+
+    torch.manual_seed(0)
+    model = Model().double().requires_grad_(False)
+    dense = [(block.up.weight.clone(), block.down.weight.clone()) for block in model.layers]
+    batches = [torch.randn(5, 6).double() for _ in range(3)]
+    pruner = seven_exp.create_pruner("wanda_pp", model, sparsity=0.5, exclude=[], alpha=0.7)
+    pruner.prune(batches, lambda m, x: m(x).square().sum())
+    for number, (up, down) in enumerate(dense):
+        before = [x if number == 0 else model.layers[0](x)[0] for x in batches]
+        hidden = [(x @ up.T).tanh() for x in before]
+        totals = [0.0, 0.0]
+        for x in before:
+            free = [w.clone().requires_grad_() for w in (up, down)]
+            norm = (x + (x @ free[0].T).tanh() @ free[1].T).norm()
+            found = torch.autograd.grad(norm, free)
+            totals = [total + g**2 for total, g in zip(totals, found, strict=True)]
+        for name, weight, inputs, total in zip(
+            ("up", "down"), (up, down), (before, hidden), totals, strict=True
+        ):
+            norms = torch.cat(inputs).norm(dim=0)
+            scores = (weight.abs() * (norms + 0.7 * (total / 3).sqrt())).numpy()
+            expected = np.stack([largest(row, weight.shape[1] // 2) for row in scores])
+            found = pruner.masks[f"layers.{number}.{name}.weight"].numpy()
+            np.testing.assert_array_equal(found, expected)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
 @pytest.mark.parametrize("name", ["thanos", "alps", "ria", "dsnot"])
 def test_weights_of_unused_inputs_go_first_and_nothing_breaks(name):
     x, weight, _ = calibrated(0)
@@ -323,7 +386,7 @@ def test_weights_of_unused_inputs_go_first_and_nothing_breaks(name):
     np.testing.assert_allclose(found, weight * mask, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["thanos", "alps", "ria", "dsnot", "gblm"])
+@pytest.mark.parametrize("name", ["thanos", "alps", "ria", "dsnot", "gblm", "wanda_pp"])
 def test_a_convolution_is_a_linear_map_of_patches(name):
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, 3, padding=1, bias=False).double()

@@ -133,6 +133,21 @@ class ReaderSolver(Solver):
         """
 
 
+class RegionalSolver(Solver):
+    """A solver that also reads gradients within each block, taken as the block is reached."""
+
+    @abstractmethod
+    def see_gradient(self, sums: Sums, gradient: Tensor) -> None:
+        """Add the gradient of one batch.
+
+        Args:
+            sums: Sums of one weight.
+            gradient: Of the Euclidean norm of the block's outputs, the blocks before it pruned:
+                (groups, outputs, inputs), in the scores' precision. The block of a weight outside
+                all blocks is the module that uses it.
+        """
+
+
 class GradientSolver(Solver):
     """A solver that also reads gradients, taken on all batches before any weight is pruned."""
 
