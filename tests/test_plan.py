@@ -174,6 +174,11 @@ def test_block_by_block_is_the_plan_of_the_walk(llama_7b):
     assert together.total > need.total + 12e9
 
 
+def test_gradients_within_a_block_are_named(llama, texts, tmp_path):  # noqa: F811
+    need = need_of(config_of(llama, texts, tmp_path, "pruner=wanda_pp"))
+    assert "a block's activations and gradients" in need.besides
+
+
 def test_pruning_alone_is_not_shared(llama, texts, tmp_path):  # noqa: F811
     with pytest.raises(ConfigError, match="--ranks is 2: only training is shared"):
         need_of(config_of(llama, texts, tmp_path), 2)

@@ -20,7 +20,7 @@ from seven_exp.models.hub import source
 from seven_exp.models.shards import open_shards, shards_in
 from seven_exp.pruning import build_method
 from seven_exp.pruning.criteria.score import GradientScore
-from seven_exp.pruning.criteria.solver import GradientSolver, Solver
+from seven_exp.pruning.criteria.solver import GradientSolver, RegionalSolver, Solver
 from seven_exp.pruning.layers import Layer
 from seven_exp.pruning.memory import WalkPlan, planned_bytes, walk_of
 from seven_exp.pruning.method import Method, Ranking
@@ -280,6 +280,8 @@ def _walk(config: RunConfig, plan: Plan, model: nn.Module) -> tuple[WalkPlan | N
         else:
             besides = [f"inputs of the evaluation, if it has more than {section.samples} blocks"]
     pruner = _pruner(config, plan, model, None)
+    if isinstance(pruner.method, RegionalSolver):
+        besides.append("a block's activations and gradients")
     plans = [walk_of(pruner, model, sequences=n, length=length) for n, length in sizes]
     return max(plans, key=lambda walk: walk.total), besides
 
