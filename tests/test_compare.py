@@ -25,7 +25,7 @@ from seven_exp.compare.history import read_history
 from seven_exp.compare.inference import Inference
 from seven_exp.compare.metrics import bounds, is_share, resolution
 from seven_exp.compare.plot import draw, styles
-from seven_exp.compare.records import read_records, read_runs
+from seven_exp.compare.records import read_runs
 from seven_exp.compare.statistics import (
     estimate,
     holm,
@@ -303,7 +303,7 @@ def test_other_models_and_data_sets_are_tables_of_their_own(tmp_path):
     write(tmp_path, "magnitude", 0.9, 0, 0.4)
     write(tmp_path, "magnitude", 0.9, 0, 0.8, model="vit_tiny", run_hash="other")
     write(tmp_path, "seven_dyn", 0.9, 0, 0.9, model="vit_tiny", run_hash="another")
-    records, _ = read_records([tmp_path])
+    records, _ = read_runs([tmp_path])
     rows, _ = summarize(records, "accuracy", "magnitude")
     assert [(r.model, r.method, r.best) for r in rows] == [
         *(("mlp", "magnitude", True), ("vit_tiny", "seven_dyn", True)),
@@ -382,7 +382,7 @@ def test_a_setting_unknown_to_older_runs_tells_no_methods_apart(tmp_path):
     write(tmp_path, "seven_dyn", 0.9, 0, 0.5)
     assert set(rows_of(tmp_path)) == {("magnitude", 0.9), ("seven_dyn", 0.9)}
     assert rows_of(tmp_path)["magnitude", 0.9].result.n == 2
-    records, _ = read_records([tmp_path])
+    records, _ = read_runs([tmp_path])
     _, notes = summarize(records, "accuracy", "magnitude")
     assert notes == ["settings that some runs of a row don't know: newer.a, trainer.new"]
     write(tmp_path, "magnitude", 0.9, 2, 0.6, config={"trainer": {"new": 3}, "newer": {"a": 2}})
@@ -410,7 +410,7 @@ def test_an_argument_that_was_not_given_is_a_default_which_may_be_another(tmp_pa
 def test_a_record_of_a_newer_version_is_left_out(tmp_path):
     write(tmp_path, "magnitude", 0.9, 0, 0.4)
     write(tmp_path, "magnitude", 0.9, 1, 0.6, schema=SCHEMA + 1)
-    records, notes = read_records([tmp_path])
+    records, notes = read_runs([tmp_path])
     assert [record.seed for record in records] == [0]
     assert notes == ["1 of a newer version"]
 
@@ -736,7 +736,7 @@ def test_a_runs_own_date_decides_which_record_is_the_newest(tmp_path):
     # touched, copied, unpacked: the file of the older run is the younger one
     os.utime(folders["newer"] / "results.json", (1, 1))
     assert rows_of(tmp_path)["magnitude", 0.9].by_seed == {0: 0.6}
-    records, notes = read_records([tmp_path])
+    records, notes = read_runs([tmp_path])
     assert [record.folder for record in records] == [folders["newer"]]
     assert notes == ["1 done twice (the newest is kept)"]
 
@@ -745,7 +745,7 @@ def test_a_runs_own_date_decides_which_record_is_the_newest(tmp_path):
 def test_records_without_a_date_are_dated_by_their_file(tmp_path, ended):
     folder = write(tmp_path, "magnitude", 0.9, 0, 0.4, ended=ended)
     os.utime(folder / "results.json", (1000, 1000))
-    (record,), _ = read_records([tmp_path])
+    (record,), _ = read_runs([tmp_path])
     # 2026-11-26, 09:30 UTC, in seconds since 1970
     assert record.written == (1795685400 if ended == "2026-11-26T09:30:00" else 1000)
 
@@ -827,7 +827,7 @@ def test_no_broken_record_harms_the_others(tmp_path, capsys, text):
         (folder / "results.json").write_text(f'{rest[:-1]}, "{key}": {text}}}')
     assert main([str(tmp_path), "--metric", "accuracy", *WITHOUT_PICTURES]) == 0
     assert "Traceback" not in capsys.readouterr().err
-    assert whole in {record.folder for record in read_records([tmp_path])[0]}
+    assert whole in {record.folder for record in read_runs([tmp_path])[0]}
 
 
 def test_what_is_left_out_is_counted(tmp_path):
@@ -845,12 +845,12 @@ def test_what_is_left_out_is_counted(tmp_path):
     older = write(tmp_path, "seven_dyn", 0.9, 0, 0.3)
     newer = write(tmp_path, "seven_dyn", 0.9, 0, 0.5)
     os.utime(older / "results.json", (1, 1))
-    records, notes = read_records([tmp_path, tmp_path / "."])
+    records, notes = read_runs([tmp_path, tmp_path / "."])
     assert notes == [
         *("1 done twice (the newest is kept)", "1 failed", "5 foreign"),
         *("1 still running", "2 unreadable"),
     ]
-    assert {r.folder for r in records} == {tmp_path / "0", newer}
+    assert {r.folder for r in records if r.status == "finished"} == {tmp_path / "0", newer}
 
 
 def test_notes_are_one_line_and_no_error(tmp_path, capsys):
@@ -866,7 +866,7 @@ def test_a_seed_counts_once(tmp_path):
     older = write(tmp_path, "magnitude", 0.9, 0, 0.4, run_hash="a checkpoint of this name")
     write(tmp_path, "magnitude", 0.9, 0, 0.6, run_hash="another of the same name")
     os.utime(older / "results.json", (1, 1))
-    records, _ = read_records([tmp_path])
+    records, _ = read_runs([tmp_path])
     rows, notes = summarize(records, "accuracy", None)
     assert rows[0].by_seed == {0: 0.6}
     assert notes == ["1 alike in all but the hash (the newest is kept)"]
@@ -1009,9 +1009,9 @@ def test_files_are_read_again_when_they_have_changed(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError):
         cache.read(path, parse)
-    records, _ = read_records([tmp_path], cache)
+    records, _ = read_runs([tmp_path], cache)
     assert [record.seed for record in records] == [1]
-    again, _ = read_records([tmp_path], cache)
+    again, _ = read_runs([tmp_path], cache)
     assert again[0] is records[0]
 
 

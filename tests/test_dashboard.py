@@ -15,7 +15,7 @@ from wandb_workspaces.workspaces.internal import WorkspaceViewspec
 from seven_exp.cli.compare import main
 from seven_exp.compare import dashboard as boards
 from seven_exp.compare.dashboard import COLUMNS, build_dashboard, parse_place, publish
-from seven_exp.compare.records import read_records
+from seven_exp.compare.records import read_runs
 from seven_exp.compare.summary import summarize
 
 LAYERS = ("a.weight", "b.weight")
@@ -49,7 +49,7 @@ def sweep(tmp_path):
 
 @pytest.fixture
 def board(sweep):
-    records, _ = read_records([sweep])
+    records, _ = read_runs([sweep])
     rows, _ = summarize(records, "accuracy", "magnitude")
     return build_dashboard(rows, "accuracy", "magnitude", "team", "project")
 
@@ -200,7 +200,7 @@ def assert_holds(found, sent):
 
 
 def test_a_sweep_has_a_view_and_a_table_of_its_own(sweep):
-    rows, _ = summarize(read_records([sweep])[0], "accuracy", None)
+    rows, _ = summarize(read_runs([sweep])[0], "accuracy", None)
     one, other = (
         build_dashboard(rows, "accuracy", None, "team", "project", name) for name in ("a/1", "a/2")
     )
@@ -214,7 +214,7 @@ def test_the_dense_model_is_a_line_and_the_others_points_at_the_sparsity_they_re
     write(tmp_path, "dense", 0.9, 0, 0.95, reached=0.0)
     write(tmp_path, "magnitude", 0.9, 0, 0.8, reached=0.89)
     write(tmp_path, "magnitude", 0.9, 1, 0.7, reached=0.91)
-    rows, _ = summarize(read_records([tmp_path])[0], "accuracy", None)
+    rows, _ = summarize(read_runs([tmp_path])[0], "accuracy", None)
     board = build_dashboard(rows, "accuracy", None, "team", "project")
     ((*cells,),) = board.tables.values()
     table = {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in cells}
@@ -246,7 +246,7 @@ def leaves_of(filters):
 
 @pytest.mark.slow
 def test_publishing_twice_updates_what_is_there(sweep, client):
-    rows, _ = summarize(read_records([sweep])[0], "accuracy", "magnitude")
+    rows, _ = summarize(read_runs([sweep])[0], "accuracy", "magnitude")
     board = build_dashboard(rows, "accuracy", "magnitude", ENTITY, PROJECT)
     first = publish(board)
     views = client.views
@@ -294,7 +294,7 @@ def test_without_the_extra_it_says_what_to_install(sweep, monkeypatch, capsys):
 def test_intervals_on_the_chart_end_at_the_metrics_bounds(tmp_path):
     for seed, accuracy in enumerate((0.80, 1.0, 0.99)):
         write(tmp_path, "magnitude", 0.9, seed, accuracy)
-    rows, _ = summarize(read_records([tmp_path])[0], "accuracy", None)
+    rows, _ = summarize(read_runs([tmp_path])[0], "accuracy", None)
     board = build_dashboard(rows, "accuracy", None, "team", "project")
     (((cells,),),) = [board.tables.values()]
     row = dict(zip(COLUMNS, cells, strict=True))

@@ -21,7 +21,7 @@ from seven_exp.compare.look import Look, parse_names, parse_width, ranking
 from seven_exp.compare.metrics import smaller_is_better
 from seven_exp.compare.paper import caption, figure_captions, tables, write_markdown, write_tex
 from seven_exp.compare.plot import draw, draw_differences, write_figure
-from seven_exp.compare.records import read_records
+from seven_exp.compare.records import read_runs
 from seven_exp.compare.summary import summarize
 
 PDFLATEX = shutil.which("pdflatex")
@@ -280,7 +280,7 @@ def test_a_caption_counts_accumulated_batches_the_dense_start_and_all_tests(tmp_
             write(tmp_path / dataset, pruner, sparsity, seed, accuracy, dataset=dataset,
                   run_hash=f"{dataset}{pruner}{sparsity}{seed}", config=config,
                   steps=10)  # fmt: skip
-    records, _ = read_records([tmp_path])
+    records, _ = read_runs([tmp_path])
     for family, words in (("table", "8 tests of all tables"), ("sparsity", "2 tests at each")):
         rows, _ = summarize(records, "accuracy", "magnitude", inference=Inference(family=family))
         own = [row for row in rows if row.dataset == "digits"]
@@ -294,7 +294,7 @@ def test_tables_of_similar_names_have_their_own_labels_and_marks(tmp_path):
         (tmp_path / dataset).mkdir()
         write(tmp_path / dataset, "magnitude", 0.5, 0, 0.9, dataset=dataset,
               run_hash=dataset, departures=["own text"])  # fmt: skip
-    rows, _ = summarize(read_records([tmp_path])[0], "accuracy", None)
+    rows, _ = summarize(read_runs([tmp_path])[0], "accuracy", None)
     look = Look({"magnitude": "Magnitude"})
     found = tables(rows, "accuracy", None, look, Conclusions.of(rows, "accuracy", Inference()))
     assert len({table.label for table in found}) == 2
@@ -346,7 +346,7 @@ def test_what_can_be_an_axis(tmp_path):
     for seed, (lr, name) in enumerate(((0.1, "adamw"), (0.2, "sgd"))):
         config = {"optimizer": {"lr": lr, "name": name}, "trainer": {"clip": None}}
         write(tmp_path, "magnitude", 0.9, seed, 0.5, config=config)
-    records, _ = read_records([tmp_path])
+    records, _ = read_runs([tmp_path])
     assert list(axes(records)) == [
         *("sparsity", "kept", "zeros", "flops", "seconds", "accuracy", "loss", "optimizer.lr"),
     ]

@@ -7,7 +7,7 @@ import pytest
 from test_conf import choices, composed
 
 from seven_exp import runs
-from seven_exp.compare.records import read_records
+from seven_exp.compare.records import read_runs
 from seven_exp.compare.summary import summarize
 from seven_exp.config import RunConfig
 from seven_exp.runs.reads import READ_BY, Pruning
@@ -185,5 +185,5 @@ def test_runs_that_differ_in_what_they_never_read_are_one_row(tmp_path):
     for seed, key in enumerate(("schedule.end_step", "trainer.distill_temperature")):
         config = changed(base("magnitude"), key).model_copy(update={"seed": seed})
         run_experiment(config, tmp_path / str(seed), LocalRecord())
-    (row,) = summarize(read_records([tmp_path])[0], "accuracy", None)[0]
+    (row,) = summarize(read_runs([tmp_path])[0], "accuracy", None)[0]
     assert (row.method, row.result.n) == ("magnitude", 2)

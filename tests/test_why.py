@@ -16,7 +16,7 @@ from seven_exp.compare import why
 from seven_exp.compare.evidence import pooled, read_evidence
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.overlap import mask_overlap, read_shapes
-from seven_exp.compare.records import read_records
+from seven_exp.compare.records import read_runs
 from seven_exp.runs import save_masks
 from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
@@ -117,7 +117,7 @@ def test_other_files_are_no_evidence(tmp_path, text):
 
 
 def section(folder, name):
-    records, _ = read_records([folder])
+    records, _ = read_runs([folder])
     records = sorted(records, key=lambda r: (r.task, r.pruner, r.sparsity, r.seed))
     methods = [record.pruner for record in records]
     found = {s.id: s.data for s in why.explanations(records, methods, FileCache())}

@@ -22,7 +22,7 @@ from test_after_training import (
 
 from seven_exp.cli import measure
 from seven_exp.compare.comparison import compare
-from seven_exp.compare.records import read_records
+from seven_exp.compare.records import read_runs
 from seven_exp.config import ConfigError, RunConfig
 from seven_exp.runs import run_hash
 from seven_exp.runs.check import check
@@ -158,7 +158,7 @@ def test_a_finished_run_is_evaluated_later(llama, texts, tasks, evaluated, tmp_p
     facts = json.loads((tmp_path / "run/harness.json").read_text())
     assert facts["metrics"]["accuracy_tiny_words"] == pytest.approx(right[:, 0].mean())
     assert facts["departures"][1] == "tasks: at most 20 examples of each"
-    (found,), _ = read_records([tmp_path / "run"])
+    (found,), _ = read_runs([tmp_path / "run"])
     assert found.metrics == {**record["metrics"], **facts["metrics"]}
     assert found.values["departures"] == [*record["departures"], *facts["departures"]]
     compare([tmp_path / "run"], "accuracy_tiny_words")

@@ -116,27 +116,16 @@ class Record:
         return self.model, self.dataset
 
 
-def read_records(
+def read_runs(
     folders: Iterable[Path], cache: FileCache | None = None
 ) -> tuple[list[Record], list[str]]:
-    """All finished runs below some folders, and a description of what was left out.
+    """All runs below some folders that have ended, and a description of what was left out.
 
-    A run found twice (by its hash) counts once, with its newest record.
+    A run found twice (by its hash) counts once, with its newest record, or its finished one.
 
     Args:
         folders: Searched recursively.
         cache: Keeps records that haven't changed since an earlier read.
-    """
-    records, notes = read_runs(folders, cache)
-    return [record for record in records if record.status == FINISHED], notes
-
-
-def read_runs(
-    folders: Iterable[Path], cache: FileCache | None = None
-) -> tuple[list[Record], list[str]]:
-    """Like `read_records`, but including runs that ended without a result.
-
-    A run that has also finished, in another folder, counts as finished.
     """
     cache = cache or FileCache()
     found: dict[str, Record] = {}
