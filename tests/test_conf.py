@@ -110,6 +110,15 @@ def test_every_preset(name, monkeypatch):
     check(composed(f"experiment={name}"))
 
 
+@pytest.mark.parametrize("name", choices("experiment/task"))
+def test_every_task_has_a_leaderboard(name, monkeypatch):
+    monkeypatch.setattr("seven_exp.datasets.check_data", lambda name, **arguments: None)
+    config = composed("experiment=leaderboard", f"experiment/task={name}", "pruner=seven_dyn")
+    check(config)
+    assert config.dataset.name.endswith(name)
+    assert (config.model.pretrain.epochs > 0) == (name != "sst2"), "SST-2 starts from the encoder"
+
+
 def test_a_range_s_rounding_noise_makes_no_other_run():
     (noisy,) = (v for v in _range("sparsity=range(0.1,0.5,0.1)") if v.startswith("0.30"))
     assert noisy != "0.3"
