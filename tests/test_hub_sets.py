@@ -148,6 +148,15 @@ def test_mistakes_are_found_before_anything_is_read(changed, words):
         check_data("hf", **given)
 
 
+@pytest.mark.parametrize("name", ["hf", "hf_images"])
+def test_without_the_library_its_extra_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    with pytest.raises(ValueError, match=r"^dataset\.data_dir is '.*': it needs datasets: uv sync"):
+        check_data(
+            name, **{**TEXT, "data_dir": str(tmp_path), "tokenizer": "minilm", "cache_dir": "c"}
+        )
+
+
 def test_a_set_that_can_t_be_downloaded_is_one_line(loaded, monkeypatch):
     import datasets
 

@@ -57,9 +57,7 @@ class _Source:
         return f"dataset.repository is '{self.repository}'"
 
     def check(self) -> None:
-        """Raise ValueError unless the library is installed and one place is given."""
-        if importlib.util.find_spec("datasets") is None:
-            raise ValueError("dataset.name is 'hf': it needs datasets: uv sync --extra text")
+        """Raise ValueError unless one place is given and the library is installed."""
         if (self.repository is None) == (self.data_dir is None):
             raise ValueError(
                 "dataset.repository and dataset.data_dir: give one of them, a hub id such as "
@@ -67,6 +65,8 @@ class _Source:
             )
         if self.data_dir is not None and not Path(self.data_dir).expanduser().is_dir():
             raise ValueError(f"{self.described}: no such folder")
+        if importlib.util.find_spec("datasets") is None:
+            raise ValueError(f"{self.described}: it needs datasets: uv sync --extra text")
 
     def read(self) -> dict[str, Any]:
         """The splits that have a name, from the hub's cache if it has them.
