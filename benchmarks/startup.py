@@ -3,7 +3,7 @@
 uv run benchmarks/startup.py --repeats 5
 
 Each kind runs in turn, again and again, so that all of them see the same machine. Processor
-seconds count a process and its children; the joblib launcher's jobs are children.
+seconds count a process and its children, the launchers' jobs among them.
 """
 
 import argparse
@@ -17,14 +17,8 @@ from statistics import median
 
 TRAIN = [sys.executable, str(Path(__file__).parent.parent / "train.py")]
 RUN = ["trainer.max_steps=2", "model.depth=1", "model.pretrain.epochs=0"]
-SWEEP = [
-    "-m",
-    *RUN,
-    "tracker=none",
-    "run.force=true",
-    "hydra/launcher=joblib",
-    "hydra.launcher.n_jobs=2",
-]
+SWEEP = ["-m", *RUN, "tracker=none", "run.force=true"]
+JOBLIB = [*TRAIN, *SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 KINDS: dict[str, list[str]] = {
     "import torch": [sys.executable, "-c", "import torch"],
@@ -33,8 +27,9 @@ KINDS: dict[str, list[str]] = {
     "a two-step run": [*TRAIN, *RUN, "tracker=none", "run.force=true"],
     "a two-step run, W&B offline": [*TRAIN, *RUN, "tracker.mode=offline", "run.force=true"],
     "a skipped run": [*TRAIN, *RUN, "tracker=none", "run.skip_finished=true"],
-    "2 jobs under joblib": [*TRAIN, *SWEEP, "seed=0,1"],
-    "6 jobs under joblib": [*TRAIN, *SWEEP, "seed=0,1,2,3,4,5"],
+    "a job under submitit": [*TRAIN, *SWEEP, "hydra/launcher=submitit_local", "seed=0"],
+    "2 jobs under joblib": [*JOBLIB, "seed=0,1"],
+    "6 jobs under joblib": [*JOBLIB, "seed=0,1,2,3,4,5"],
 }
 
 
