@@ -523,6 +523,7 @@ def test_the_command_writes_what_is_asked(sweep, capsys):
         (["--width", "3.25"], "--width is '3.25': expected 1in to 40in"),
         (["--width", "0.1in"], "--width is '0.1in': expected 1in to 40in"),
         (["--rename", "seven_dyn"], "--rename is 'seven_dyn': expected NAME=NICE"),
+        (["--rename", "mlp=稀疏", "--format", "pdf"], "the font sans-serif has no '稀': choose"),
         (["--rename", "seven_dn=SEVEN"], "--rename is 'seven_dn=...': did you mean 'seven_dyn'?"),
         (["--x", "secnds"], "--x is 'secnds': did you mean 'seconds'?"),
         (["--x", "flops"], "--x is 'flops': no run has a number there"),

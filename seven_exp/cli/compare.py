@@ -10,7 +10,7 @@ from seven_exp.compare.comparison import DEFAULT_BASELINE, DEFAULT_PORT, compare
 from seven_exp.compare.contrasts import split
 from seven_exp.compare.files import FORMATS, PICTURES, Output, parse_formats
 from seven_exp.compare.inference import Inference
-from seven_exp.compare.look import Look, check_styles, parse_names, parse_width
+from seven_exp.compare.look import Look, check_fonts, check_styles, parse_names, parse_width
 from seven_exp.compare.statistics import paired_difference, unpaired_difference
 
 _OF_FIGURES = ("x", "y", "colour", "width", "style", "highlight")
@@ -135,6 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_styles(options.style)
         axes = options.x, options.y, options.colour
         look = Look(parse_names(options.rename), options.highlight, width, options.style, *axes)
+        if {*PICTURES} & {*formats}:
+            check_fonts(look)
         compare(
             options.folders,
             options.metric,

@@ -162,6 +162,28 @@ def check_styles(styles: Sequence[str]) -> None:
             raise ValueError(f"--style is '{name}': its text.usetex needs LaTeX, none is installed")
 
 
+def check_fonts(look: Look) -> None:
+    """Check that the fonts of the figures have all characters of the names.
+
+    Raises:
+        ValueError: One is missing, which would be an empty box.
+    """
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    with look.drawing({}):
+        families = list(rcParams["font.family"])
+        fonts = [get_font(findfont(FontProperties(family=[family]))) for family in families]
+    for name, nice in look.names.items():
+        for letter in "".join(nice.split("$")[::2]):
+            if not any(font.get_char_index(ord(letter)) for font in fonts):
+                raise ValueError(
+                    f"--rename is '{name}={nice}': the font {' or '.join(families)} has no "
+                    f"'{letter}': choose another by --style FILE.mplstyle, with a line such as "
+                    "font.family: Noto Sans CJK JP"
+                )
+
+
 def parse_names(pairs: Iterable[str]) -> dict[str, str]:
     """``NAME=NICE`` -> its entry; NICE begins at the last "=", because a NAME may have settings.
 
