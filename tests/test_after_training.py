@@ -6,6 +6,7 @@ import math
 import random
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,9 @@ def texts(tmp_path_factory):
             for i, text in enumerate([*sentences(10, 60, seed), *sentences(10, 9, seed + 9)]):
                 file.write(json.dumps({"text": text, "url": str(i)}) + "\n")
     (folder / "own.txt").write_text("\n".join(sentences(10, 30, 5)))
+    (folder / "own").mkdir()
+    for split, seed in (("train", 6), ("test", 5)):
+        (folder / "own" / f"{split}.txt").write_text("\n".join(sentences(10, 30, seed)))
     return folder
 
 
@@ -161,10 +165,11 @@ def test_parquet_is_read(tmp_path):
         ("wikitext2", "wiki.test.raw", "\n\n"),
         ("c4", "c4-validation.00000-of-00008.json.gz", " "),
         ("text_file", "own.txt", ""),
+        ("text_file", "own/test.txt", ""),
     ],
 )
 def test_evaluation_reads_one_text_in_full_blocks(llama, texts, tmp_path, name, file, joiner):
-    place = texts / "own.txt" if name == "text_file" else texts
+    place = texts / (file.removesuffix("/test.txt") if name == "text_file" else "")
     data = build_data(
         f"lm/{name}", batch_size=2, seed=0, data_dir=str(place), tokenizer=str(llama),
         max_length=16, cache_dir=str(tmp_path),
@@ -173,6 +178,18 @@ def test_evaluation_reads_one_text_in_full_blocks(llama, texts, tmp_path, name, 
     assert ids[0] == 1
     got = torch.cat([targets for _, targets in data.test.epoch(0)])
     assert got.flatten().tolist() == ids[: len(ids) // 16 * 16]
+
+
+def test_training_reads_the_training_text_alone(llama, texts, tmp_path):
+    data = build_data(
+        "lm/text_file", batch_size=2, seed=0, data_dir=str(texts / "own"), tokenizer=str(llama),
+        max_length=16, cache_dir=str(tmp_path),
+    )  # fmt: skip
+    ids = tokenizer_of(llama)((texts / "own" / "train.txt").read_text())["input_ids"]
+    got = torch.cat([targets for _, targets in data.train.epoch(0)])
+    blocks = {tuple(ids[i : i + 16]) for i in range(0, len(ids) - 15, 16)}
+    assert len(got) == len(blocks) // 2 * 2
+    assert {tuple(row) for row in got.tolist()} <= blocks
 
 
 def test_only_the_first_1100_rows_and_256_blocks_of_c4_are_evaluated(llama, tmp_path):
@@ -379,10 +396,7 @@ def test_the_hash_covers_what_a_run_reads(llama, texts, tmp_path):
     assert of() == of(section="pruner", batches_per_round=3)
     for pruner in ("dense", "magnitude"):
         assert of(pruner) == of(pruner, samples=7)
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in texts.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
+    copy = shutil.copytree(texts, tmp_path / "copy")
     assert of() == of(data_dir=str(copy))
 
 
@@ -622,6 +636,9 @@ def test_a_broken_model_is_one_line_and_nothing_is_written(llama, texts, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+OWN = ["dataset=lm/text_file"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -631,7 +648,8 @@ def test_a_broken_model_is_one_line_and_nothing_is_written(llama, texts, tmp_pat
         (["calibration.length=62"], "no row has more than calibration.length=62 tokens"),
         (["calibration.length=65"], "calibration.length is 65: .* at most 64 tokens"),
         (["calibration.name=c5"], "calibration.name is 'c5': did you mean 'c4'"),
-        (["calibration=text_file"], "calibration.data_dir is '.*': no such file"),
+        (["calibration=text_file", "calibration.data_dir=EMPTY"], "it holds no train.txt; give a"),
+        ([*OWN, "dataset.data_dir=SHORT", "trainer.max_steps=2"], "nothing may be trained on it"),
         (["dataset.tokenizer=LARGER"], "knows 43 tokens and the tokenizer has 45"),
         (["model=vit_tiny", "dataset=digits"], "calibration is 'c4': it is for language models"),
     ],
@@ -654,6 +672,16 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
         run(config, tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("pruner", "fits"), [("snip", False), ("magnitude", True)])
+def test_gradients_are_not_those_of_the_text_of_the_evaluation(llama, texts, pruner, fits):
+    config = composed(
+        "model=hf", f"model.name={llama}", "dataset=lm/text_file", "dataset.max_length=16",
+        f"dataset.data_dir={texts / 'own.txt'}", "trainer.max_steps=0", f"pruner={pruner}",
+    )  # fmt: skip
+    with nullcontext() if fits else pytest.raises(ConfigError, match="may be trained on it"):
+        check(config)
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_a_training_holds_what_is_planned(given, tmp_path):
 @pytest.mark.parametrize("pruner", ["seven_dyn", "platon"])
 def test_a_language_models_training_holds_what_is_planned(dtype, pruner, llama, texts, tmp_path):  # noqa: F811
     config = config_of(
-        llama, texts, tmp_path, "dataset=lm/text_file", f"dataset.data_dir={texts / 'own.txt'}",
+        llama, texts, tmp_path, "dataset=lm/text_file", f"dataset.data_dir={texts / 'own'}",
         f"pruner={pruner}", f"model.dtype={dtype}", "trainer.max_steps=4",
         "trainer.batch_size=2", "trainer.grad_clip=null",
     )  # fmt: skip

@@ -61,7 +61,7 @@ CORPORA = {
         blocks=256,
         by_document=True,
     ),
-    "text_file": Corpus(None),
+    "text_file": Corpus(None, {"train": ("train.txt",), "test": ("test.txt",)}),
 }
 """Name -> corpus. The protocol is that of the public code of SparseGPT and Wanda (Frantar and
 Alistarh, arXiv 2301.00774; Sun et al., arXiv 2306.11695)."""
@@ -85,8 +85,8 @@ def locate(key: str, corpus: Corpus, split: Split, data_dir: str | None) -> Path
         key: Config key of ``data_dir``.
         corpus: A corpus.
         split: One of its splits.
-        data_dir: The folder that holds the file, at any depth; the file itself for the user's own
-            text; None: the hub.
+        data_dir: The folder that holds the file, at any depth, or the user's own text file; None:
+            the hub.
 
     Raises:
         ValueError: There is no such file.
@@ -96,18 +96,16 @@ def locate(key: str, corpus: Corpus, split: Split, data_dir: str | None) -> Path
             raise ValueError(f"{key} is None: give a text file, {key}=PATH")
         return None
     place = Path(data_dir).expanduser()
-    if corpus.repository is None:
-        if not place.is_file():
-            raise ValueError(f"{key} is '{data_dir}': no such file; give a text file")
+    if corpus.repository is None and place.is_file():
         return place
     names = [Path(name).name for name in corpus.files[split]]
     for name in names:
         for found in sorted(place.rglob(name)):
             return found
-    raise ValueError(
-        f"{key} is '{data_dir}': it holds no {' or '.join(names)}; give the folder of "
-        f"{corpus.repository}'s files, or null to download them"
-    )
+    wanted = f"give the folder of {corpus.repository}'s files, or null to download them"
+    if corpus.repository is None:
+        wanted = "give a text file, or a folder with train.txt and test.txt"
+    raise ValueError(f"{key} is '{data_dir}': it holds no {' or '.join(names)}; {wanted}")
 
 
 def fetched(key: str, corpus: Corpus, split: Split, data_dir: str | None) -> Path:

@@ -10,6 +10,7 @@ from seven_exp import datasets, models
 from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_the_user
 from seven_exp.datasets import DATASETS, TRANSFORMS, held_out, limited, text_head
 from seven_exp.datasets.calibration import check_calibration
+from seven_exp.datasets.perplexity import check_training
 from seven_exp.messages import nearest
 from seven_exp.pruning import PRUNERS, build_method
 from seven_exp.pruning.allocation import SCOPES
@@ -41,6 +42,7 @@ def check(config: RunConfig) -> None:
         _scope,
         _pattern,
         _dataset,
+        _training_text,
         _calibration,
         _evaluation,
         _model,
@@ -100,6 +102,15 @@ def _dataset(config: RunConfig) -> None:
             raise ConfigError(f"dataset.transforms: they are for images, and {name} is text")
         make = TRANSFORMS[chosen].make
         check_arguments(f"dataset.transforms.{chosen}", chosen, make, keywords or {})
+
+
+def _training_text(config: RunConfig) -> None:
+    """Find a run that would train, or take gradients, on the text of its evaluation."""
+    pruning = Pruning.of(config)
+    outside = pruning.prunes and pruning.outside_training and pruning.needs_batches
+    trains = config.trainer.max_steps != 0 or config.model.pretrain.epochs > 0
+    if trains or (outside and not pruning.calibrated):
+        check_training(config.dataset.name, config.dataset.arguments.get("data_dir"))
 
 
 def _calibration(config: RunConfig) -> None:
