@@ -3,7 +3,7 @@
     python benchmarks/docstrings.py FOLDER
 
 The text is that of the docstrings of installed packages, all under the BSD licence: torch,
-torchvision, numpy, scipy, scikit-learn and matplotlib. A twentieth of their files, chosen by a hash
+torchvision, numpy, scipy, scikit-learn and matplotlib. A sixtieth of their files, chosen by a hash
 of the path, is the test text. FOLDER gets ``train.txt`` and ``test.txt`` for ``dataset=lm/text_file``,
 and in ``llama/`` a byte-level BPE tokenizer of 4,096 words and the config of a Llama.
 """
@@ -69,7 +69,7 @@ def texts() -> dict[str, str]:
     found: dict[str, list[str]] = {"train": [], "test": []}
     seen: set[str] = set()
     for name, path in files():
-        split = "test" if zlib.crc32(name.encode()) % 20 == 0 else "train"
+        split = "test" if zlib.crc32(name.encode()) % 60 == 0 else "train"
         for text in docstrings(path):
             if text not in seen:
                 seen.add(text)
