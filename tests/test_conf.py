@@ -188,6 +188,7 @@ def test_a_pruner_brings_its_own_schedule_and_the_user_can_choose_another(name):
     assert composed(f"pruner={name}", "schedule=cosine").schedule.name == "cosine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", choices("pruner"))
 def test_files_and_signatures_agree_on_defaults(name):
     """A criterion behaves the same from Python and from the command line, except for the seed."""

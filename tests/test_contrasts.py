@@ -100,6 +100,7 @@ def test_power_of_published_examples():
     assert power(10, 10 * math.sqrt(2), 20, 0.05) > 0.85 > power(10, 10 * math.sqrt(2), 19, 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tests", [1, 2, 8, 36])
 @pytest.mark.parametrize("n", [2, 3, 4, 6])
 def test_power_with_few_seeds_is_the_integral_over_their_spread(n, tests):

@@ -190,6 +190,7 @@ def one_job(words: tuple[str, ...]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", TRAINED, ids=" ".join)
 def test_every_training_that_is_shown_is_valid(words, monkeypatch):
     monkeypatch.chdir(ROOT)

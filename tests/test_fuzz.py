@@ -145,6 +145,7 @@ def answer(written: list[str], monkeypatch, capsys) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [[line] for line in FIXED], ids=lambda x: x[0][:30])
 def test_a_fault_is_one_line_and_exit_code_2(written, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

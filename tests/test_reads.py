@@ -98,6 +98,7 @@ def left_by(config: RunConfig, folder: Path) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", choices("pruner"))
 def test_the_hash_changes_where_a_key_is_read_and_nowhere_else(name):
     """Most of it follows from when a pruner acts."""

@@ -204,6 +204,7 @@ def no_library():
     return None
 
 
+@pytest.mark.slow
 @needs_a_compiler
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", ["seven_dyn", "magnitude_dyn"])

@@ -148,6 +148,7 @@ def test_masks_are_nested(name, schedule):
             assert not (later[layer] & ~earlier[layer]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_order_and_names_of_layers_do_not_matter(name):
     model = net()
@@ -190,6 +191,7 @@ def test_neurons_permuted_give_masks_permuted(name):
     assert torch.equal(one["5.weight"][:, order], two["5.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRUNING)
 def test_the_same_run_twice_gives_the_same_masks(name):
     one, two = (train(net(), name).masks for _ in range(2))
