@@ -2,10 +2,11 @@
 
     python benchmarks/docstrings.py FOLDER
 
-The text is that of the docstrings of installed packages, all under the BSD licence: torch,
-torchvision, numpy, scipy, scikit-learn and matplotlib. A sixtieth of their files, chosen by a hash
-of the path, is the test text. FOLDER gets ``train.txt`` and ``test.txt`` for ``dataset=lm/text_file``,
-and in ``llama/`` a byte-level BPE tokenizer of 4,096 words and the config of a Llama.
+The text is that of the docstrings of installed packages: torch, torchvision, numpy, scipy and
+scikit-learn under BSD licences, matplotlib under one like Python's. A sixtieth of their files,
+chosen by a hash of the path, is the test text. FOLDER gets ``train.txt`` and ``test.txt`` for
+``dataset=lm/text_file``, and in ``llama/`` a byte-level BPE tokenizer of 4,096 words and the config
+of a Llama.
 """
 
 import argparse
@@ -44,7 +45,8 @@ def files() -> Iterator[tuple[str, Path]]:
     """Path inside its package, and file, of every module of the packages."""
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None
+        assert spec is not None
+        assert spec.origin is not None
         root = Path(spec.origin).parent
         for path in sorted(root.rglob("*.py")):
             yield f"{name}/{path.relative_to(root).as_posix()}", path
