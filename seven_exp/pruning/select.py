@@ -93,10 +93,18 @@ def first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
     Returns:
         Bool tensor of the same shape.
     """
-    ranked = torch.nan_to_num(scores.double(), nan=-torch.inf).clamp(min=_LOWEST)
-    order = ranked.masked_fill(~candidates, -torch.inf).argsort(stable=True, dim=1, descending=True)
-    chosen = torch.zeros_like(candidates).scatter_(1, order[:, :k], True)
-    return chosen & candidates
+    k = min(k, scores.shape[1])
+    if k == 0:
+        return torch.zeros_like(candidates)
+    ranked = torch.nan_to_num(_comparable(scores), nan=_LOWEST, posinf=torch.inf)
+    ranked = ranked.clamp_(min=_LOWEST).masked_fill_(~candidates, -torch.inf)
+    least = ranked.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    chosen = ranked >= least
+    spare = chosen.sum(1, keepdim=True) - k
+    if spare.any():
+        ties = ranked == least
+        chosen &= ~ties | (ties.cumsum(1) <= ties.sum(1, keepdim=True) - spare)
+    return chosen.logical_and_(candidates)
 
 
 def top_units(

@@ -51,23 +51,27 @@ class SparseGpt(ColumnSolver):
         """
         hessians = self.hessians(sums)
         factors = _factors(hessians)
-        mask, chosen = budget.mask, None
+        mask, chosen, moved = budget.mask, None, None
         if mask is None:
-            standing, chosen = self._standing(weight, factors, budget)
+            standing, chosen, moved = self._standing(weight, factors, budget)
             mask = budget.best(standing)
-        if chosen is None or (chosen & ~mask).any():
-            chosen = mask
-        moved = self._prune_columns(weight, factors, _given(chosen)) * chosen
+        if moved is None or chosen is None or (chosen & ~mask).any():
+            chosen, moved = mask, self._prune_columns(weight, factors, _given(mask))
+        moved *= chosen
         _fit(moved, weight, hessians, mask & ~chosen)
         return mask, moved
 
     def _standing(
         self, weight: Tensor, factors: Tensor, budget: Budget
-    ) -> tuple[Tensor, Tensor | None]:
-        """Each weight's rank within its block or group of columns, and the blocks' masks."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Each weight's rank within its block or group of columns.
+
+        Returns:
+            The ranks, and the blocks' masks and the weights moved with them, if blocks choose.
+        """
         scores, pattern = _score(weight, factors), budget.pattern
         if constant(scores, budget.alive):
-            return scores, None
+            return scores, None, None
         chosen = torch.zeros_like(budget.alive)
         standing = torch.zeros(weight.shape, dtype=factors.dtype, device=weight.device)
 
@@ -93,9 +97,8 @@ class SparseGpt(ColumnSolver):
 
         if isinstance(pattern, NOfM) and budget.density <= pattern.n / pattern.m:
             self._prune_columns(weight, factors, choose_group, pattern.m * math.prod(budget.kernel))
-            return standing, None
-        self._prune_columns(weight, factors, choose)
-        return standing, chosen
+            return standing, None, None
+        return standing, chosen, self._prune_columns(weight, factors, choose)
 
     def _prune_columns(
         self, weight: Tensor, factor: Tensor, choice: Choice, width: int | None = None
@@ -114,15 +117,16 @@ class SparseGpt(ColumnSolver):
         w = weight.detach().to(factor.dtype, copy=True)
         width = width or self.block
         for own in self.column_blocks(w.shape[2], width):
-            u, columns = factor[:, own, own], w[..., own]
+            # LAPACK's factors lie column by column, and the products here read them by rows.
+            u, columns = factor[:, own, own].contiguous(), w[..., own]
             diagonal = u.diagonal(dim1=1, dim2=2).unsqueeze(1)
-            stays, errors = torch.zeros_like(columns, dtype=torch.bool), torch.zeros_like(columns)
+            goes, errors = torch.zeros_like(columns, dtype=torch.bool), torch.zeros_like(columns)
             for j in range(columns.shape[2]):
                 if j % width == 0:
                     near = slice(j, min(j + width, columns.shape[2]))
                     scores = (columns[..., near] / diagonal[..., near]).square()
-                    stays[..., near] = choice(slice(own.start + j, own.start + near.stop), scores)
-                errors[..., j] = columns[..., j] * ~stays[..., j] / diagonal[..., j]
+                    goes[..., near] = ~choice(slice(own.start + j, own.start + near.stop), scores)
+                errors[..., j] = columns[..., j] * goes[..., j] / diagonal[..., j]
                 columns[..., j + 1 :] -= errors[..., j : j + 1] * u[:, j : j + 1, j + 1 :]
             w[..., own.stop :] -= errors @ factor[:, own, own.stop :]
         return w
