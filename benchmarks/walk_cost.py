@@ -22,9 +22,9 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from peers import Language, Prune, ist_daslab, kept, locuslab, ours, overlap
@@ -35,7 +35,6 @@ from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 SETTING = "50%"
-Peak = Callable[[], int]
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8
 """Parameters of ``mallopt``, as in glibc's malloc.h."""
 
@@ -72,27 +71,35 @@ def measure(
 ) -> None:
     """Add a row for each implementation of a method, at this depth."""
     small, language = (random_llama(blocks, options) for blocks in (1, depth))
-    able = {name: prune for name, prune in prunes.items() if pruned(prune, small, method)}
-    seconds: dict[str, list[float]] = {name: [] for name in able}
-    grown: dict[str, list[float]] = {name: [] for name in able}
-    masks: dict[str, dict[str, Tensor]] = {}
-    for _ in range(options.repeats):
-        for name, prune in able.items():
-            given = itself(language)
-            start = time.perf_counter()
-            model = pruned(prune, given, method)
-            seconds[name].append(time.perf_counter() - start)
-            assert model is not None
-            masks[name] = kept(model)
-            del given, model
-            grown[name].append(growth(prune, small, language, method) / 1e6)
-    for name in able:
+    seconds, same = in_fork(timed, method, prunes, small, language, options.repeats)
+    grown = {
+        name: [in_fork(growth, method, prunes[name], small, language) / 1e6 for _ in range(3)]
+        for name in seconds
+    }
+    for name in seconds:
         ratios = [a / b for a, b in zip(seconds["ours"], seconds[name], strict=True)]
         table.add_row(
             method, str(depth), name, *summary(seconds[name]), *summary(ratios),
-            *summary(grown[name]), f"{overlap(masks['ours'], masks[name]):.4f}",
-            end_section=name == list(able)[-1],
+            *summary(grown[name]), f"{same[name]:.4f}", end_section=name == list(seconds)[-1],
         )  # fmt: skip
+
+
+def timed(
+    method: str, prunes: dict[str, Prune], small: Language, language: Language, repeats: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds in turn of all that have the method, and the overlap of their masks with ours."""
+    seconds: dict[str, list[float]] = {
+        name: [] for name, prune in prunes.items() if pruned(prune, small, method) is not None
+    }
+    masks: dict[str, dict[str, Tensor]] = {}
+    for _ in range(repeats):
+        for name, own in seconds.items():
+            given = itself(language)
+            start = time.perf_counter()
+            pruned(prunes[name], given, method)
+            own.append(time.perf_counter() - start)
+            masks[name] = kept(given.model)
+    return seconds, {name: overlap(masks["ours"], mask) for name, mask in masks.items()}
 
 
 def summary(values: list[float]) -> tuple[str, str]:
@@ -125,33 +132,33 @@ def pruned(prune: Prune, language: Language, method: str) -> PreTrainedModel | N
         return prune(language, method, SETTING)
 
 
-def growth(prune: Prune, small: Language, language: Language, method: str) -> int:
-    """Growth of the peak of the resident set in a fork, in bytes."""
+def in_fork(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns in a fork, which leaves the heap of this process as it is."""
     fork = multiprocessing.get_context("fork")
-    ours, theirs = fork.Pipe(duplex=False)
-    process = fork.Process(target=send_growth, args=(theirs, prune, small, language, method))
+    result, end = fork.Pipe(duplex=False)
+    process = fork.Process(target=lambda: end.send(function(*args)))
     process.start()
-    grown: int = ours.recv()
+    end.close()
+    value = result.recv()
     process.join()
-    return grown
+    return value
 
 
-def send_growth(
-    to: Connection, prune: Prune, small: Language, language: Language, method: str
-) -> None:
-    """Measure the growth in this process; malloc returns freed tensors to the system at once."""
+def growth(method: str, prune: Prune, small: Language, language: Language) -> int:
+    """Growth of the peak of the resident set, in bytes, in a process of its own."""
+    # malloc shall return freed tensors to the system at once.
     libc = ctypes.CDLL(None)
     libc.mallopt(_MMAP_THRESHOLD, 2**16)
     libc.mallopt(_ARENA_MAX, 1)
-    # The first run also loads code, which takes memory too.
+    # The first run also loads code.
     pruned(prune, itself(small), method)
     given = itself(language)
     gc.collect()
     libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # The peak starts anew.
     before = resident("VmRSS")
     pruned(prune, given, method)
-    to.send(resident("VmHWM") - before)
+    return resident("VmHWM") - before
 
 
 def resident(name: str) -> int:

@@ -174,6 +174,7 @@ def _attended(
     identity.weight = nn.Parameter(torch.eye(len(weight)).to(weight), requires_grad=False)
     identity.bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
     bare = copy.copy(attention)
+    vars(bare).pop("forward", None)  # The walk's, which would run the original.
     bare._modules = {"out_proj": identity}
     bare._forward_pre_hooks, bare._forward_hooks = OrderedDict(), OrderedDict()
     outputs = bare(*args, **{**kwargs, "need_weights": False})[0]

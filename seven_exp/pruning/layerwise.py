@@ -1,7 +1,7 @@
 """The block walk: captures each block's inputs, with the pruned blocks before it in place.
 
-Every batch has one forward pass, which pauses in front of each block. There the block runs twice:
-once unpruned, to capture the inputs of its weights, and once pruned, to continue the pass. The code
+Every batch has one forward pass, which pauses at each block. There the block runs twice: once
+unpruned, to capture the inputs of its weights, and once pruned, to continue the pass. The code
 between blocks is the model's own, so masks, position embeddings, skip connections and encoder
 states are those of the model. A paused pass holds one block's inputs.
 """
@@ -10,9 +10,10 @@ import contextvars
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial, wraps
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +32,59 @@ Run = Callable[[], object]
 Forward = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], object]
 """``forward(module, args, kwargs)``: runs a block, or a module outside all blocks."""
 
-_Work = Callable[[tuple[Any, ...], dict[str, Any]], None]
+_Work = Callable[[tuple[Any, ...], dict[str, Any]], object]
 
 
 class _Stopped(BaseException):
     """Ends a pass that is no longer needed."""
 
 
+class _Settings:
+    """Torch's settings and the context variables of the thread that makes it."""
+
+    def __init__(self) -> None:
+        used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self._device = torch.cuda.current_device() if used else None
+        self._autocast = {
+            kind: (torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+            for kind in (("cpu", "cuda") if used else ("cpu",))
+        }
+        self._context = contextvars.copy_context()
+
+    def within(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function with these settings, without gradients."""
+        return self._context.run(self._within, function, *args)
+
+    def _within(self, function: Callable[..., Any], *args: Any) -> Any:
+        with ExitStack() as settings:
+            settings.enter_context(torch.no_grad())
+            if self._device is not None:
+                settings.enter_context(torch.cuda.device(self._device))
+            for kind, (dtype, enabled) in self._autocast.items():
+                # Its cache would give a pruned weight its old values.
+                settings.enter_context(
+                    torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False)
+                )
+            return function(*args)
+
+
+class _Call(NamedTuple):
+    """A paused call of a module, with the settings of its thread."""
+
+    forward: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    settings: _Settings
+
+    def run(self) -> Any:
+        return self.settings.within(partial(self.forward, *self.args, **self.kwargs))
+
+
 class _Pass:
     """A forward pass in its own thread, which can pause inside the model's code.
 
-    Only one of these threads runs at a time, and none runs while the walk's own thread does.
+    The calls at which it pauses run in the walk's thread: libraries of linear algebra hold buffers
+    for each thread that calls them. Only one of all these threads runs at a time.
 
     Args:
         run: The forward pass.
@@ -49,47 +92,53 @@ class _Pass:
 
     def __init__(self, run: Run) -> None:
         self.place: nn.Module | None = None
-        """The module in front of which it waits; None: it has ended."""
-        self.working = False
-        """Whether `work` is running that module."""
-        self._orders: SimpleQueue[_Work | None] = SimpleQueue()
+        """The module at whose call it waits; None: it has ended."""
+        self.running = False
+        """Whether the pass's thread is the one that runs."""
+        self._call: _Call | None = None
+        self._results: SimpleQueue[Any] = SimpleQueue()
         self._halts: SimpleQueue[nn.Module | BaseException | None] = SimpleQueue()
-        context = contextvars.copy_context()
-        self._thread = Thread(target=context.run, args=(self._run, run), daemon=True)
+        self._thread = Thread(target=_Settings().within, args=(self._run, run), daemon=True)
 
     def start(self) -> None:
         """Run up to the first halt."""
+        self.running = True
         self._thread.start()
         self._wait()
 
     def go_on(self) -> None:
-        """Run up to the next halt."""
-        self._orders.put(None)
+        """Run the paused call, and the pass up to the next halt."""
+        assert self._call is not None
+        result, self._call = self._call.run(), None
+        self.running = True
+        self._results.put(result)
         self._wait()
 
     def work(self, work: _Work) -> None:
         """Apply a function to the arguments of the paused call."""
-        self._orders.put(work)
-        self._wait()
+        assert self._call is not None
+        self._call.settings.within(work, self._call.args, self._call.kwargs)
 
     def stop(self) -> None:
         """End the pass at its present halt."""
         if self.place is not None:
-            self._orders.put(_stop)
+            self._results.put(_Stopped())
             self._thread.join()
             self.place = None
 
-    def halt(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """In the pass's thread: pause in front of a module's call, and run `work` if requested."""
+    def halt(self, module: nn.Module, call: _Call) -> Any:
+        """In the pass's thread: pause at a module's call, and return its result."""
+        self._call = call
         self._halts.put(module)
-        while (work := self._orders.get()) is not None:
-            self.working = True
-            work(args, kwargs)
-            self.working = False
-            self._halts.put(module)
+        del call
+        result = self._results.get()
+        if isinstance(result, _Stopped):
+            raise result
+        return result
 
     def _wait(self) -> None:
         halt = self._halts.get()
+        self.running = False
         self.place = None if isinstance(halt, BaseException) else halt
         if isinstance(halt, BaseException):
             raise halt
@@ -103,10 +152,6 @@ class _Pass:
         except BaseException as error:
             end = error
         self._halts.put(end)
-
-
-def _stop(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    raise _Stopped
 
 
 def walk(
@@ -145,16 +190,17 @@ def walk(
     held = set() if hold is None else set(blocks)
     gates |= {block: set() for block in held - gates.keys()}
     left = set(uses)
-    passes = [_Pass(_as_here(run)) for run in runs]
+    passes = [_Pass(run) for run in runs]
     current = passes[0]
 
-    def gate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not current.working and (module in held or left & gates[module]):
-            current.halt(module, args, kwargs)
+    def gate(module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if current.running and (module in held or left & gates[module]):
+            return current.halt(module, _Call(forward, args, kwargs, _Settings()))
+        return forward(*args, **kwargs)
 
     with ExitStack() as stack:
         for module in gates:
-            stack.enter_context(module.register_forward_pre_hook(gate, with_kwargs=True))
+            stack.enter_context(_instead(module, gate))
         for one in passes:
             stack.callback(one.stop)
             current = one
@@ -224,6 +270,19 @@ def _capture(
     return work
 
 
+@contextmanager
+def _instead(module: nn.Module, gate: Callable[..., Any]) -> Iterator[None]:
+    """Within the context, ``gate(module, forward, ...)`` replaces a module's ``forward(...)``."""
+    own, forward = vars(module).get("forward"), module.forward
+    vars(module)["forward"] = wraps(forward)(partial(gate, module, forward))
+    try:
+        yield
+    finally:
+        del vars(module)["forward"]
+        if own is not None:
+            vars(module)["forward"] = own
+
+
 def _forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
     return module.forward(*args, **kwargs)
 
@@ -274,22 +333,3 @@ def inference(model: nn.Module, devices: Iterable[torch.device]) -> Iterator[Non
         torch.backends.mha.set_fastpath_enabled(fused)
         for config in caching:
             config.use_cache = True
-
-
-def _as_here(run: Run) -> Run:
-    """The same pass for another thread, with this thread's torch settings."""
-    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    autocast = {kind: torch.get_autocast_dtype(kind) for kind in kinds}
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    device = torch.cuda.current_device() if used else None
-
-    def run_there() -> None:
-        with ExitStack() as settings:
-            settings.enter_context(torch.no_grad())
-            if device is not None:
-                settings.enter_context(torch.cuda.device(device))
-            for kind, dtype in autocast.items():
-                settings.enter_context(torch.autocast(kind, dtype))
-            run()
-
-    return run_there

@@ -26,6 +26,7 @@ _LARGEST_SAMPLE = 1 << 14
 _FEW = 1 << 16
 _FEW_KEYS = 1 << 16
 _AT_ONCE = 1 << 15
+_IN_ROWS = 1 << 17
 _LOWEST = torch.finfo(torch.float32).min
 
 KeysOf = Callable[[range], Tensor]
@@ -82,6 +83,20 @@ def kept_count(density: float, n: int) -> int:
     return min(n, int(density * n + 1e-6))
 
 
+def ascending(scores: Tensor, candidates: Tensor) -> Tensor:
+    """Flat indices of all scores from the lowest to the highest; of equal ones, the earlier first.
+
+    Args:
+        scores: Real tensor of any shape. NaN counts as the lowest score.
+        candidates: Bool, same shape; what is none comes first.
+
+    Returns:
+        int64 tensor of shape (n,).
+    """
+    # Sorting integers is up to ten times as fast.
+    return _ordered_keys([scores], [candidates], range(1)).argsort(stable=True)
+
+
 def first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
     """The ``k`` largest candidates of each row; among equal ones, the earlier.
 
@@ -93,6 +108,12 @@ def first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
     Returns:
         Bool tensor of the same shape.
     """
+    at_once = max(1, _IN_ROWS // max(1, scores.shape[1]))
+    parts = zip(scores.split(at_once), candidates.split(at_once), strict=True)
+    return torch.cat([_first_of_rows(score, k, places) for score, places in parts])
+
+
+def _first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
     k = min(k, scores.shape[1])
     if k == 0:
         return torch.zeros_like(candidates)

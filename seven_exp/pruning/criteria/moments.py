@@ -42,7 +42,9 @@ class MomentSolver(Solver):
     def hessians(self, sums: Sums) -> Tensor:
         """The dampened H of each group: (groups, inputs, inputs); 0 for unused inputs."""
         hessians = 2 / sums["uses"].clamp(min=1)[:, None, None] * sums["moments"]
-        return torch.stack([_dampened(hessian, self.dampening) for hessian in hessians])
+        for hessian in hessians:
+            _dampen(hessian, self.dampening)
+        return hessians
 
 
 class ColumnSolver(MomentSolver):
@@ -78,17 +80,18 @@ def factors(hessians: Tensor) -> Tensor:
     return torch.stack([_factor(hessian) for hessian in hessians])
 
 
-def _dampened(hessian: Tensor, dampening: float) -> Tensor:
-    """H plus a fraction of its mean diagonal over the inputs in use."""
+def _dampen(hessian: Tensor, dampening: float) -> None:
+    """Add a fraction of the mean diagonal of H over the inputs in use."""
     diagonal = hessian.diagonal()
     used = diagonal != 0
     diagonal[used] += dampening * diagonal.sum() / max(1, int(used.sum()))
-    return hessian
 
 
 def _factor(hessian: Tensor) -> Tensor:
-    whole = hessian.double() + torch.diag((hessian.diagonal() == 0).double())
-    factor: Tensor = torch.linalg.cholesky(
-        torch.cholesky_inverse(torch.linalg.cholesky(whole)), upper=True
-    )
-    return factor.to(hessian.dtype)
+    # LAPACK reads columns, so it can work in place if they are contiguous.
+    whole = hessian.T.clone(memory_format=torch.contiguous_format).double().T
+    whole.diagonal().add_(hessian.diagonal() == 0)
+    torch.linalg.cholesky(whole, out=whole)
+    torch.cholesky_inverse(whole, out=whole)
+    torch.linalg.cholesky(whole, upper=True, out=whole)
+    return whole.to(hessian.dtype)

@@ -90,7 +90,7 @@ class Solver(ABC):
         """Prune one weight; by default the best scores stay, with their values.
 
         Args:
-            sums: Over all batches and ranks.
+            sums: Over all batches and ranks. What is not needed any more may be removed.
             weight: (groups, outputs, inputs), the present values.
             budget: What the layer may keep.
 

@@ -11,7 +11,7 @@ from seven_exp.pruning.criteria.solver import Budget, Sums
 from seven_exp.pruning.evidence import constant
 from seven_exp.pruning.patterns import NOfM
 from seven_exp.pruning.registry import register
-from seven_exp.pruning.select import kept_count
+from seven_exp.pruning.select import ascending, kept_count
 
 Choice = Callable[[slice, Tensor], Tensor]
 """``choice(columns, scores)``: which weights of these columns stay."""
@@ -50,6 +50,7 @@ class SparseGpt(ColumnSolver):
         gets the value with the least output error, given the others, which were moved without it.
         """
         hessians = self.hessians(sums)
+        del sums["moments"]  # As large as H.
         factors = _factors(hessians)
         mask, chosen, moved = budget.mask, None, None
         if mask is None:
@@ -69,9 +70,10 @@ class SparseGpt(ColumnSolver):
         Returns:
             The ranks, and the blocks' masks and the weights moved with them, if blocks choose.
         """
-        scores, pattern = _score(weight, factors), budget.pattern
-        if constant(scores, budget.alive):
+        pattern = budget.pattern
+        if constant(scores := _score(weight, factors), budget.alive):
             return scores, None, None
+        del scores
         chosen = torch.zeros_like(budget.alive)
         standing = torch.zeros(weight.shape, dtype=factors.dtype, device=weight.device)
 
@@ -84,8 +86,7 @@ class SparseGpt(ColumnSolver):
             return best.view_as(scores)
 
         def choose(columns: slice, scores: Tensor) -> Tensor:
-            alive = budget.alive[..., columns]
-            order = scores.masked_fill(~alive, -1.0).flatten().argsort(stable=True)
+            order = ascending(scores, budget.alive[..., columns])
             places = torch.empty_like(order)
             places[order] = torch.arange(1, len(order) + 1, device=order.device)
             places = places.view_as(scores)
@@ -117,17 +118,18 @@ class SparseGpt(ColumnSolver):
         w = weight.detach().to(factor.dtype, copy=True)
         width = width or self.block
         for own in self.column_blocks(w.shape[2], width):
-            # LAPACK's factors lie column by column, and the products here read them by rows.
+            # LAPACK's factor lies column by column, and is read by rows here.
             u, columns = factor[:, own, own].contiguous(), w[..., own]
             diagonal = u.diagonal(dim1=1, dim2=2).unsqueeze(1)
-            goes, errors = torch.zeros_like(columns, dtype=torch.bool), torch.zeros_like(columns)
-            for j in range(columns.shape[2]):
+            goes, errors = torch.empty_like(columns, dtype=torch.bool), torch.empty_like(columns)
+            each = (t.unbind(2) for t in (columns, errors, diagonal, u.unsqueeze(1)))
+            for j, (column, error, scale, row) in enumerate(zip(*each, strict=True)):
                 if j % width == 0:
                     near = slice(j, min(j + width, columns.shape[2]))
                     scores = (columns[..., near] / diagonal[..., near]).square()
                     goes[..., near] = ~choice(slice(own.start + j, own.start + near.stop), scores)
-                errors[..., j] = columns[..., j] * goes[..., j] / diagonal[..., j]
-                columns[..., j + 1 :] -= errors[..., j : j + 1] * u[:, j : j + 1, j + 1 :]
+                torch.mul(column, goes[..., j], out=error).div_(scale)
+                columns[..., j + 1 :] -= error.unsqueeze(2) * row[..., j + 1 :]
             w[..., own.stop :] -= errors @ factor[:, own, own.stop :]
         return w
 
