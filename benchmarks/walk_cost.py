@@ -73,7 +73,7 @@ def measure(
     small, language = (random_llama(blocks, options) for blocks in (1, depth))
     seconds, same = in_fork(timed, method, prunes, small, language, options.repeats)
     grown = {
-        name: [in_fork(growth, method, prunes[name], small, language) / 1e6 for _ in range(3)]
+        name: [in_fork(growth, method, prunes[name], small, language) / 1e6 for _ in range(2)]
         for name in seconds
     }
     for name in seconds:

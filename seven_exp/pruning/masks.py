@@ -41,7 +41,12 @@ class Masks:
         # On the meta device nothing is allocated; only the strides are needed.
         alike = [torch.empty_like(weight, device="meta") for weight in weights]
         self._layouts = [(tensor.shape, tensor.stride()) for tensor in alike]
-        self.set(masks or [torch.ones_like(weight, dtype=torch.bool) for weight in weights])
+        if masks is not None:
+            self.set(masks)
+            return
+        # Not by `set`, which would need a byte for each weight.
+        self.bits = [_ones(weight) for weight in weights]
+        self._count([weight.numel() for weight in weights], weights)
 
     def set(self, masks: Sequence[Tensor]) -> None:
         """Store bool tensors of the weights' shapes; True = kept. Meta tensors keep everything."""
@@ -56,8 +61,15 @@ class Masks:
                 mask = placed.copy_(mask)
             flat.append(_in_memory(mask))
         self.bits, kept = fused.pack(flat)
+        self._count(kept, masks)
+
+    def _count(self, kept: list[int], tensors: Sequence[Tensor]) -> None:
+        """Add up what the ranks keep of each weight."""
+        if any(tensor.is_meta for tensor in tensors):
+            self.kept = kept
+            return
         counts = torch.tensor(kept, dtype=torch.int64, device="cpu")
-        self.kept = summed(counts, self._shards, masks[0].device).tolist()
+        self.kept = summed(counts, self._shards, tensors[0].device).tolist()
 
     def same_layout(self, weights: Sequence[Tensor]) -> list[bool]:
         """For each weight, whether its mask is stored in the weight's memory order."""
@@ -138,6 +150,15 @@ class Passing(Masks):
 def _in_memory(tensor: Tensor) -> Tensor:
     """The elements of a tensor without gaps in memory order, a view of shape (n,)."""
     return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _ones(weight: Tensor) -> Tensor:
+    """The bits of a mask that keeps a whole weight."""
+    size, rest = divmod(weight.numel(), 8)
+    bits = torch.full((size + bool(rest),), 255, dtype=torch.uint8, device=weight.device)
+    if rest:
+        bits[-1] = (1 << rest) - 1
+    return bits
 
 
 def pack_bits(mask: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
         Bool tensor of the same shape.
     """
     at_once = max(1, _IN_ROWS // max(1, scores.shape[1]))
-    parts = zip(scores.split(at_once), candidates.split(at_once), strict=True)
+    parts = zip(torch.split(scores, at_once), torch.split(candidates, at_once), strict=True)
     return torch.cat([_first_of_rows(score, k, places) for score, places in parts])
 
 
