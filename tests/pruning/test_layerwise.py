@@ -1,5 +1,6 @@
 """The block walk: published masks, two passes per block, and each block's captured inputs."""
 
+import threading
 import weakref
 from pathlib import Path
 
@@ -109,7 +110,8 @@ def captured(model, batches):
         if isinstance(module, nn.Linear):
 
             def add(_, args, name=f"{name}.weight"):
-                squares[name] = squares.get(name, 0) + args[0].flatten(0, -2).square().sum(0)
+                inputs = args[0].flatten(0, -2).float()
+                squares[name] = squares.get(name, 0) + inputs.square().sum(0)
 
             hooks.append(module.register_forward_pre_hook(add))
     with torch.no_grad():
@@ -200,6 +202,7 @@ def test_nothing_of_the_walk_remains():
     seven_exp.create_pruner("sparsegpt", model, sparsity=0.5).prune(batches, noisy)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(module.training and not module._forward_pre_hooks for module in model.modules())
+    assert not any("forward" in vars(module) for module in model.modules())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert torch.backends.mha.get_fastpath_enabled()
 
@@ -221,6 +224,7 @@ def test_an_error_in_a_pass_arrives_and_ends_the_others(broken):
         pruner.prune(batches, failing)
     assert all(mask.all() for mask in pruner.masks.values())
     assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_a_loss_that_calls_no_layer_is_an_error():
@@ -393,6 +397,32 @@ def test_autocast_around_the_walk_holds_in_it():
     with torch.autocast("cpu", torch.bfloat16):
         pruner.prune(batches, noting)
     assert dtypes == {torch.bfloat16}
+
+
+def test_autocast_gives_pruned_weights_no_old_values(wanda_scores):
+    model, batches = small()
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    scores = wanda_scores(model)
+    pruner = seven_exp.create_pruner("wanda", model, sparsity=0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        pruner.prune(batches, loss)
+        mixed, _ = small()
+        mixed.layers[0].load_state_dict(model.layers[0].state_dict())
+        expected = captured(mixed, batches)
+    for name in (name for name in pruner.masks if name.startswith("layers.1.")):
+        seen = (scores[name] / start[name].abs())[0]
+        torch.testing.assert_close(seen, expected[name], rtol=1e-3, atol=1e-3)
+
+
+def test_blocks_run_in_the_thread_of_the_walk():
+    # Libraries hold buffers for each thread that multiplies matrices.
+    model, batches = small()
+    threads = set()
+    for layer in model.layers.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(lambda *_: threads.add(threading.current_thread()))
+    seven_exp.create_pruner("wanda", model, sparsity=0.5).prune(batches, loss)
+    assert threads == {threading.current_thread()}
 
 
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt"])

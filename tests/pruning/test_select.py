@@ -150,3 +150,16 @@ def test_a_sample_is_enough_where_scores_are_ordinary(monkeypatch):
     for k in (1, 1000, 150_000, 299_990):
         (mask,) = top_k_masks([torch.randn(300_000)], k)
         assert int(mask.sum()) == k
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 40), elements=VALUES), st.integers(0, 1000))
+def test_ascending_is_a_stable_sort(scores, seed):
+    allowed = np.random.default_rng(seed).random(len(scores)) < 0.8
+    order = select.ascending(torch.from_numpy(scores), torch.from_numpy(allowed)).tolist()
+    ranks = np.where(np.isnan(scores), -np.inf, scores)
+    certain = [
+        i for i in np.argsort(ranks, kind="stable") if allowed[i] and not np.isnan(scores[i])
+    ]
+    assert [i for i in order if i in certain] == certain
+    below = [*np.flatnonzero(~allowed), *np.flatnonzero(allowed & np.isnan(scores))]
+    assert order[: len(below)] == below
