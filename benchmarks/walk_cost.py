@@ -7,7 +7,8 @@ None of the others' code is here:
 
     --wanda           checkout of locuslab/wanda (Wanda, SparseGPT)
     --sparsegpt       checkout of IST-DASLab/sparsegpt
-    --llm-compressor  the installed package llmcompressor (both)
+    --llm-compressor  the installed package llmcompressor (both), which may want an older torch: with
+                      --no-deps, compressed-tensors, loguru and nvidia-ml-py are enough besides
 
     OMP_NUM_THREADS=1 python benchmarks/walk_cost.py --wanda DIR --sparsegpt DIR --llm-compressor
 """
