@@ -7,8 +7,8 @@ None of the others' code is here:
 
     --wanda           checkout of locuslab/wanda (Wanda, SparseGPT)
     --sparsegpt       checkout of IST-DASLab/sparsegpt
-    --llm-compressor  the installed package llmcompressor (both), which may want an older torch: with
-                      --no-deps, compressed-tensors, loguru and nvidia-ml-py are enough besides
+    --llm-compressor  the installed package llmcompressor (both); where it wants an older torch,
+                      --no-deps will do, beside compressed-tensors, loguru and nvidia-ml-py
 
     OMP_NUM_THREADS=1 python benchmarks/walk_cost.py --wanda DIR --sparsegpt DIR --llm-compressor
 """
