@@ -10,6 +10,7 @@ from seven_exp import runs
 from seven_exp.compare.records import read_runs
 from seven_exp.compare.summary import summarize
 from seven_exp.config import RunConfig
+from seven_exp.runs.identity import run_identity
 from seven_exp.runs.reads import READ_BY, Pruning
 from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import LocalRecord
@@ -188,3 +189,13 @@ def test_runs_that_differ_in_what_they_never_read_are_one_row(tmp_path):
         run_experiment(config, tmp_path / str(seed), LocalRecord())
     (row,) = summarize(read_runs([tmp_path])[0], "accuracy", None)[0]
     assert (row.method, row.result.n) == ("magnitude", 2)
+
+
+def test_a_correction_repeats_the_runs_that_it_changed_and_no_others():
+    def version(pruner, precision):
+        config = composed(f"pruner={pruner}", f"trainer.precision={precision}", "sparsity=0.5")
+        return run_identity(config)["version"]
+
+    assert version("wanda", "bf16") != version("wanda", "fp32")
+    for pruner in ("seven_dyn", "magnitude", "dense"):
+        assert version(pruner, "bf16") == version(pruner, "fp32") == version("wanda", "fp32")

@@ -61,7 +61,7 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
         },
         exclude_defaults=True,
     )
-    identity["version"] = [RESULTS, SCHEMA]
+    identity["version"] = [RESULTS, SCHEMA, *_corrections(config, pruning)]
     identity["model"], identity["dataset"] = model_identity(config), data_identity(config)
     if config.calibration is None:
         del identity["calibration"]  # older runs have no such key
@@ -80,6 +80,15 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
         others += ["scope"] if "schedule.name" in ignored else ["scope", "schedule"]
     identity["plugins"] = plugins_identity(config, *START, *others)
     return identity
+
+
+def _corrections(config: RunConfig, pruning: Pruning) -> list[str]:
+    """Corrections that changed the results of some runs: these alone are repeated."""
+    from seven_exp.pruning import Solver, build_method
+
+    method = build_method(config.pruner.name, config.pruner.arguments)
+    walks = pruning.prunes and isinstance(method, Solver)
+    return ["autocast of walks"] if walks and config.trainer.precision != "fp32" else []
 
 
 def model_identity(config: RunConfig) -> dict[str, Any]:
