@@ -540,6 +540,19 @@ def test_mistakes(sweep, capsys, arguments, words):
     assert not list(Path(sweep).glob("comparison*"))
 
 
+def test_a_caption_says_each_departure_once_and_that_nothing_was_trained(tmp_path):
+    for pruner, sparsity in ((p, s) for p in ("magnitude", "wanda") for s in (0.5, 0.7)):
+        for seed in (0, 1):
+            write(
+                tmp_path, pruner, sparsity, seed, 0.5, steps=0, departures=["own text"],
+                config={"trainer": {"batch_size": 4}},
+            )  # fmt: skip
+    rows = list(rows_of(tmp_path).values())
+    words = caption(rows, "accuracy", "magnitude", Look())
+    assert words.count("own text (all methods)") == words.count("own text") == 1
+    assert "Each run: no training." in words
+
+
 def test_names_of_methods_with_settings_are_replaced_word_by_word():
     look = Look(parse_names(["optimizer.lr=lr", "snip=SNIP", "snip optimizer.lr=0.1=slow"]))
     assert look.name("snip optimizer.lr=0.2") == "SNIP lr=0.2"

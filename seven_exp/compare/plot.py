@@ -244,7 +244,8 @@ def _curves(
     targets = {row.sparsity: at[id(row)] for method in pruning for row in of[method]}
     gaps = [b - a for a, b in pairwise(sorted(targets.values()))]
     # Side by side, so that intervals at one sparsity can be distinguished.
-    step = min(0.02, 0.6 * min(gaps, default=1) / max(1, len(pruning))) if x == "sparsity" else 0
+    beside = 0.009 * sum(gaps) if gaps else 0.02
+    step = min(beside, 0.6 * min(gaps, default=1) / max(1, len(pruning))) if x == "sparsity" else 0
     if x != "sparsity":
         _ticks(axes, "x", list(at.values()), x)
     _ticks(axes, "y", [scale * row.result.mean for row in rows], metric)

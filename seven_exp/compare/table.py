@@ -100,7 +100,9 @@ def reservations(rows: Sequence[Row], metric: str, name: Callable[[str], str] = 
     """
     said = []
     for words in dict.fromkeys(filter(None, map(departures, rows))):
-        names = ", ".join(name(row.method) for row in rows if departures(row) == words)
+        named = dict.fromkeys(name(row.method) for row in rows if departures(row) == words)
+        everything = len(named) == len({row.method for row in rows})
+        names = "all methods" if everything and len(named) > 1 else ", ".join(named)
         said.append(f"{DEPARTS} not of the published protocol: {words} ({names})")
     if is_share(metric) and any(row.step is None for row in rows):
         said.append(
