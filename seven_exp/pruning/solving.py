@@ -136,7 +136,7 @@ class Solving:
         if i not in self._sums:
             self._sums[i] = self._nothing(i, len(inputs))
         sums, dtype = self._sums[i], precision(self._layers[i].weight)
-        sums["uses"] += torch.tensor([len(group) for group in inputs]).to(sums["uses"])
+        sums["uses"] += sums["uses"].new_tensor([len(group) for group in inputs])
         self.solver.see(sums, [group.detach().to(dtype) for group in inputs])
 
     def _forward(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ class Solving:
         if any(idle):
             each = torch.eye(inputs, dtype=sums["uses"].dtype, device=sums["uses"].device)
             given = [each if one else each[:0] for one in idle]
-            sums["uses"] += torch.tensor([len(group) for group in given]).to(sums["uses"])
+            sums["uses"] += sums["uses"].new_tensor([len(group) for group in given])
             self.solver.see(sums, given)
 
     def _prune(self, pool: Pool, known: Mapping[int, Sums]) -> None:

@@ -106,11 +106,14 @@ def _dataset(config: RunConfig) -> None:
 
 def _training_text(config: RunConfig) -> None:
     """Find a run that would train, or take gradients, on the text of its evaluation."""
-    pruning = Pruning.of(config)
-    outside = pruning.prunes and pruning.outside_training and pruning.needs_batches
-    trains = config.trainer.max_steps != 0 or config.model.pretrain.epochs > 0
-    if trains or (outside and not pruning.calibrated):
+    try:
         check_training(config.dataset.name, config.dataset.arguments.get("data_dir"))
+    except ValueError:
+        pruning = Pruning.of(config)
+        outside = pruning.prunes and pruning.outside_training and pruning.needs_batches
+        trains = config.trainer.max_steps != 0 or config.model.pretrain.epochs > 0
+        if trains or (outside and not pruning.calibrated):
+            raise
 
 
 def _calibration(config: RunConfig) -> None:
