@@ -3,6 +3,7 @@
 import atexit
 import gc
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -104,6 +105,16 @@ def _what_tests_register_is_gone_after_them(monkeypatch: pytest.MonkeyPatch) -> 
     for name in sys.modules.keys() - modules:
         if name.startswith(("seven_exp_plugin", "own", "spread")):
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _logs_go_nowhere_else_after_a_test() -> Iterator[None]:
+    """Libraries and Hydra add handlers, which would write to the streams of the test before."""
+    loggers = [logging.getLogger(name) for name in (None, "seven_exp")]
+    before = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before, strict=True):
+        logger.handlers = [handler for handler in logger.handlers if handler in handlers]
 
 
 def pytest_xdist_auto_num_workers() -> int:

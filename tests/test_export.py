@@ -319,7 +319,7 @@ def test_masks_that_are_cut_off_cost_one_line(copied_run, capsys):
     masks = copied_run / "masks.safetensors"
     masks.write_bytes(masks.read_bytes()[:-3])
     code, out = said(capsys, copied_run, "--format", "dense")
-    assert (code, out.err.count("\n")) == (2, 1)
+    assert (code, out.err.count("\n")) == (2, 1), out.err
     assert f"'{masks}' can't be read: " in out.err
 
 
