@@ -20,13 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "sklearn", "matplotlib")
+WORDS = 4096
 SHORTEST = 100
 """Characters of the shortest docstring."""
 
 LLAMA = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 4096,
+    "vocab_size": WORDS,
     "hidden_size": 256,
     "intermediate_size": 688,
     "num_hidden_layers": 6,
@@ -96,8 +97,7 @@ def main() -> None:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = ByteLevelBPETokenizer()
-    size = int(str(LLAMA["vocab_size"]))
-    tokenizer.train([str(folder / "train.txt")], vocab_size=size, special_tokens=["<end>"])
+    tokenizer.train([str(folder / "train.txt")], vocab_size=WORDS, special_tokens=["<end>"])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<end>", eos_token="<end>", pad_token="<end>"
     )

@@ -119,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         of_figures = [
             f"--{key}" for key in _OF_FIGURES if getattr(options, key) != parser.get_default(key)
         ]
-        if of_figures and not {*PICTURES} & {*formats}:
+        pictures = {*PICTURES} & {*formats}
+        if of_figures and not pictures:
             raise ValueError(f"{of_figures[0]} is for figures: add png, svg or pdf to --format")
         inference = Inference(
             *(options.unpaired, options.family, split(options.contrast), options.margin),
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_styles(options.style)
         axes = options.x, options.y, options.colour
         look = Look(parse_names(options.rename), options.highlight, width, options.style, *axes)
-        if {*PICTURES} & {*formats}:
+        if pictures:
             check_fonts(look)
         compare(
             options.folders,

@@ -280,8 +280,8 @@ def budget(records: Sequence[Record]) -> list[str]:
 
     start = when("{} epochs at learning rate {}", "model.pretrain.epochs", "model.pretrain.lr")
     steps = when("{} steps", "steps") + when(" of {} examples", "examples")
-    trained = steps + when(" with {} at learning rate {}", "optimizer.name", "optimizer.lr")
-    trained = "no training" if common("steps") == 0 else trained
+    optimized = when(" with {} at learning rate {}", "optimizer.name", "optimizer.lr")
+    trained = "no training" if common("steps") == 0 else steps + optimized
     sizes = (
         when("{:,} prunable weights", "params_prunable"),
         when("{:,} test examples", "test_examples"),

@@ -146,17 +146,11 @@ def _check(name: str, *, max_length: int, data_dir: str | None, **_: object) -> 
     locate(_KEY, corpus_of("dataset.name", name), "test", data_dir)
 
 
-def check_training(name: str, data_dir: str | None = None) -> None:
-    """Check that a run may train on a corpus.
-
-    Raises:
-        ValueError: It is one text file, on which perplexity is measured.
-    """
-    if name == "lm/text_file" and data_dir and Path(data_dir).expanduser().is_file():
-        raise ValueError(
-            f"{_KEY} is '{data_dir}': perplexity is measured on this text, so nothing may be "
-            "trained on it; give a folder with train.txt and test.txt"
-        )
+def is_one_text(name: str, data_dir: str | None = None) -> bool:
+    """Whether a corpus is a single file, whose text is measured and would be trained on as well."""
+    if name != "lm/text_file" or data_dir is None:
+        return False
+    return Path(data_dir).expanduser().is_file()
 
 
 def _add(name: str) -> None:

@@ -10,7 +10,7 @@ from seven_exp import datasets, models
 from seven_exp.config import ConfigError, RunConfig, check_arguments, faults_of_the_user
 from seven_exp.datasets import DATASETS, TRANSFORMS, held_out, limited, text_head
 from seven_exp.datasets.calibration import check_calibration
-from seven_exp.datasets.perplexity import check_training
+from seven_exp.datasets.perplexity import is_one_text
 from seven_exp.messages import nearest
 from seven_exp.pruning import PRUNERS, build_method
 from seven_exp.pruning.allocation import SCOPES
@@ -106,14 +106,17 @@ def _dataset(config: RunConfig) -> None:
 
 def _training_text(config: RunConfig) -> None:
     """Find a run that would train, or take gradients, on the text of its evaluation."""
-    try:
-        check_training(config.dataset.name, config.dataset.arguments.get("data_dir"))
-    except ValueError:
-        pruning = Pruning.of(config)
-        outside = pruning.prunes and pruning.outside_training and pruning.needs_batches
-        trains = config.trainer.max_steps != 0 or config.model.pretrain.epochs > 0
-        if trains or (outside and not pruning.calibrated):
-            raise
+    place = config.dataset.arguments.get("data_dir")
+    if not is_one_text(config.dataset.name, place):
+        return
+    pruning = Pruning.of(config)
+    outside = pruning.prunes and pruning.outside_training and pruning.needs_batches
+    trains = config.trainer.max_steps != 0 or config.model.pretrain.epochs > 0
+    if trains or (outside and not pruning.calibrated):
+        raise ConfigError(
+            f"dataset.data_dir is '{place}': perplexity is measured on this text, so nothing may "
+            "be trained on it; give a folder with train.txt and test.txt"
+        )
 
 
 def _calibration(config: RunConfig) -> None:
