@@ -439,10 +439,14 @@ FACTS = (
         ["pruner.pattern=2:4", "pruner.scope=per_layer", "calibration.batch_size=4"],
         ["pruner=wanda_pp"],
         ["pruner.exclude=['*layers.0*','*layers.2*']"],
+        ["pruner=magnitude", "pruner.scope=per_layer", "pruner.sparsities={*q_proj*:0.7}"],
+        ["pruner=magnitude_pre", "pruner.scope=per_row", "pruner.pattern=2:4"],
+        ["pruner=dense"],
     ],
 )
 def test_blocks_in_turn_give_the_run_in_memory(llama, texts, tmp_path, overrides):
     config = config_of(llama, texts, tmp_path, *overrides)
+    assert in_turn.allowed(config)
     one, two = run(config, tmp_path / "one"), in_memory(config, tmp_path / "two")
     for name in FACTS:
         assert one[name] == two[name], name
@@ -485,18 +489,25 @@ class Killed(BaseException):
     """Stands for a signal that kills the process."""
 
 
+def killed_at(moment):
+    """In place of ``InTurn.write``; the block, or -1 for the rest, is not written any more."""
+    write = in_turn.InTurn.write
+
+    def killed(self, folder, number, names):
+        if number == moment:
+            raise Killed
+        write(self, folder, number, names)
+
+    return killed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["block", "rest", "evaluation"])
 def test_a_killed_run_goes_on_from_its_last_finished_block(
     llama, texts, tmp_path, pruned, monkeypatch, moment
 ):
     config, solved = config_of(llama, texts, tmp_path), []
-    write, solve = in_turn.InTurn.write, Wanda.solve
-
-    def killed(self, folder, number, names):
-        if number == {"block": 1, "rest": -1}.get(moment):
-            raise Killed
-        write(self, folder, number, names)
+    solve = Wanda.solve
 
     def counted(self, *arguments):
         solved.append(1)
@@ -504,7 +515,7 @@ def test_a_killed_run_goes_on_from_its_last_finished_block(
 
     monkeypatch.setattr(Wanda, "solve", counted)
     with monkeypatch.context() as patch:
-        patch.setattr(in_turn.InTurn, "write", killed)
+        patch.setattr(in_turn.InTurn, "write", killed_at({"block": 1, "rest": -1}.get(moment)))
         if moment == "evaluation":
             patch.setattr(in_turn, "_evaluate", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
@@ -518,6 +529,22 @@ def test_a_killed_run_goes_on_from_its_last_finished_block(
     assert {name: record[name] for name in FACTS} == {name: whole[name] for name in FACTS}
     assert record["sha256"] == whole["sha256"]
     assert not (tmp_path / "run/model.partial").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides", [["pruner=magnitude", "pruner.scope=per_layer"], ["pruner=dense"]]
+)
+def test_a_killed_run_of_weights_alone_goes_on(llama, texts, tmp_path, monkeypatch, overrides):
+    config = config_of(llama, texts, tmp_path, *overrides)
+    whole = in_memory(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(in_turn.InTurn, "write", killed_at(2))
+        with pytest.raises(Killed):
+            run(config, tmp_path / "run")
+    record = run(config, tmp_path / "run")
+    assert {name: record[name] for name in FACTS} == {name: whole[name] for name in FACTS}
+    assert same_tensors(*(tensors_of(tmp_path / name / "model") for name in ("run", "whole")))
 
 
 def test_a_run_that_was_begun_is_found_again(tmp_path):

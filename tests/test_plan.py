@@ -154,8 +154,10 @@ def test_what_would_fit_fits(llama_7b):
     dense = of_7b(llama_7b, "pruner=magnitude", "trainer.max_steps=0", "calibration=c4")
     need = need_of(dense)
     assert list(changes(dense, need, 1, 25 * 10**9)) == [
-        "model.dtype=bfloat16", "pruner=wanda, one block at a time"
-    ]  # fmt: skip
+        "model.dtype=bfloat16",
+        "pruner.scope=per_layer, one block at a time",
+        "pruner=wanda, one block at a time",
+    ]
     assert list(changes(dense, need, 1, 10**9)) == []
 
 
@@ -172,6 +174,18 @@ def test_block_by_block_is_the_plan_of_the_walk(llama_7b):
     together = need_of(of_7b(llama_7b, *given, "pruner.scope=global"))
     assert not together.by_block
     assert together.total > need.total + 12e9
+
+
+@pytest.mark.slow
+def test_weights_alone_need_one_block(llama_7b):
+    given = ["pruner=magnitude", "trainer.max_steps=0", "model.dtype=bfloat16"]
+    whole = need_of(of_7b(llama_7b, *given))
+    one = need_of(of_7b(llama_7b, *given, "pruner.scope=per_layer"))
+    assert (whole.by_block, one.by_block) == (False, True)
+    # 31 of 32 blocks of 202 million weights are not there; both hold the rest.
+    assert whole.parts["weights"] - one.parts["weights of a block"] > 31 * 2 * 202e6
+    assert one.parts["statistics of a block's inputs"] == 0
+    assert one.parts["inputs of a block, all sequences"] == 2 * 166 * 2048 * 4096 * 2
 
 
 def test_gradients_within_a_block_are_named(llama, texts, tmp_path):  # noqa: F811

@@ -10,7 +10,7 @@ from seven_exp.pruning.keywords import read_by
 from seven_exp.pruning.layers import Coverage, prunable_layers, survey
 from seven_exp.pruning.masks import pack_bits, unpack_bits
 from seven_exp.pruning.memory import MemoryPlan, WalkPlan, plan_memory, plan_walk
-from seven_exp.pruning.method import Ranking, needs_batches
+from seven_exp.pruning.method import Ranking, needs_batches, prunes_by_block
 from seven_exp.pruning.pruner import Pruner
 from seven_exp.pruning.registry import PRUNERS, PrunerSpec, build_method, register
 from seven_exp.pruning.regrowth import FromZero, Moved, Remembered, StayGone, StraightThrough
@@ -58,6 +58,7 @@ __all__ = [
     "plan_memory",
     "plan_walk",
     "prunable_layers",
+    "prunes_by_block",
     "read_by",
     "register",
     "survey",

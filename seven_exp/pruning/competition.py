@@ -90,6 +90,11 @@ class Competition:
         return pool.kept * rows + pool.more
 
     @property
+    def spans_blocks(self) -> bool:
+        """Whether what a block keeps depends on the weights of others."""
+        return self.scope in COMPETITIVE or isinstance(SCOPES[self.scope], Measured)
+
+    @property
     def measures_inputs(self) -> bool:
         """Whether `measured` needs |W_ij| ||X_j|| instead of weights."""
         scope = SCOPES[self.scope]

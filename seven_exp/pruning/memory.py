@@ -10,9 +10,9 @@ from seven_exp.pruning.create import create_pruner
 from seven_exp.pruning.criteria.score import precision
 from seven_exp.pruning.criteria.solver import Solver
 from seven_exp.pruning.inputs import uses_of
-from seven_exp.pruning.layers import prunable_layers
+from seven_exp.pruning.layers import Layer, prunable_layers
 from seven_exp.pruning.matrices import widths
-from seven_exp.pruning.method import Method, regrows
+from seven_exp.pruning.method import Method, prunes_by_block, regrows
 from seven_exp.pruning.pruner import Pruner
 from seven_exp.pruning.registry import PRUNERS, When, build_method
 from seven_exp.pruning.regrowth import Remembered, StayGone
@@ -102,7 +102,7 @@ class WalkPlan(NamedTuple):
     Attributes:
         outside: Parameters outside all blocks: embeddings, norms, the output layer.
         block: Parameters of the largest block.
-        statistics: A solver's sums over the inputs of a block's weights.
+        statistics: A solver's sums over the inputs of a block's weights; 0 for other methods.
         solving: An upper estimate of a solver's copies while it solves one weight: four of its
             statistics in float64 and eight of the weight in float32.
         inputs: The inputs of a block for all sequences, and the embeddings, which passes keep.
@@ -130,14 +130,15 @@ def plan_walk(
     """Compute how much memory it takes to prune a language model block by block.
 
     Args:
-        name: A registered solver, such as "wanda" or "sparsegpt".
+        name: A registered solver, such as "wanda", or "magnitude".
         model: A causal language model, usually on the meta device.
         sequences: Number of calibration sequences, or of evaluated blocks if there are more.
         length: Tokens of each.
         **settings: As for `create_pruner`.
 
     Raises:
-        ValueError: As in `create_pruner`; or the pruner is no solver, or the model has no blocks.
+        ValueError: As in `create_pruner`; or the pruner reads the whole model, or there are no
+            blocks.
     """
     pruner = create_pruner(name, model, sparsity=0.5, **settings)
     return walk_of(pruner, model, sequences=sequences, length=length)
@@ -147,18 +148,15 @@ def walk_of(pruner: Pruner, model: nn.Module, *, sequences: int, length: int) ->
     """`plan_walk` for a pruner that exists.
 
     Raises:
-        ValueError: It is no solver, or the model has no blocks.
+        ValueError: It reads the whole model, or the model has no blocks.
     """
-    solver, blocks = pruner.method, blocks_of(model)
-    if not isinstance(solver, Solver) or not blocks:
-        lacking = "the model has no blocks" if blocks == [] else f"{pruner.name} is no solver"
+    method, blocks = pruner.method, blocks_of(model)
+    if not (isinstance(method, Solver) or prunes_by_block(method)) or not blocks:
+        lacking = f"{pruner.name} reads the whole model" if blocks else "the model has no blocks"
         raise ValueError(f"nothing can be pruned block by block: {lacking}")
-    uses = uses_of(model, pruner.layers)
-    sums: list[int] = []
-    for layer, use in zip(pruner.layers, uses, strict=True):
-        shown = [] if use is None else [use.matrices(layer.weight.detach().to("meta"), 1)]
-        tensors = [t for w in shown for t in solver.init(w.to(precision(w))).values()]
-        sums.append(sum(t.numel() * t.element_size() for t in tensors))
+    sums = [0] * len(pruner.layers)
+    if isinstance(method, Solver):
+        sums = _statistics(method, model, pruner.layers)
     owner = {id(module): i for i, block in enumerate(blocks) for module in block.modules()}
     within = [0] * len(blocks)
     for layer, size in zip(pruner.layers, sums, strict=True):
@@ -181,6 +179,16 @@ def walk_of(pruner: Pruner, model: nn.Module, *, sequences: int, length: int) ->
         inputs=2 * sequences * length * width * itemsize,
         passing=length * max(8 * widest * 4, words * (itemsize + 8)),
     )
+
+
+def _statistics(solver: Solver, model: nn.Module, layers: Sequence[Layer]) -> list[int]:
+    """Bytes of a solver's sums for each layer."""
+    sizes = []
+    for layer, use in zip(layers, uses_of(model, layers), strict=True):
+        shown = [] if use is None else [use.matrices(layer.weight.detach().to("meta"), 1)]
+        tensors = [t for w in shown for t in solver.init(w.to(precision(w))).values()]
+        sizes.append(sum(t.numel() * t.element_size() for t in tensors))
+    return sizes
 
 
 def _bytes(parameter: Tensor) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from seven_exp.pruning.criteria.score import Elementwise, GradientScore, ModelScore, Score
-from seven_exp.pruning.criteria.solver import Solver
+from seven_exp.pruning.criteria.solver import GradientSolver, Solver
 from seven_exp.pruning.patterns import Pattern
 from seven_exp.pruning.regrowth import Moved, Regrowth, StayGone
 from seven_exp.pruning.rules import DropAndGrow, Rule, TopK
@@ -101,6 +101,14 @@ def needs_batches(method: Method) -> bool:
 def needs_model(method: Method) -> bool:
     """Whether it runs the model itself, so that training steps can't provide its evidence."""
     return isinstance(method, Solver) or isinstance(method.score, ModelScore)
+
+
+def prunes_by_block(method: Method) -> bool:
+    """Whether one block of a model at a time is enough, if no weights compete across blocks."""
+    if isinstance(method, Solver):
+        return method.order == "blocks" and not isinstance(method, GradientSolver)
+    alone = isinstance(method.score, Elementwise) and not isinstance(method.score, GradientScore)
+    return alone and type(method.rule) is TopK and method.regrowth is StayGone
 
 
 def starts_sparse(method: Method) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seven_exp.pruning.allocation import Pool
 from seven_exp.pruning.bounds import positive
 from seven_exp.pruning.check import Check, check_zeros, counterparts
-from seven_exp.pruning.competition import COMPETITIVE, Competition
+from seven_exp.pruning.competition import Competition
 from seven_exp.pruning.criteria.score import (
     CompensatingScore,
     GradientScore,
@@ -33,7 +33,14 @@ from seven_exp.pruning.identity import Anchors, Pulse
 from seven_exp.pruning.layers import Coverage, unwrap
 from seven_exp.pruning.layerwise import Hold
 from seven_exp.pruning.masks import Masks, Passing, pack_bits, unpack_bits
-from seven_exp.pruning.method import Method, Ranking, needs_batches, needs_model, regrows
+from seven_exp.pruning.method import (
+    Method,
+    Ranking,
+    needs_batches,
+    needs_model,
+    prunes_by_block,
+    regrows,
+)
 from seven_exp.pruning.older_states import translated
 from seven_exp.pruning.registry import When
 from seven_exp.pruning.regrowth import Remembered, StayGone, regrowth_of
@@ -42,6 +49,7 @@ from seven_exp.pruning.rules import DropAndGrow, Moment, TopK
 from seven_exp.pruning.schedules import Gradual, Rounds
 from seven_exp.pruning.shards import gradients, held, joined, part, whole
 from seven_exp.pruning.solving import Solving
+from seven_exp.pruning.weights_alone import prune_by_block
 
 T = TypeVar("T")
 
@@ -277,16 +285,17 @@ class Pruner:
         when its ``hold`` ends.
 
         Args:
-            batches: All are passed to ``loss_fn``.
+            batches: All are passed to ``loss_fn``, if the method reads any.
             loss_fn: ``loss_fn(model, batch)`` -> scalar.
             hold: Loads a block's weights, and stores and frees them at its end.
             done: Name of each weight that an earlier call has pruned -> how many it kept.
 
         Raises:
             NoEvidenceError: All scores of a layer are equal or broken.
-            ValueError: The method is no solver, or its layers compete across blocks.
+            ValueError: The method reads several blocks at once, or layers compete across blocks.
         """
-        if not isinstance(self.method, Solver) or self.scope in COMPETITIVE:
+        together = self.competition.spans_blocks and any(self.competition.targets)
+        if together or not prunes_by_block(self.method):
             raise ValueError(f"{self.name} reads several blocks at once: call prune()")
         done = done or {}
         self._masks = Passing(self.layers)
@@ -295,7 +304,18 @@ class Pruner:
         ]
         self.window = Gradual(self.curve, 0, 1)
         before = list(self._sizes)
-        self._solve(self.method, batches, loss_fn, hold, done)
+        if isinstance(self.method, Solver):
+            self._solve(self.method, batches, loss_fn, hold, done)
+        elif isinstance(score := self.method.score, Score):
+            finished = {i for i, layer in enumerate(self.layers) if layer.name in done}
+            pools = [
+                pool
+                for pool in self.competition.pools(partial(self.window.sparsity, self._t), finished)
+                if self.competition.kept(pool) < sum(self._sizes[i] for i in pool.layers)
+            ]
+            prune_by_block(
+                self.name, self._model, score, self.competition, self._masks, pools, hold
+            )
         self._t = 1
         self._warn_of_lost_layers(before, stacklevel=3)
 

@@ -35,8 +35,7 @@ from seven_exp.models.shards import (
     open_shards,
     place,
 )
-from seven_exp.pruning import NoEvidenceError, Pruner, build_method
-from seven_exp.pruning.criteria.solver import GradientSolver, Solver
+from seven_exp.pruning import NoEvidenceError, Pruner, build_method, prunes_by_block
 from seven_exp.pruning.layerwise import inference, side_by_side
 from seven_exp.pruning.structure import blocks_of
 from seven_exp.runs import artifacts, provenance
@@ -76,7 +75,7 @@ class InTurn:
     Attributes:
         config: A checked config.
         data: Its test split is evaluated.
-        calibration: The batches that the pruner reads.
+        calibration: The batches that the pruner reads, if it reads any.
         departures: From the published protocol.
         harness: Zero-shot tasks.
         compute: Device, precision and task.
@@ -89,7 +88,7 @@ class InTurn:
 
     config: RunConfig
     data: Data
-    calibration: Batches
+    calibration: Batches | None
     departures: list[str]
     harness: Harness
     compute: Compute
@@ -162,13 +161,12 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
         )
         dtype = config.model.arguments.get("dtype", "float32")
         model = on_meta(settings, dtype)
-        check_length(config.calibration, model)
+        check_length(config.calibration if Pruning.of(config).calibrated else None, model)
         shards, blocks = open_shards(config.model.name, model), blocks_of(model)
         if shards is None or not blocks:
             log.info("the weights can't be read block by block: the model is pruned in memory")
             return None
         calibration, departures = calibration_of(config)
-        assert calibration is not None
         harness = Harness.of(config.evaluation)
         example = partial(first_example, data.test, device)
         pruner = pruner_of(config, Plan.of(config, 1), model, None, example)
@@ -192,19 +190,21 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
 
 
 def allowed(config: RunConfig) -> bool:
-    """Whether the config allows it: one round of a solver that reads stored blocks one by one."""
+    """Whether the config allows it: at most one round, which reads stored blocks one by one."""
     pruning, model = Pruning.of(config), config.model
-    if not (saves_folder(config) and pruning.calibrated and config.trainer.save_model):
+    if not (saves_folder(config) and config.trainer.save_model):
         return False
-    solver = build_method(config.pruner.name, config.pruner.arguments)
     stored = model.arguments.get("pretrained", True) and model.checkpoint is None
-    return (
-        isinstance(solver, Solver)
-        and not isinstance(solver, GradientSolver)
-        and solver.order == "blocks"
+    apart = (
+        pruning.outside_training
+        and (pruning.calibrated or not pruning.needs_batches)
+        and prunes_by_block(build_method(config.pruner.name, config.pruner.arguments))
         and pruning.updates == 1
         and pruning.scope in _SCOPES
         and config.pruner.pattern != "coupled"
+    )
+    return (
+        (apart or not pruning.prunes)
         and stored
         and model.pretrain.epochs == 0
         and config.analysis.every is None
@@ -297,7 +297,7 @@ def _prune(turn: InTurn, folder: Path, asked: Interruption) -> None:
                 )
                 asked.obey()
 
-        batches = list(turn.calibration.epoch(0))
+        batches = [] if turn.calibration is None else list(turn.calibration.epoch(0))
         try:
             pruner.prune_in_turn(batches, turn.compute.fair_loss, hold, kept)
         except (FloatingPointError, NoEvidenceError) as error:

@@ -122,11 +122,17 @@ def _candidates(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
         own = {key: getattr(chosen, key) for key in Optimizer.model_fields}
         sgd = Optimizer(**own | {"name": "sgd", "momentum": 0.9, "nesterov": True})
         yield "optimizer=sgd", config.model_copy(update={"optimizer": sgd})
+    if in_turn.allowed(config):
+        return
     own = {key: getattr(pruner, key) for key in Pruner.model_fields}
     wanda = Pruner(**own | {"name": "wanda", "scope": None, "pattern": "unstructured"})
-    blockwise = config.model_copy(update={"pruner": wanda})
-    if in_turn.allowed(blockwise) and not in_turn.allowed(config):
-        yield "pruner=wanda, one block at a time", blockwise
+    for words, changed in (
+        ("pruner.scope=per_layer", pruner.model_copy(update={"scope": "per_layer"})),
+        ("pruner=wanda", wanda),
+    ):
+        blockwise = config.model_copy(update={"pruner": changed})
+        if in_turn.allowed(blockwise):
+            yield f"{words}, one block at a time", blockwise
 
 
 def bare_model(config: RunConfig) -> nn.Module:
@@ -224,7 +230,7 @@ def _of_pruning(config: RunConfig, plan: Plan) -> Need:
     check_length(config.calibration if Pruning.of(config).calibrated else None, model)
     method, layers = _pruned(config, plan, model, None)
     walk, besides = None, [] if isinstance(method, Solver) else ["copies while masks are chosen"]
-    if isinstance(method, Solver):
+    if isinstance(method, Solver) or in_turn.allowed(config):
         walk, besides = _walk(config, plan, model)
     if walk is not None and in_turn.allowed(config) and _stored_by_block(config, model):
         parts = {"weights outside the blocks": walk.outside, "weights of a block": walk.block}
@@ -266,19 +272,22 @@ def _pruner(
 
 
 def _walk(config: RunConfig, plan: Plan, model: nn.Module) -> tuple[WalkPlan | None, list[str]]:
-    """The plan of a solver's walk through the blocks, and what it can't count."""
-    section, besides = config.calibration, [f"the inputs that {config.pruner.name} reads"]
+    """The plan of a walk through the blocks, and what it can't count."""
+    section, by_block = config.calibration, in_turn.allowed(config)
     solved = Pruning.of(config).calibrated and config.pruner.pattern != "coupled"
-    if section is None or not solved or not blocks_of(model):
-        return None, besides
-    sizes, besides = [(section.samples, section.length)], []
-    if in_turn.allowed(config):
+    if not (solved or by_block) or not blocks_of(model):
+        return None, [f"the inputs that {config.pruner.name} reads"]
+    sizes, besides = [], list[str]()
+    if solved and section is not None:
+        sizes.append((section.samples, section.length))
+    if by_block:
         corpus = CORPORA[config.dataset.name.removeprefix("lm/")]
         length = config.dataset.arguments["max_length"]
-        if blocks := corpus.blocks or (corpus.tokens or 0) // length:
-            sizes.append((blocks, length))
-        else:
-            besides = [f"inputs of the evaluation, if it has more than {section.samples} blocks"]
+        blocks = corpus.blocks or (corpus.tokens or 0) // length
+        if not blocks:
+            more = f", if it has more than {section.samples} blocks" if solved and section else ""
+            besides.append(f"inputs of the evaluation{more}")
+        sizes.append((blocks, length))
     pruner = _pruner(config, plan, model, None)
     if isinstance(pruner.method, RegionalSolver):
         besides.append("a block's activations and gradients")

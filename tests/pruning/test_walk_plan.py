@@ -50,8 +50,8 @@ def test_depth_costs_nothing():
     assert len(plans) == 1
 
 
-def test_what_has_no_blocks_or_statistics_is_refused():
-    with pytest.raises(ValueError, match="magnitude is no solver"):
-        plan_walk("magnitude", decoder(2, 64), sequences=1, length=8)
+def test_what_has_no_blocks_or_reads_the_whole_model_is_refused():
+    with pytest.raises(ValueError, match="seven_pre reads the whole model"):
+        plan_walk("seven_pre", decoder(2, 64), sequences=1, length=8)
     with pytest.raises(ValueError, match="the model has no blocks"):
         plan_walk("wanda", decoder(1, 64), sequences=1, length=8)
