@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import HydraException
 from safetensors import SafetensorError
 from test_cli import train
 from test_conf import composed
@@ -363,3 +364,19 @@ def test_an_error_without_words_is_explained_by_its_cause():
     assert explain(silent) == "RuntimeError"
     silent.__cause__ = OSError("the disk\n is gone")
     assert explain(silent) == "the disk is gone"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("pruner=sevn_dyn", "unknown pruner 'sevn_dyn': did you mean 'seven_dyn'?"),
+        ("dataset=glue/sst3", "unknown dataset 'glue/sst3': did you mean 'glue/sst2'?"),
+        ("hydra/launcher=jblib", "unknown hydra/launcher 'jblib': did you mean 'joblib'?"),
+        ("model=/my/own", "unknown model '/my/own': did you mean model=hf model.name=/my/own?"),
+        ("model=me/own", "unknown model 'me/own': did you mean model=hf model.name=me/own?"),
+    ],
+)
+def test_an_unknown_choice_is_explained(override, line):
+    with pytest.raises(HydraException) as caught:
+        composed(override)
+    assert explain(caught.value) == line

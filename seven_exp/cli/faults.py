@@ -41,12 +41,15 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, ConfigError):
             return str(cause)
         if isinstance(cause, MissingConfigException) and cause.options and cause.missing_cfg_file:
-            group, _, name = cause.missing_cfg_file.rpartition("/")
-            if group.startswith("dataset/"):
+            group, _, name = cause.missing_cfg_file.partition("/")
+            if group == "model" and "/" in name:
+                return f"unknown model '{name}': did you mean model=hf model.name={name}?"
+            if group == "dataset":
                 from seven_exp.datasets import DATASETS
 
-                name = f"{group.removeprefix('dataset/')}/{name}"
                 return f"unknown dataset '{name}': {nearest(name, DATASETS)}"
+            if group == "hydra":
+                group, _, name = cause.missing_cfg_file.rpartition("/")
             return f"unknown {group or 'config'} '{name}': {nearest(name, cause.options)}"
         if "not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
             siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
