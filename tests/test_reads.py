@@ -192,10 +192,14 @@ def test_runs_that_differ_in_what_they_never_read_are_one_row(tmp_path):
 
 
 def test_a_correction_repeats_the_runs_that_it_changed_and_no_others():
-    def version(pruner, precision):
-        config = composed(f"pruner={pruner}", f"trainer.precision={precision}", "sparsity=0.5")
-        return run_identity(config)["version"]
+    def version(pruner, precision, *more):
+        given = [f"trainer.precision={precision}", "sparsity=0.5", *more]
+        return run_identity(composed(f"pruner={pruner}", *given))["version"]
 
-    assert version("wanda", "bf16") != version("wanda", "fp32")
+    unchanged = version("magnitude", "fp32")
+    assert version("sparsegpt", "fp32") == unchanged != version("sparsegpt", "bf16")
     for pruner in ("seven_dyn", "magnitude", "dense"):
-        assert version(pruner, "bf16") == version(pruner, "fp32") == version("wanda", "fp32")
+        assert version(pruner, "bf16") == version(pruner, "fp32") == unchanged
+    assert version("wanda", "fp32") != unchanged
+    assert version("wanda", "fp32", "pruner.scope=per_layer") == unchanged
+    assert version("magnitude", "fp32", "pruner.scope=per_row") == version("wanda", "fp32")

@@ -77,9 +77,12 @@ def per_layer(density: float, shapes: Sequence[Shape]) -> list[Pool]:
 
 @SCOPES.register("per_row")
 def per_row(density: float, shapes: Sequence[Shape]) -> list[Pool]:
-    """Every output row (a neuron's or a channel's weights) keeps the same number."""
+    """Every output row (a neuron's or a channel's weights) keeps the same number, up to one.
+
+    Every layer keeps ``int(density * n)``.
+    """
     return [
-        Pool([i], kept_count(density, math.prod(shape[1:])), each_row=True)
+        _in_rows(i, kept_count(density, math.prod(shape)), shape[0])
         for i, shape in enumerate(shapes)
     ]
 
@@ -92,6 +95,11 @@ def lamp(density: float, shapes: Sequence[Shape]) -> list[Pool]:
     2010.07611, with any score in place of the magnitude).
     """
     return [_whole(density, shapes)._replace(by_share=True)]
+
+
+def _in_rows(layer: int, kept: int, rows: int) -> Pool:
+    each, more = divmod(kept, rows)
+    return Pool([layer], each, each_row=True, more=more)
 
 
 def _whole(density: float, shapes: Sequence[Shape]) -> Pool:
@@ -158,8 +166,8 @@ def measured_pools(
     counts = exact_counts(scope.densities(density, sizes, numbers), sizes, density)
     if not each_row:
         return [Pool([i], count) for i, count in enumerate(counts)]
-    rows = [divmod(count, shape[0]) for count, shape in zip(counts, shapes, strict=True)]
-    return [Pool([i], kept, each_row=True, more=more) for i, (kept, more) in enumerate(rows)]
+    rows = [shape[0] for shape in shapes]
+    return [_in_rows(i, *pair) for i, pair in enumerate(zip(counts, rows, strict=True))]
 
 
 def exact_counts(densities: Sequence[float], sizes: Sequence[int], density: float) -> list[int]:

@@ -92,7 +92,7 @@ def undecidable(
         group: Ranks that each hold rows of every layer.
     """
     if pool.each_row:
-        return _rows_undecidable(scores, candidates, pool.kept + bool(pool.more))
+        return _rows_undecidable(scores[0], candidates[0], pool)
     if not 0 < pool.kept < available:
         return False
     layers = list(zip(scores, candidates, strict=True))
@@ -167,16 +167,16 @@ def no_evidence(
     )
 
 
-def _rows_undecidable(scores: Sequence[Tensor], candidates: Sequence[Tensor], kept: int) -> bool:
-    choices = 0
-    for score, places in zip(scores, candidates, strict=True):
-        rows, alive = score.flatten(1), places.flatten(1)
-        choosing = alive.sum(1) > kept if kept else alive.new_zeros(len(alive))
-        low, high = _ends_of_rows(rows, alive)
-        if ((high > low) & choosing).any():
-            return False
-        choices += int(choosing.sum())
-    return choices > 0
+def _rows_undecidable(score: Tensor, candidates: Tensor, pool: Pool) -> bool:
+    rows, alive = score.flatten(1), candidates.flatten(1)
+    low, high = _ends_of_rows(rows, alive)
+    left, most = alive.sum(1), pool.kept + bool(pool.more)
+    if most and (choosing := left > most).any():
+        return not ((high > low) & choosing).any()
+    rivals = left > pool.kept
+    if 0 < pool.more < rivals.sum():
+        return not high[rivals].max() > low[rivals].min()
+    return False
 
 
 def _ends(score: Tensor, candidates: Tensor) -> tuple[float, float]:

@@ -88,7 +88,10 @@ def _corrections(config: RunConfig, pruning: Pruning) -> list[str]:
 
     method = build_method(config.pruner.name, config.pruner.arguments)
     walks = pruning.prunes and isinstance(method, Solver)
-    return ["autocast of walks"] if walks and config.trainer.precision != "fp32" else []
+    found = ["autocast of walks"] if walks and config.trainer.precision != "fp32" else []
+    if pruning.prunes and pruning.scope == "per_row":
+        found.append("counts of rows")
+    return found
 
 
 def model_identity(config: RunConfig) -> dict[str, Any]:

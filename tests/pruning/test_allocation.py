@@ -83,9 +83,28 @@ def test_counts_of_every_scope(scope, sparsity):
         shares = erk_densities(density, shapes)
         assert kept == [int(d * n + 1e-6) for d, n in zip(shares, sizes, strict=True)]
     else:
+        assert kept == [int(density * n + 1e-6) for n in sizes]
         for mask in masks:
-            columns = mask[0].numel()
-            assert set(mask.flatten(1).sum(1).tolist()) == {int(density * columns + 1e-6)}
+            low = int(density * mask[0].numel() + 1e-6)
+            assert set(mask.flatten(1).sum(1).tolist()) <= {low, low + 1}
+
+
+@pytest.mark.parametrize(
+    ("kept", "mask"),
+    [
+        (2, [[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]),
+        (4, [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]),
+        (5, [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]),
+        (6, [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]),
+        (7, [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]),
+    ],
+)
+def test_the_rows_with_the_best_next_weights_keep_one_more(kept, mask):
+    layer = nn.Linear(4, 3, bias=False)
+    layer.weight.data = torch.tensor([[4.0, -3, 2, 1], [0.8, 0.7, 0.6, 0.5], [-9, 8, 7, 0.1]])
+    settings = {"sparsity": 1 - kept / 12, "scope": "per_row", "exclude_defaults": False}
+    pruner = magnitudes_pruned(nn.Sequential(layer), **settings)
+    assert pruner.masks["0.weight"].int().tolist() == mask
 
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 7), st.integers(0, 10_000))

@@ -93,9 +93,10 @@ def check_counts(pruner, scope, pattern, sparsity):
     elif pattern == "unstructured" and scope == "per_layer":
         assert kept == {layer: kept_count(1 - sparsity, n) for layer, n in sizes.items()}
     elif pattern == "unstructured" and scope == "per_row":
+        assert kept == {layer: kept_count(1 - sparsity, n) for layer, n in sizes.items()}
         for layer, mask in pruner.masks.items():
-            each = kept_count(1 - sparsity, mask[0].numel())
-            assert (mask.flatten(1).sum(1) == each).all(), layer
+            rows = mask.flatten(1).sum(1)
+            assert rows.max() - rows.min() <= 1, layer
     else:
         largest = {"2x2": 8, "1x4": 8, "rows": 16, "heads": 128}.get(pattern, 1)
         short = (1 - sparsity) * sum(sizes.values()) - sum(kept.values())
