@@ -523,13 +523,19 @@ def test_seeds_without_a_result_are_counted_and_bar_a_row_from_being_best(tmp_pa
 def test_a_method_that_missed_its_sparsity_is_neither_best_nor_silent(tmp_path, capsys):
     for seed in (0, 1, 2):
         write(tmp_path, "random", 0.95, seed, 0.5 + seed / 1000)
-        for method, accuracy, reached in (("soft_movement", 0.9, 0.85), ("magnitude", 0.8, 0.9499)):
+        for method, accuracy, reached in (
+            ("soft_movement", 0.9, 0.85),
+            ("magnitude", 0.8, 0.9499),
+            ("seven_dyn", 0.7, 0.9501),
+            ("wanda", 0.7, 0.958),
+        ):
             folder = write(tmp_path, method, 0.95, seed, accuracy + seed / 1000)
             record = json.loads((folder / "results.json").read_text())
             (folder / "results.json").write_text(json.dumps(record | {"sparsity": reached}))
     compare([tmp_path], baseline="random")
     printed = " ".join(capsys.readouterr().out.split())
     assert "starred: soft_movement kept too many weights, 85% reached instead of 95%" in printed
+    assert "allows, which harms: wanda 95.8% reached instead of 95% " in printed
     assert "seeds without a result" not in printed
     rows = rows_of(tmp_path, baseline="random")
     assert [method for (method, _), row in rows.items() if row.best] == ["magnitude"]

@@ -366,11 +366,24 @@ def _bar(row: Row, most: int) -> str:
 
 def missed_target(row: Row) -> str:
     """How far a row's runs are from their sparsity, if they keep over 5% too many weights."""
+    reached = _reached(row)
+    return _instead(reached, row) if 1 - reached > 1.05 * (1 - row.sparsity) else ""
+
+
+def overshot_target(row: Row) -> str:
+    """How far a row's runs are from their sparsity, if they keep over 5% too few weights."""
+    reached = _reached(row)
+    return _instead(reached, row) if 1 - row.sparsity > 1.05 * (1 - reached) else ""
+
+
+def _reached(row: Row) -> float:
+    """The mean sparsity at the end of the runs; the target if it is unknown."""
     found = (record.values.get("sparsity") for record in row.records)
-    reached = [value for value in found if isinstance(value, int | float)]
-    if not reached or 1 - fmean(reached) <= 1.05 * (1 - row.sparsity):
-        return ""
-    return f"{100 * fmean(reached):.4g}% reached instead of {100 * row.sparsity:.4g}%"
+    return fmean([v for v in found if isinstance(v, int | float)] or [row.sparsity])
+
+
+def _instead(reached: float, row: Row) -> str:
+    return f"{100 * reached:.4g}% reached instead of {100 * row.sparsity:.4g}%"
 
 
 def lost_words(row: Row) -> str:

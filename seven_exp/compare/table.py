@@ -11,7 +11,7 @@ from rich.text import Text
 
 from seven_exp.compare.metrics import in_percent, is_share
 from seven_exp.compare.statistics import Difference, Estimate
-from seven_exp.compare.summary import Row, lost_words, missed_target, undecided
+from seven_exp.compare.summary import Row, lost_words, missed_target, overshot_target, undecided
 from seven_exp.console import table_console
 from seven_exp.files.atomic import replacing
 
@@ -104,6 +104,8 @@ def reservations(rows: Sequence[Row], metric: str, name: Callable[[str], str] = 
         everything = len(named) == len({row.method for row in rows})
         names = "all methods" if everything and len(named) > 1 else ", ".join(named)
         said.append(f"{DEPARTS} not of the published protocol: {words} ({names})")
+    if few := [f"{name(row.method)} {words}" for row in rows if (words := overshot_target(row))]:
+        said.append(f"fewer weights than the sparsity allows, which harms: {', '.join(few)}")
     if is_share(metric) and any(row.step is None for row in rows):
         said.append(
             "the test set's size is not in some records: their intervals may be narrower than one "
