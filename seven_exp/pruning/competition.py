@@ -217,12 +217,7 @@ class Competition:
         if protected is not None:
             score = score.masked_fill(protected, torch.inf)
         rows, alive = score.flatten(1), candidates.flatten(1)
-        best = first_of_rows(rows, pool.kept, alive)
-        if pool.more:
-            following = first_of_rows(rows, pool.kept + 1, alive) & ~best
-            room = min(pool.more, self._count([following]))
-            best |= top_k_masks([rows], room, [following])[0]
-        return best.view_as(candidates)
+        return first_of_rows(rows, pool.kept, alive, pool.more).view_as(candidates)
 
     def _protected(self, score: Tensor, candidates: Tensor, size: int) -> Tensor | None:
         """Weights of a layer that stay regardless of others: the pattern's and the floor's.

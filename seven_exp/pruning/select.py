@@ -97,35 +97,64 @@ def ascending(scores: Tensor, candidates: Tensor) -> Tensor:
     return _ordered_keys([scores], [candidates], range(1)).argsort(stable=True)
 
 
-def first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
+def first_of_rows(scores: Tensor, k: int, candidates: Tensor, more: int = 0) -> Tensor:
     """The ``k`` largest candidates of each row; among equal ones, the earlier.
 
     Args:
         scores: (rows, columns).
         k: Number to keep in each row; fewer if a row has fewer candidates.
         candidates: Bool, same shape.
+        more: Number of rows that keep one more: those whose next candidate is largest.
 
     Returns:
         Bool tensor of the same shape.
     """
     at_once = max(1, _IN_ROWS // max(1, scores.shape[1]))
     parts = zip(torch.split(scores, at_once), torch.split(candidates, at_once), strict=True)
-    return torch.cat([_first_of_rows(score, k, places) for score, places in parts])
+    if not more:
+        return torch.cat([_first_of_rows(score, k, places) for score, places in parts])
+    found = [_and_the_next(score, k, places) for score, places in parts]
+    best, following, value = (torch.cat(tensors) for tensors in zip(*found, strict=True))
+    able = following.any(1)
+    (rows,) = top_k_masks([value], min(more, int(able.sum())), [able])
+    return best | (following & rows.unsqueeze(1))
 
 
 def _first_of_rows(scores: Tensor, k: int, candidates: Tensor) -> Tensor:
     k = min(k, scores.shape[1])
     if k == 0:
         return torch.zeros_like(candidates)
-    ranked = torch.nan_to_num(_comparable(scores), nan=_LOWEST, posinf=torch.inf)
-    ranked = ranked.clamp_(min=_LOWEST).masked_fill_(~candidates, -torch.inf)
+    ranked = _ranked(scores, candidates)
     least = ranked.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    return _at_least(ranked, least, k).logical_and_(candidates)
+
+
+def _and_the_next(scores: Tensor, k: int, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``k`` largest candidates of each row, the one after these, and its rank (rows,)."""
+    ranked = _ranked(scores, candidates)
+    largest = ranked.topk(min(k + 1, scores.shape[1]), dim=1, sorted=False).values
+    last, *before = largest.topk(min(2, k + 1), dim=1, largest=False).values.unbind(1)
+    best = torch.zeros_like(candidates)
+    if before:
+        best = _at_least(ranked, before[0].unsqueeze(1), k).logical_and_(candidates)
+    following = _at_least(ranked, last.unsqueeze(1), k + 1).logical_and_(candidates) & ~best
+    return best, following, last
+
+
+def _ranked(scores: Tensor, candidates: Tensor) -> Tensor:
+    """The scores with NaN as the lowest of them, below which is all that is no candidate."""
+    ranked = torch.nan_to_num(_comparable(scores), nan=_LOWEST, posinf=torch.inf)
+    return ranked.clamp_(min=_LOWEST).masked_fill_(~candidates, -torch.inf)
+
+
+def _at_least(ranked: Tensor, least: Tensor, k: int) -> Tensor:
+    """The ``k`` places of each row that reach its ``least``; among equal ones, the earlier."""
     chosen = ranked >= least
     spare = chosen.sum(1, keepdim=True) - k
     if spare.any():
         ties = ranked == least
         chosen &= ~ties | (ties.cumsum(1) <= ties.sum(1, keepdim=True) - spare)
-    return chosen.logical_and_(candidates)
+    return chosen
 
 
 def top_units(

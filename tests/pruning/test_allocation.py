@@ -107,15 +107,22 @@ def test_the_rows_with_the_best_next_weights_keep_one_more(kept, mask):
     assert pruner.masks["0.weight"].int().tolist() == mask
 
 
-@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 7), st.integers(0, 10_000))
-def test_first_of_rows_is_a_stable_sort_of_each_row(rows, columns, k, seed):
+@given(
+    st.integers(1, 5), st.integers(1, 6), st.integers(0, 7), st.integers(0, 6), st.integers(0, 9999)
+)
+def test_first_of_rows_is_a_stable_sort_of_each_row(rows, columns, k, more, seed):
     rng = np.random.default_rng(seed)
     scores = rng.integers(-2, 3, (rows, columns)).astype(np.float32)
     allowed = rng.random((rows, columns)) < 0.7
-    found = first_of_rows(torch.from_numpy(scores), k, torch.from_numpy(allowed)).numpy()
-    for score, places, mask in zip(scores, allowed, found, strict=True):
+    k = min(k, columns - 1) if more else k
+    found = first_of_rows(torch.from_numpy(scores), k, torch.from_numpy(allowed), more).numpy()
+    expected, following = set(), []
+    for row, (score, places) in enumerate(zip(scores, allowed, strict=True)):
         ranked = sorted(np.flatnonzero(places), key=lambda i: (-score[i], i))
-        assert set(np.flatnonzero(mask)) == set(ranked[:k])
+        expected |= {(row, i) for i in ranked[:k]}
+        following += [(-score[i], row, i) for i in ranked[k : k + 1]]
+    expected |= {(row, i) for _, row, i in sorted(following)[:more]}
+    assert set(zip(*np.nonzero(found), strict=True)) == expected
 
 
 def test_a_floor_keeps_every_layer_alive():
