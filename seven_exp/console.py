@@ -3,7 +3,7 @@
 import codecs
 import io
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,18 @@ def table_console() -> Console:
     if not console.is_terminal:
         console.width = max(console.width, 140)
     return console
+
+
+def print_table(
+    heads: Sequence[str], lines: Iterable[Sequence[str]], words: Collection[str]
+) -> None:
+    """Print a table; the columns ``words`` stand on the left, those of numbers on the right."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for head in heads:
+        table.add_column(head, justify="left" if head in words else "right")
+    for line in lines:
+        table.add_row(*line)
+    table_console().print(table)
 
 
 def write_what_can_be_encoded() -> None:

@@ -22,3 +22,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 def one_line(error: object) -> str:
     """What an error says, on one line; its type if it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def capital(words: str) -> str:
+    """Words that begin a sentence."""
+    return words[:1].upper() + words[1:]

@@ -202,12 +202,18 @@ def hold(root: Path, ready, leave) -> None:
         leave.wait(60)
 
 
-def test_one_process_works_the_other_leaves_it_or_waits(tmp_path):
+def holder(root: Path):
+    """Another process that works on the run; it leaves the run when the event is set."""
     context = multiprocessing.get_context("fork")
     ready, leave = context.Event(), context.Event()
-    worker = context.Process(target=hold, args=(tmp_path, ready, leave))
+    worker = context.Process(target=hold, args=(root, ready, leave))
     worker.start()
     assert ready.wait(60)
+    return worker, leave
+
+
+def test_one_process_works_the_other_leaves_it_or_waits(tmp_path):
+    worker, leave = holder(tmp_path)
     with Ledger(tmp_path).claimed(HASH, 0) as mine:
         assert not mine
     with Ledger(tmp_path).claimed(OTHER, 0) as mine:
@@ -220,11 +226,7 @@ def test_one_process_works_the_other_leaves_it_or_waits(tmp_path):
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
-    context = multiprocessing.get_context("fork")
-    ready, leave = context.Event(), context.Event()
-    worker = context.Process(target=hold, args=(tmp_path, ready, leave))
-    worker.start()
-    assert ready.wait(60)
+    worker, _ = holder(tmp_path)
     worker.kill()
     worker.join()
     with Ledger(tmp_path).claimed(HASH, 0) as mine:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -45,10 +46,9 @@ class Jobs(Launcher):
         return returns
 
 
-def sweep(tmp_path, answer, *arguments, **settings):
-    """The jobs of one start of a study, and the best that was written."""
-    given = {"direction": None, "trials": 6, "jobs": 1, "seed": 0, "study": None, "params": None}
-    sweeper = OptunaSweeper(**{**given, "folder": str(tmp_path / "studies"), **settings})
+@contextmanager
+def given_jobs(sweeper, tmp_path, answer):
+    """Set up a sweeper of train's configuration; its jobs."""
     sweeper.launcher = jobs = Jobs(answer)
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
         sweeper.config = compose(
@@ -56,6 +56,14 @@ def sweep(tmp_path, answer, *arguments, **settings):
         )
         loader = GlobalHydra.instance().config_loader()
         sweeper.hydra_context = HydraContext(config_loader=loader, callbacks=None)
+        yield jobs
+
+
+def sweep(tmp_path, answer, *arguments, **settings):
+    """The jobs of one start of a study, and the best that was written."""
+    given = {"direction": None, "trials": 6, "jobs": 1, "seed": 0, "study": None, "params": None}
+    sweeper = OptunaSweeper(**{**given, "folder": str(tmp_path / "studies"), **settings})
+    with given_jobs(sweeper, tmp_path, answer) as jobs:
         sweeper.sweep(list(arguments))
     return jobs.seen, yaml.safe_load((tmp_path / "sweep/optimization_results.yaml").read_text())
 

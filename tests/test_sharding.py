@@ -1,17 +1,13 @@
 """Processes that share weights, optimizer and pruner state train and prune as one process does."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed.nn  # before there is a group, which its defaults would keep
-from preloaded import python
+from ranks import start
 from safetensors.torch import load_file
 from test_conf import composed
 
@@ -82,26 +78,11 @@ def train(ranks, root):
         assert STOPS[ranks] is not None
 
 
-def start(ranks, root):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    started = [
-        subprocess.Popen(
-            [python(), __file__, str(ranks), str(root)],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(ranks)
-    ]
-    assert [rank.wait() for rank in started] == [0] * ranks
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharding")
     for ranks in (2, 4):
-        start(ranks, folder)
+        start(ranks, __file__, ranks, folder)
     train(1, folder)
     return folder
 

@@ -7,15 +7,13 @@ import subprocess
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.types import HydraContext
 from omegaconf import OmegaConf
 from preloaded import python
 from test_cli import ROOT
 from test_conf import CONF, composed
-from test_optuna import Jobs
+from test_optuna import given_jobs
 
 from hydra_plugins.seven_exp_optuna import distribution
 from hydra_plugins.seven_exp_tune import TuneSweeper
@@ -33,13 +31,7 @@ def tune(tmp_path, answer, *arguments, **settings):
     sweeper = TuneSweeper(
         output=str(output), **{**given, "folder": str(tmp_path / "studies"), **settings}
     )
-    sweeper.launcher = jobs = Jobs(answer)
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
-        sweeper.config = compose(
-            "config", [f"hydra.sweep.dir={tmp_path}/sweep"], return_hydra_config=True
-        )
-        loader = GlobalHydra.instance().config_loader()
-        sweeper.hydra_context = HydraContext(config_loader=loader, callbacks=None)
+    with given_jobs(sweeper, tmp_path, answer) as jobs:
         try:
             sweeper.sweep(list(arguments))
         finally:

@@ -67,33 +67,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich import box
-    from rich.table import Table
+    from seven_exp.console import print_table, table_console
 
-    from seven_exp.console import table_console
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
     first = rows[0]
-    found = first["comparison"]
-    for title in ("format", "bytes", "of dense", "max difference", found["metric"]):
-        table.add_column(title, justify="left" if title == "format" else "right")
-    dense = first["bytes_dense"]
-    half = first["bytes_dense_half"]
+    found, dense, half = first["comparison"], first["bytes_dense"], first["bytes_dense_half"]
     whole, value = first["dtype"] == "float32", f"{found['value']:.4f}"
-    table.add_row("dense, float32", f"{dense:,}", "100.0%", "", value if whole else "")
+    lines = [["dense, float32", f"{dense:,}", "100.0%", "", value if whole else ""]]
     if not whole:
-        table.add_row(f"dense, {first['dtype']}", f"{half:,}", f"{half / dense:.1%}", "", value)
-    for facts in rows:
-        found = facts["comparison"]
-        table.add_row(
+        lines.append([f"dense, {first['dtype']}", f"{half:,}", f"{half / dense:.1%}", "", value])
+    lines += [
+        [
             facts["format"] + ("" if facts["dtype"] == "float32" else f", {facts['dtype']}"),
             f"{facts['bytes']:,}",
             f"{facts['ratio']:.1%}",
-            f"{found['difference']:.2g}",
-            f"{found['other']:.4f}",
-        )
+            f"{facts['comparison']['difference']:.2g}",
+            f"{facts['comparison']['other']:.4f}",
+        ]
+        for facts in rows
+    ]
+    heads = ("format", "bytes", "of dense", "max difference", found["metric"])
+    print_table(heads, lines, words=("format",))
     console = table_console()
-    console.print(table)
     console.print(f" compared on {found['examples']} examples of the test split", highlight=False)
     for facts in rows:
         for part in facts.get("shrunk", ())[:8]:

@@ -37,9 +37,11 @@ USUAL = (
 )
 """What ``prune`` sets, unless its arguments do."""
 
-PACKAGE = Path(__file__).parent.parent
-PLACES = (PACKAGE / "conf", PACKAGE.parent / "conf")
-"""Location of conf/: in an installed package, or in a checkout."""
+
+def conf_dir() -> Path:
+    """Location of conf/: in an installed package, or in a checkout."""
+    package = Path(__file__).parent.parent
+    return next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
 
 
 def after_training(arguments: Sequence[str]) -> list[str]:
@@ -80,7 +82,7 @@ def main() -> int:
         # Imported here: the import takes long enough to be interrupted.
         from seven_exp.cli.train import main as train
 
-        train(next(place for place in PLACES if place.is_dir()))
+        train(conf_dir())
     except KeyboardInterrupt:
         sys.exit("error: interrupted")
     return 0

@@ -92,34 +92,32 @@ def _timed(options: Namespace) -> Path:
 
 
 def _show(facts: Mapping[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
+    from seven_exp.console import print_table, table_console
 
-    from seven_exp.console import table_console
+    def speed_up(times: Mapping[str, float]) -> str:
+        return f"{times['ratio']:.2f} ({times['ratio_low']:.2f}..{times['ratio_high']:.2f})"
 
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("")
-    size = facts["batch_size"]
-    for title in (
-        *("theory: MFLOPs", "weights, MB", "peak, MB", "ms for 1", "as fast (quartiles)"),
-        *(f"1/s, batch {size}", "as fast (quartiles)"),
-    ):
-        table.add_column(title, justify="right")
-    for row in facts["variants"]:
-        one, bulk = row["latency"], row["batch"]
-        peak = row["peak_bytes"]
-        table.add_row(
+    lines = [
+        [
             row["name"],
             f"{row['flops'] / 1e6:,.2f}" if row["flops"] else "",
             f"{row['bytes'] / 1e6:.3f}",
-            f"{(row['bytes'] + peak) / 1e6:.2f}" if peak is not None else "unknown",
-            f"{one['median'] * 1e3:.3f}",
-            f"{one['ratio']:.2f} ({one['ratio_low']:.2f}..{one['ratio_high']:.2f})",
+            f"{(row['bytes'] + peak) / 1e6:.2f}"
+            if (peak := row["peak_bytes"]) is not None
+            else "unknown",
+            f"{row['latency']['median'] * 1e3:.3f}",
+            speed_up(row["latency"]),
             f"{row['examples_per_second']:,.1f}",
-            f"{bulk['ratio']:.2f} ({bulk['ratio_low']:.2f}..{bulk['ratio_high']:.2f})",
-        )
+            speed_up(row["batch"]),
+        ]
+        for row in facts["variants"]
+    ]
+    heads = (
+        *("", "theory: MFLOPs", "weights, MB", "peak, MB", "ms for 1", "as fast (quartiles)"),
+        *(f"1/s, batch {facts['batch_size']}", "as fast (quartiles)"),
+    )
+    print_table(heads, lines, words=("",))
     console = table_console()
-    console.print(table)
     rounds = facts["variants"][0]["latency"]["rounds"]
     where = f"{facts['device']}, {facts['threads']} threads, {facts['dtype']}"
     for line in (f"{where}: medians of {rounds} alternating rounds", *facts["reading"]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from seven_exp.cli.arguments import Parser
-from seven_exp.cli.main import PLACES, after_training
+from seven_exp.cli.main import after_training, conf_dir
 
 if TYPE_CHECKING:
     from seven_exp.config import RunConfig
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as nowhere:
         sys.argv = [sys.argv[0], *rest, f"hydra.run.dir={nowhere}", "hydra.output_subdir=null"]
         sys.argv.append("hydra/job_logging=none")
-        train.main(next(place for place in PLACES if place.is_dir()), act)
+        train.main(conf_dir(), act)
     return 0
 
 

@@ -85,12 +85,12 @@ def _reproduce(folder: Path, output: Path, *, run: bool, trusted: bool) -> bool:
     from omegaconf.errors import OmegaConfBaseException
 
     from seven_exp.cli.faults import explain
-    from seven_exp.cli.main import PLACES
+    from seven_exp.cli.main import conf_dir
     from seven_exp.cli.recorded import arguments, composed, lost
     from seven_exp.runs.restore import read_record
 
     record = read_record(folder)
-    conf = next(place for place in PLACES if place.is_dir())
+    conf = conf_dir()
     try:
         overrides = arguments(record["config"], conf)
         config = composed(overrides, conf)
@@ -125,16 +125,13 @@ def _refuse_plugins(config: RunConfig, directory: str | None, *, needed: bool) -
 
 
 def _say_changes(record: Mapping[str, Any], config: RunConfig, *, needed: bool) -> None:
-    import torch
-
     from seven_exp.runs.check import check
     from seven_exp.runs.identity import run_hash
     from seven_exp.runs.reproduction import changes
-    from seven_exp.training.world import device_of
+    from seven_exp.training.world import device_of, name_of
 
     try:
-        device = device_of(config.device)
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        name = name_of(device_of(config.device))
     except ConfigError:
         name = "none"
     for change in changes(record, name):
@@ -174,15 +171,10 @@ def _repeat(record: Mapping[str, Any], config: RunConfig, then: Path, folder: Pa
 
 
 def _show(found: "Sequence[Figure]") -> None:
-    from rich import box
-    from rich.table import Table
+    from seven_exp.console import print_table
 
-    from seven_exp.console import table_console
+    def shown(number: float | None) -> str:
+        return "" if number is None else f"{number:.9g}"
 
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for title in ("figure", "then", "now", "difference"):
-        table.add_column(title, justify="left" if title == "figure" else "right")
-    for figure in found:
-        numbers = (figure.then, figure.now, figure.difference)
-        table.add_row(figure.name, *("" if n is None else f"{n:.9g}" for n in numbers))
-    table_console().print(table)
+    lines = [[one.name, *map(shown, (one.then, one.now, one.difference))] for one in found]
+    print_table(("figure", "then", "now", "difference"), lines, words=("figure",))

@@ -116,19 +116,14 @@ def with_tuned(values: DictConfig, given: Sequence[str]) -> DictConfig:
 
 def show_tuned(methods: Mapping[str, Tuned]) -> None:
     """Print the values as a table."""
-    from rich import box
-    from rich.table import Table
+    from seven_exp.console import print_table
 
-    from seven_exp.console import table_console
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for title in ("method", "default", "tuned", "values"):
-        table.add_column(title, justify="right" if title in ("default", "tuned") else "left")
+    lines = []
     for name, tuned in methods.items():
         figures = ("" if v is None else f"{v:.4f}" for v in (tuned.default, tuned.value))
         values = ", ".join(f"{key}={_short(value)}" for key, value in tuned.values.items())
-        table.add_row(name, *figures, values or tuned.found)
-    table_console().print(table)
+        lines.append([name, *figures, values or tuned.found])
+    print_table(("method", "default", "tuned", "values"), lines, words=("method", "values"))
 
 
 def _short(value: Any) -> str:

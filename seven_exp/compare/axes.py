@@ -1,28 +1,14 @@
 """Numbers that can be an axis: costs, metrics, measurements, and numeric settings that differ."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
+from seven_exp.compare.metrics import COSTS, MEASURED, bounds, in_percent, smaller_is_better
 from seven_exp.compare.records import Record
 from seven_exp.compare.statistics import estimate
 from seven_exp.compare.summary import Row, step_of
 from seven_exp.compare.table import percent
-
-_COSTS: Mapping[str, tuple[str, Callable[[Record], float | None]]] = {
-    "sparsity": ("sparsity", lambda record: record.sparsity),
-    "kept": ("kept parameters", lambda record: record.kept),
-    "zeros": ("zeros of all parameters", lambda record: record.zeros),
-    "flops": ("operations of a forward pass (FLOPs)", lambda record: record.flops),
-    "seconds": ("seconds of training", lambda record: record.seconds),
-}
-
-_MEASURED = {
-    "latency": "latency of one example, ms",
-    "throughput": "examples per second in a batch",
-    "bytes": "size of the weights, bytes",
-}
 
 _MORE_IS_BETTER = ("sparsity", "zeros", "throughput")
 
@@ -33,11 +19,10 @@ def axes(records: Iterable[Record]) -> dict[str, str]:
     metrics = dict.fromkeys(name for record in records for name in record.metrics)
     measured = dict.fromkeys(name for record in records for name in record.measured)
     settings = sorted({key for record in records for key in record.settings} - metrics.keys())
-    titles = {name: title for name, (title, _) in _COSTS.items()}
-    titles |= {name: f"{name}, %" if in_percent(name) else name for name in metrics}
+    titles = COSTS | {name: f"{name}, %" if in_percent(name) else name for name in metrics}
     for name in measured:
         what, _, variant = name.partition(".")
-        titles[name] = f"{_MEASURED[what]} ({variant})"
+        titles[name] = f"{MEASURED[what]} ({variant})"
     for name in settings:
         if len({number(record, name) for record in records} - {None}) > 1:
             titles[name] = name
@@ -46,7 +31,7 @@ def axes(records: Iterable[Record]) -> dict[str, str]:
 
 def is_setting(name: str, records: Iterable[Record]) -> bool:
     """Whether an axis is a setting, which distinguishes methods elsewhere."""
-    return name not in _COSTS and any(name in record.settings for record in records)
+    return name not in COSTS and any(name in record.settings for record in records)
 
 
 def direction(name: str, records: Iterable[Record]) -> int:
@@ -62,8 +47,8 @@ def direction(name: str, records: Iterable[Record]) -> int:
 def number(record: Record, name: str) -> float | None:
     """The record's value on an axis; None if it has no finite one."""
     value: float | str | None
-    if name in _COSTS:
-        value = _COSTS[name][1](record)
+    if name in COSTS:
+        value = getattr(record, name)
     elif name in record.metrics:
         value = record.metrics[name]
     else:

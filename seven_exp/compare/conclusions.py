@@ -8,20 +8,16 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from seven_exp.compare import effects
-from seven_exp.compare.contrasts import (
-    Planned,
-    p_words,
-    planned,
-    power_sentence,
-    sentence,
-)
+from seven_exp.compare import effects, rank_diagram
+from seven_exp.compare.contrasts import Planned, p_words, planned, power_sentence, sentence
 from seven_exp.compare.inference import Inference
 from seven_exp.compare.page import Section, asset
+from seven_exp.compare.plot import as_svg
 from seven_exp.compare.ranks import Ranks, rank, sentences
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import percent, with_interval
 from seven_exp.console import table_console
+from seven_exp.messages import capital
 
 HEADINGS = ("sparsity", "contrast", "difference", "seeds", "p (Holm)", "equivalence", "result")
 
@@ -106,7 +102,7 @@ class Conclusions:
         """A contrast in sentences."""
         words = sentence(contrast, self.metric)
         more = power_sentence(contrast, self.metric)
-        return f"{words} {more[0].upper()}{more[1:]}." if more else words
+        return f"{words} {capital(more)}." if more else words
 
     def print(self) -> None:
         """Print the tables and sentences."""
@@ -197,20 +193,17 @@ class Conclusions:
             note = " ".join(self.captions)
             found.append(Section("contrasts", title, data, asset("contrasts.js"), note))
         if self.ranks:
-            from seven_exp.compare.plot import as_svg
-            from seven_exp.compare.rank_diagram import draw
-
-            said = [f"{percent(r.sparsity)}: {line}" for r in self.ranks for line in _sentences(r)]
+            said = [
+                f"{percent(ranks.sparsity)}: {capital(line)}."
+                for ranks in self.ranks
+                for line in sentences(ranks)
+            ]
             title = f"Mean ranks of {self.metric} over the tasks"
-            found.append(Section("ranks", title, {}, as_svg(draw(self.ranks)), " ".join(said)))
+            found.append(
+                Section("ranks", title, {}, as_svg(rank_diagram.draw(self.ranks)), " ".join(said))
+            )
         if self.factorials:
-            from seven_exp.compare.plot import as_svg
-
             title = f"Effects of crossed settings on {self.metric}"
             picture = as_svg(effects.draw(self.factorials, self.metric))
             found.append(Section("effects", title, {}, picture, effects.CAPTION))
         return found
-
-
-def _sentences(ranks: Ranks) -> list[str]:
-    return [f"{line[0].upper()}{line[1:]}." for line in sentences(ranks)]

@@ -11,7 +11,7 @@ from seven_exp.compare.metrics import in_percent, smaller_is_better
 from seven_exp.compare.power import MOST_SEEDS, resolved, seeds_to_resolve
 from seven_exp.compare.records import is_of_pruning
 from seven_exp.compare.statistics import SIGNIFICANT, Difference, equivalence, holm
-from seven_exp.compare.summary import Row, lost_words, reference_of, spans
+from seven_exp.compare.summary import Row, largest_step, lost_words, reference_of, spans
 from seven_exp.messages import nearest
 
 POINTS = 0.5
@@ -67,6 +67,16 @@ class Planned:
     def place(self) -> tuple[tuple[str, str], float]:
         """(task, sparsity), as of its rows."""
         return self.task, self.sparsity
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those that there are."""
+        return [row for row in (self.ours, self.theirs) if row is not None]
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether seeds have no result, which are not missing at random."""
+        return any(row.lost for row in self.rows)
 
 
 def planned(
@@ -162,8 +172,7 @@ def _tested(ours: Row, theirs: Row | None, name: str, inference: Inference) -> P
     if theirs is None:
         why = f"no row of {name}, or no single one, is here"
         return Planned(*ours.place, (ours.method, name), ours, None, reason=why)
-    floor = max(ours.step or 0.0, theirs.step or 0.0)
-    difference = inference.differ(ours.by_seed, theirs.by_seed, floor)
+    difference = inference.differ(ours.by_seed, theirs.by_seed, largest_step((ours, theirs)))
     return Planned(
         *ours.place, (ours.method, theirs.method), ours, theirs, difference,
         reason=_reason(ours, theirs, difference),
@@ -222,25 +231,19 @@ def _with_power(contrast: Planned, metric: str) -> Planned:
     if difference is None or difference.spread is None:
         return replace(contrast, to_resolve=target)
     alpha = SIGNIFICANT / contrast.family
-    step = _step(contrast)
+    step = largest_step(contrast.rows)
     finds = resolved(difference.spread, difference.estimate.n, alpha, step)
     needed = None if target is None else seeds_to_resolve(target, difference.spread, alpha, step)
     return replace(contrast, to_resolve=target, resolves=finds, seeds=needed)
 
 
-def _step(contrast: Planned) -> float:
-    rows = (contrast.ours, contrast.theirs)
-    return max(row.step or 0.0 for row in rows if row is not None)
-
-
 def _judged(contrast: Planned, metric: str) -> Planned:
     if contrast.p is None or contrast.difference is None or contrast.reason:
         return contrast
-    incomplete = any(row.lost for row in (contrast.ours, contrast.theirs) if row is not None)
     equal = contrast.p_equivalence is not None and contrast.p_equivalence < SIGNIFICANT
     verdict: Verdict = "undecided"
-    if incomplete:
-        pass  # seeds that failed are not missing at random
+    if contrast.incomplete:
+        pass
     elif contrast.p < SIGNIFICANT:
         up = (contrast.difference.estimate.mean > 0) != smaller_is_better(metric)
         if equal:
@@ -268,7 +271,7 @@ def _conclusion(contrast: Planned, metric: str) -> str:
     if contrast.verdict == "equivalent":
         return f"equivalent within {within} at 95%: {p_words(contrast.p_equivalence)}"
     if contrast.verdict == "undecided":
-        if any(row.lost for row in (contrast.ours, contrast.theirs) if row is not None):
+        if contrast.incomplete:
             return "undecided: seeds without a result are not missing by chance"
         words = f"no difference shown ({p_words(contrast.p)})"
         if margin is None:
@@ -297,7 +300,7 @@ def power_sentence(contrast: Planned, metric: str) -> str:
     aim = _amount(f"{contrast.to_resolve / unit:g}", metric)
     if contrast.seeds is None:
         # The interval never gets narrower than one test example.
-        if contrast.to_resolve < 2 * (step := _step(contrast)):
+        if contrast.to_resolve < 2 * (step := largest_step(contrast.rows)):
             example = _amount(f"{step / unit:.2g}", metric)
             return f"{words}; {aim} can't be resolved, one test example is {example}"
         return f"{words}; {aim} takes more than {MOST_SEEDS:,} seeds"

@@ -17,8 +17,9 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from seven_exp.compare.metrics import bounds, in_percent
+from seven_exp.compare.paper import markdown_line
 from seven_exp.compare.plot import styles
-from seven_exp.compare.summary import Row
+from seven_exp.compare.summary import Row, by_task
 from seven_exp.compare.table import captions, cells, headings
 from seven_exp.messages import one_line
 from seven_exp.tracking.weights_and_biases import FINISH_SECONDS, artifact_name, limits
@@ -119,14 +120,14 @@ def build_dashboard(
     spec = _interval_chart(rows, metric)
     # The name contains a hash of the content, so an existing chart of this name is the same one.
     chart = f"seven-exp-intervals-{_digest(json.dumps(spec, sort_keys=True))}"
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    tables = {f"comparison/{metric}/{'-'.join(task).replace('/', '-')}": task for task in tasks}
+    tables: dict[str, list[list[Any]]] = {}
     blocks: list[Any] = [wr.P(_explained(metric, baseline)), wr.TableOfContents()]
     workspaces = []
     means = expr.And(expr.Metric("JobType") == "comparison", expr.Metric("Name") == run)
-    for key, task in tables.items():
-        own = [row for row in rows if row.task == task]
+    for task, own in by_task(rows):
         title = " on ".join(task)
+        key = f"comparison/{metric}/{'-'.join(task).replace('/', '-')}"
+        tables[key] = [_cells(row, metric) for row in own]
         panels = _panels(own, metric, key, f"{entity}/{chart}")
         compared = sorted({record.run_hash for row in own for record in row.records})
         runs = [
@@ -173,17 +174,13 @@ def build_dashboard(
         blocks=blocks,
         width="fluid",
     )
-    by_table = {
-        key: [_cells(row, metric) for row in rows if row.task == task]
-        for key, task in tables.items()
-    }
     used = [
         artifact_name(record.values)
         for row in rows
         for record in row.records
         if _logged(record.values).get("artifacts", "none") != "none"
     ]
-    return Dashboard(workspaces, report, {chart: spec}, by_table, run, used)
+    return Dashboard(workspaces, report, {chart: spec}, tables, run, used)
 
 
 def publish(dashboard: Dashboard) -> list[str]:
@@ -466,12 +463,9 @@ def _explained(metric: str, baseline: str | None) -> str:
 
 
 def _markdown(rows: Sequence[Row], metric: str, baseline: str | None) -> str:
-    def line(words: Sequence[str]) -> str:
-        return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
-
     titles = headings(metric, baseline)
-    table = [line(titles), line(["---"] * len(titles))]
-    return "\n".join([*table, *(line(cells(row, metric, baseline)) for row in rows)])
+    lines = [titles, ["---"] * len(titles), *(cells(row, metric, baseline) for row in rows)]
+    return "\n".join(map(markdown_line, lines))
 
 
 def _interval_chart(rows: Sequence[Row], metric: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seven_exp.compare.look import Look
-from seven_exp.compare.metrics import in_percent
+from seven_exp.compare.metrics import in_percent, print_scale
 from seven_exp.compare.statistics import Estimate, estimate
-from seven_exp.compare.summary import Row
+from seven_exp.compare.summary import Row, largest_step
 from seven_exp.compare.table import percent
 from seven_exp.messages import nearest
 
@@ -115,7 +115,7 @@ def _factorial(rows: Sequence[Row], factors: Sequence[str]) -> Factorial:
     effects: dict[Term, dict[tuple[str, ...], Estimate]] = {}
     shares: dict[Term, float] = {}
     means = table.mean(0)
-    step = max(row.step or 0.0 for row in rows)
+    step = largest_step(rows)
     total = np.square(means - means.mean()).mean()
     for axes, found in _terms(table):
         term = tuple(factors[axis] for axis in axes)
@@ -195,7 +195,7 @@ def _mains(one: Factorial) -> list[tuple[str, str, Estimate]]:
 
 
 def _draw_mains(axes: "Axes", one: Factorial, metric: str, look: Look) -> None:
-    mains, scale = _mains(one), 100 if in_percent(metric) else 1
+    mains, scale = _mains(one), print_scale(metric)
     places = list(range(len(mains)))
     axes.errorbar(
         [scale * effect.mean for *_, effect in mains], places,
@@ -226,7 +226,7 @@ def _draw_shares(axes: "Axes", one: Factorial, look: Look) -> None:
 def sentences(one: Factorial, metric: str) -> list[str]:
     """The terms with the largest shares, each with its largest effect."""
     model, dataset = one.task
-    scale, unit = (100, " points") if in_percent(metric) else (1, "")
+    scale, unit = print_scale(metric), " points" if in_percent(metric) else ""
     said = [f"{model} on {dataset} at {percent(one.sparsity)}, {len(one.seeds)} seeds:"]
     if one.left_out:
         said[0] += f" ({one.left_out} seeds without all combinations are left out)"

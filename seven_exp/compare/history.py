@@ -1,11 +1,12 @@
 """Reads the training curves from ``metrics.jsonl`` and thins them for plotting."""
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
+
+from seven_exp.compare.records import finite
 
 T = TypeVar("T")
 
@@ -43,15 +44,8 @@ def read_history(path: Path) -> History:
                 if name == "step" or name.startswith(_OF_LAYERS):
                     continue
                 if value is None or type(value) in (int, float):
-                    found[name].append((step, _finite(value)))
+                    found[name].append((step, finite(value)))
     return {name: thinned(curve, MOST_POINTS) for name, curve in found.items()}
-
-
-def _finite(value: float | None) -> float | None:
-    try:
-        return value if value is not None and math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def thinned(items: Sequence[T], most: int) -> list[T]:

@@ -11,12 +11,26 @@ SMALLER_IS_BETTER = (
 _SHARES = ("accuracy", "exact_match")
 """Fractions of the test examples."""
 
-_COSTS = ("kept", "flops", "seconds", "latency", "throughput", "bytes")
+COSTS = {
+    "sparsity": "sparsity",
+    "kept": "kept parameters",
+    "zeros": "zeros of all parameters",
+    "flops": "operations of a forward pass (FLOPs)",
+    "seconds": "seconds of training",
+}
+"""Attributes of a record that can be an axis -> their titles."""
+
+MEASURED = {
+    "latency": "latency of one example, ms",
+    "throughput": "examples per second in a batch",
+    "bytes": "size of the weights, bytes",
+}
+"""Quantities of a record's measurements -> their titles."""
 
 _BOUNDS = {
+    **dict.fromkeys((*COSTS, *MEASURED, "mae", "mse", "rmse", "wer", "cer"), (0.0, math.inf)),
     **dict.fromkeys((*_SHARES, "f1", "error_rate", "sparsity", "zeros"), (0.0, 1.0)),
     **dict.fromkeys(("matthews", "pearson", "spearman"), (-1.0, 1.0)),
-    **dict.fromkeys(("mae", "mse", "rmse", "wer", "cer", *_COSTS), (0.0, math.inf)),
     "perplexity": (1.0, math.inf),
 }
 
@@ -29,6 +43,11 @@ def smaller_is_better(metric: str) -> bool:
 def in_percent(metric: str) -> bool:
     """Whether a metric is printed as a percentage."""
     return "accuracy" in metric
+
+
+def print_scale(metric: str) -> int:
+    """What a value is multiplied by in print."""
+    return 100 if in_percent(metric) else 1
 
 
 def is_share(metric: str) -> bool:

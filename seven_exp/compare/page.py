@@ -101,6 +101,14 @@ def rounded(value: float | None, digits: int = 6) -> float | None:
     return float(f"{value:.{digits}g}")
 
 
+def on_grid(
+    curve: Sequence[tuple[int, float | None]], grids: dict[tuple[int, ...], int]
+) -> list[Any]:
+    """The index of a curve's steps, which many curves share, and its values."""
+    grid = grids.setdefault(tuple(step for step, _ in curve), len(grids))
+    return [grid, [rounded(value, 4) for _, value in curve]]
+
+
 def _shell(section: Section) -> str:
     note = f'<p class="note">{html.escape(section.note)}</p>' if section.note else ""
     title = html.escape(section.title)

@@ -18,7 +18,7 @@ from seven_exp.compare.plot import has_front
 from seven_exp.compare.ranks import Ranks, sentences
 from seven_exp.compare.records import Record, whole_config
 from seven_exp.compare.statistics import SIGNIFICANT, Estimate
-from seven_exp.compare.summary import Row, spans
+from seven_exp.compare.summary import Row, by_task, spans
 from seven_exp.compare.table import (
     BARRED,
     DEPARTS,
@@ -30,6 +30,7 @@ from seven_exp.compare.table import (
     with_interval,
 )
 from seven_exp.files.atomic import replacing
+from seven_exp.messages import capital
 
 _SPECIAL = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
@@ -111,7 +112,12 @@ def write_markdown(
     for table in found:
         rules = ["---"] * table.words + ["---:"] * (len(table.heads) - table.words)
         lines = [map(_markdown_cell, line) for line in table.lines]
-        text += [*map(_bar, [table.heads, rules, *lines]), "", _markdown(table.caption), ""]
+        text += [
+            *map(markdown_line, [table.heads, rules, *lines]),
+            "",
+            _markdown(table.caption),
+            "",
+        ]
     for name, words in figures.items():
         text += [f"![{name}]({name}{suffix})", "", _markdown(words), ""]
     _write(path, text)
@@ -130,19 +136,19 @@ def caption(rows: Sequence[Row], metric: str, baseline: str | None, look: Look) 
     numbers = [row.result.n for row in pruned]
     unit = " in %" if in_percent(metric) else ""
     said = [
-        f"{_capital(look.name(metric))}{unit} of {look.task(rows[0].task)} by sparsity: "
+        f"{capital(look.name(metric))}{unit} of {look.task(rows[0].task)} by sparsity: "
         + (
             f"mean over {_number_of_seeds(numbers)} ({spans(seeds)}) ± half its 95% t interval"
             if max(numbers) > 1
             else f"one seed ({spans(seeds)}), no interval"
         ),
         *budget([record for row in rows for record in row.records]),
-        *(f"{_capital(look.name(r.method))}: {_words(r.result, metric)}" for r in dense),
+        *(f"{capital(look.name(r.method))}: {_words(r.result, metric)}" for r in dense),
         *([f"Bold: the best mean of a sparsity{_overlaps(rows)}"]),
         *_tests(rows, baseline, look),
     ]
     said += [f"{BARRED}: {words}; neither bold nor starred" for words in bars(rows, look.name)]
-    said += map(_capital, reservations(rows, metric, look.name))
+    said += map(capital, reservations(rows, metric, look.name))
     return ". ".join(said) + "."
 
 
@@ -160,7 +166,7 @@ def figure_captions(
     )
     common = budget(records)
     curves = [
-        f"{_capital(look.axis(shown, titles))} over {look.axis(look.x, titles)} of {tasks}: "
+        f"{capital(look.axis(shown, titles))} over {look.axis(look.x, titles)} of {tasks}: "
         + (
             "means over seeds with 95% t intervals, and single seeds as faint points"
             if any(row.result.n > 1 for row in rows)
@@ -179,7 +185,7 @@ def figure_captions(
     if baseline is not None and has_differences(rows):
         points = " in points" if in_percent(metric) else ""
         found["comparison_differences"] = [
-            f"{_capital(look.name(metric))}{points} minus that of {look.name(baseline)}, on "
+            f"{capital(look.name(metric))}{points} minus that of {look.name(baseline)}, on "
             f"{tasks}; methods by mean rank. The row of {look.name(baseline)} holds its means",
             *_tests(rows, baseline, look),
             *common,
@@ -332,15 +338,6 @@ def _overlaps(rows: Sequence[Row]) -> str:
     return f", whose {words}" if words else ""
 
 
-def by_task(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
-    """(model, data set) -> its rows, in order."""
-    return [(t, [r for r in rows if r.task == t]) for t in dict.fromkeys(r.task for r in rows)]
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
 def _tex(words: str) -> str:
     r"""Text with TeX's special letters escaped, except in ``$...$`` and ``\$``."""
     parts = re.split(r"(\\\$|\$[^$]*\$)", words)
@@ -368,5 +365,6 @@ def _markdown_cell(cell: Cell) -> str:
     return text + half + _markdown(cell.marks)
 
 
-def _bar(cells: Iterable[str]) -> str:
+def markdown_line(cells: Iterable[str]) -> str:
+    """A line of a table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from seven_exp.compare.axes import along, direction, front, place, wants_logarithm, with_results
 from seven_exp.compare.axes import axes as titles
 from seven_exp.compare.look import COLOURS, Look, ranking
-from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
-from seven_exp.compare.summary import Row
+from seven_exp.compare.metrics import bounds, in_percent, print_scale, smaller_is_better
+from seven_exp.compare.summary import Row, by_task
 from seven_exp.compare.table import percent
 from seven_exp.files.atomic import replacing
 
@@ -43,13 +43,11 @@ class Style:
     """How a method is drawn.
 
     Attributes:
-        index: Its index among the methods.
         colour: In hexadecimal.
         marker: A marker of matplotlib; "" for a reference line.
         dash: Lengths of dash and gap as in SVG; "" for a solid line.
     """
 
-    index: int
     colour: str
     marker: str
     dash: str
@@ -68,11 +66,11 @@ def styles(rows: Iterable[Row], colours: Sequence[str] = COLOURS) -> dict[str, S
     rows = list(rows)
     pruning = sorted({row.method for row in rows if row.sparsity > 0})
     dense = sorted({row.method for row in rows} - set(pruning))
-    found = {method: Style(i, _grey(_DENSE), "", "2 4") for i, method in enumerate(dense)}
+    found = {method: Style(_grey(_DENSE), "", "2 4") for method in dense}
     for i, method in enumerate(pruning):
         colour, marker = (each[i % len(each)] for each in (colours, _MARKERS))
         dash = _DASHES[i // len(colours) % len(_DASHES)]
-        found[method] = Style(len(dense) + i, colour, marker, dash)
+        found[method] = Style(colour, marker, dash)
     return found
 
 
@@ -216,9 +214,7 @@ def _panels(
     """A figure with a panel for each task, and the task's rows, in the font size of its width."""
     from matplotlib.figure import Figure
 
-    tasks = [
-        [row for row in rows if row.task == task] for task in dict.fromkeys(r.task for r in rows)
-    ]
+    tasks = [own for _, own in by_task(rows)]
     columns = 1 if look.width and look.width < 5 else min(2, len(tasks))
     width = look.width or _SCREEN * columns
     lines = [tasks[i : i + columns] for i in range(0, len(tasks), columns)]
@@ -235,7 +231,7 @@ def _curves(
     axes: "Axes", rows: Sequence[Row], look: dict[str, Style], metric: str, x: str
 ) -> list[tuple[str, float, float]]:
     """Draw one panel; return the coloured methods with their last points."""
-    scale = 100 if in_percent(metric) else 1
+    scale = print_scale(metric)
     at = {id(row): value for row in rows if (value := _place(row, x)) is not None}
     of: dict[str, list[Row]] = {row.method: [] for row in rows if id(row) in at}
     for row in sorted((row for row in rows if id(row) in at), key=lambda row: at[id(row)]):
@@ -278,7 +274,7 @@ def _curves(
 
 def _front(axes: "Axes", rows: Sequence[Row], metric: str, x: str) -> None:
     records = [record for row in rows for record in row.records]
-    scale = 100 if in_percent(metric) else 1
+    scale = print_scale(metric)
     points = [
         (at, scale * row.result.mean)
         for row in rows
@@ -295,9 +291,9 @@ def _tint(axes: "Axes", rows: Sequence[Row], metric: str, look: Look, title: str
 
     for artist in (*axes.lines, *axes.collections):
         artist.set(color=_grey(_OTHERS))
-    scale = 100 if in_percent(metric) else 1
+    scale = print_scale(metric)
     assert look.colour is not None
-    tints = 100 if in_percent(look.colour) else 1
+    tints = print_scale(look.colour)
     points = [
         (x, scale * row.result.mean, tints * value)
         for row in rows
@@ -327,7 +323,7 @@ def _ticks(axes: "Axes", side: Literal["x", "y"], values: Sequence[float], name:
 def _method(
     axes: "Axes", places: Sequence[float], rows: Sequence[Row], style: Style, metric: str
 ) -> None:
-    scale = 100 if in_percent(metric) else 1
+    scale = print_scale(metric)
     name = rows[0].method
     kind: dict[str, Any] = {"color": style.colour, "marker": style.marker}
     points: dict[str, Any] = {"ms": 4.5, "mec": _grey(0), "mew": 0.4, "zorder": 3, "clip_on": False}
@@ -435,4 +431,4 @@ def _place(row: Row, x: str) -> float | None:
     if x == "sparsity":
         return -math.log(1 - row.sparsity)
     value = place(row, x)
-    return value if value is None or not in_percent(x) else 100 * value
+    return None if value is None else print_scale(x) * value

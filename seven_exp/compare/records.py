@@ -265,10 +265,8 @@ def is_of_pruning(key: str) -> bool:
 
 def whole_config(record: Record) -> dict[str, str]:
     """Dotted key -> value of everything known about a run, including versions and device."""
-    values = record.values
-    config = values.get("config") or read_yaml(record.folder / ".hydra" / "config.yaml")
-    made_by = {key: values[key] for key in _MADE_BY if key in values}
-    return spelled(_flatten({**(config or {key: values.get(key) for key in _AXES}), **made_by}))
+    made_by = {key: record.values[key] for key in _MADE_BY if key in record.values}
+    return spelled([*_config(record.values, record.folder), *_flatten(made_by)])
 
 
 def spelled(config: Iterable[tuple[str, Any]]) -> dict[str, str]:
@@ -323,9 +321,9 @@ def _record(path: Path, values: Mapping[str, Any]) -> Record:
         zeros=_zeros(values),
         test_examples=_whole(values.get("test_examples")),
         seconds=float(values["seconds"]),
-        flops=_finite(values.get("flops_sparse")),
+        flops=finite(values.get("flops_sparse")),
         data_files=None if files is None else str(files),
-        metrics={k: v for k, raw in _results(values).items() if (v := _finite(raw)) is not None},
+        metrics={k: v for k, raw in _results(values).items() if (v := finite(raw)) is not None},
         settings=spelled(_settings(values, path.parent)),
         values=values,
     )
@@ -348,15 +346,15 @@ def _ended(values: Mapping[str, Any]) -> float | None:
 
 def _zeros(values: Mapping[str, Any]) -> float | None:
     """Zeros among all parameters; if a record doesn't count them, those of its masks."""
-    counted = _finite(values.get("zeros_total"))
-    total = _finite(values.get("params_total"))
-    prunable = _finite(values.get("params_prunable"))
+    counted = finite(values.get("zeros_total"))
+    total = finite(values.get("params_total"))
+    prunable = finite(values.get("params_prunable"))
     if counted is not None or not total or prunable is None:
         return counted
     return (prunable - int(values["params_nonzero"])) / total
 
 
-def _finite(value: object) -> float | None:
+def finite(value: object) -> float | None:
     """A number as a float; None for anything else, or if it is not finite."""
     try:
         number = float(value) if isinstance(value, int | float) else math.nan
@@ -380,12 +378,17 @@ def _settings(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, An
         yield "steps", values["steps"]
         hidden.update(LENGTH)
     below = tuple(f"{key}." for key in hidden)
-    config = values.get("config") or read_yaml(folder / ".hydra" / "config.yaml")
-    for key, value in _flatten(config or {key: values.get(key) for key in _AXES}):
+    for key, value in _config(values, folder):
         if key not in hidden and not key.startswith(below):
             yield key, value
     if not _validated(values):
         yield _VALIDATION, 0.0
+
+
+def _config(values: Mapping[str, Any], folder: Path) -> Iterable[tuple[str, Any]]:
+    """Dotted key and value of a run's config; of the oldest records, what there is of it."""
+    config = values.get("config") or read_yaml(folder / ".hydra" / "config.yaml")
+    return _flatten(config or {key: values.get(key) for key in _AXES})
 
 
 def _unread(values: Mapping[str, Any]) -> Sequence[str]:

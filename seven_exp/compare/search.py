@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from seven_exp.compare.axes import wants_logarithm
 from seven_exp.compare.look import Look
-from seven_exp.compare.metrics import in_percent, smaller_is_better
+from seven_exp.compare.metrics import in_percent, print_scale, smaller_is_better
 from seven_exp.compare.summary import Row
 from seven_exp.compare.table import percent
 
@@ -54,14 +55,15 @@ class Search:
     @property
     def best(self) -> int:
         """Index of the best setting."""
-        pick = min if smaller_is_better(self.metric) else max
-        return self.values.index(pick(self.values))
+        return self.values.index(self.best_so_far[-1])
 
     @property
     def best_so_far(self) -> list[float]:
         """The best value of this and all earlier settings."""
-        pick = min if smaller_is_better(self.metric) else max
-        return [pick(self.values[: i + 1]) for i in range(len(self.values))]
+        return list(accumulate(self.values, self._better))
+
+    def _better(self, one: float, other: float) -> float:
+        return min(one, other) if smaller_is_better(self.metric) else max(one, other)
 
     @property
     def importance(self) -> dict[str, float]:
@@ -172,7 +174,7 @@ def caption(found: Sequence[Search], look: Look) -> str:
 
 
 def _scaled(search: Search) -> list[float]:
-    return [(100 if in_percent(search.metric) else 1) * value for value in search.values]
+    return [print_scale(search.metric) * value for value in search.values]
 
 
 def _label(search: Search, look: Look) -> str:
@@ -181,10 +183,9 @@ def _label(search: Search, look: Look) -> str:
 
 
 def _history(axes: "Axes", search: Search, look: Look) -> None:
-    scale = 100 if in_percent(search.metric) else 1
     order = range(1, len(search.values) + 1)
     axes.plot(order, _scaled(search), "o", ms=3, color=_USUAL, alpha=0.6)
-    best = [scale * value for value in search.best_so_far]
+    best = [print_scale(search.metric) * value for value in search.best_so_far]
     axes.step(order, best, where="post", color=_BEST, gid="best-so-far")
     axes.set(title="best so far", xlabel="settings in order of time", ylabel=_label(search, look))
 
@@ -205,8 +206,7 @@ def _parallel(axes: "Axes", search: Search, look: Look) -> None:
     columns = {**search.tried, _label(search, look): _scaled(search)}
     places = [_unit(values, key) for key, values in columns.items()]
     better = [-v if smaller_is_better(search.metric) else v for v in search.values]
-    low, high = min(better), max(better)
-    depths = [(value - low) / ((high - low) or 1) for value in better]
+    depths = _from_0_to_1(better)
     order = sorted(range(len(depths)), key=lambda i: (i == search.best, depths[i]))
     lines = [[(x, column[i]) for x, column in enumerate(places)] for i in order]
     colours = [colormaps["Blues"](0.15 + 0.75 * depths[i]) for i in order]
@@ -256,5 +256,9 @@ def _unit(values: Sequence[float] | Sequence[str], key: str) -> list[float]:
     found = _numbers(values)
     if _is_numeric(values) and wants_logarithm(found, key):
         found = [math.log(value) for value in found]
-    low, high = min(found), max(found)
-    return [(value - low) / ((high - low) or 1) for value in found]
+    return _from_0_to_1(found)
+
+
+def _from_0_to_1(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    return [(value - low) / ((high - low) or 1) for value in values]

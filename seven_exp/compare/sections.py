@@ -15,11 +15,17 @@ from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import read_history, thinned
 from seven_exp.compare.inference import Inference
 from seven_exp.compare.look import Look, ranking
-from seven_exp.compare.metrics import bounds, in_percent, smaller_is_better
-from seven_exp.compare.page import Section, asset, render, rounded
+from seven_exp.compare.metrics import bounds, in_percent, print_scale, smaller_is_better
+from seven_exp.compare.page import Section, asset, on_grid, render, rounded
 from seven_exp.compare.paper import budget
 from seven_exp.compare.plot import as_svg, styles
-from seven_exp.compare.records import Record, differing_settings, measured_early, whole_config
+from seven_exp.compare.records import (
+    Record,
+    differing_settings,
+    finite,
+    measured_early,
+    whole_config,
+)
 from seven_exp.compare.statistics import SIGNIFICANT, Difference, paired_difference
 from seven_exp.compare.summary import Row, method_name, spans, summarize, with_differences
 from seven_exp.compare.table import captions, seeds
@@ -211,7 +217,7 @@ def _shared(
             "task": [tasks.index(record.task) for record in records],
             "method": [method[name] for name in methods],
             "sparsity": [record.sparsity for record in records],
-            "reached": [rounded(_number(record.values.get("sparsity"))) for record in records],
+            "reached": [rounded(finite(record.values.get("sparsity"))) for record in records],
             "seed": [record.seed for record in records],
             "kept": [record.kept for record in records],
             "zeros": [rounded(record.zeros) for record in records],
@@ -333,7 +339,7 @@ def _axes(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _scaled(value: float | None, axis: str) -> float | None:
-    return rounded(100 * value if value is not None and in_percent(axis) else value)
+    return None if value is None else rounded(print_scale(axis) * value)
 
 
 def _pruned(table: Sequence[Row], task: tuple[str, str]) -> list[Row]:
@@ -397,9 +403,7 @@ def _training(records: Sequence[Record], cache: FileCache) -> dict[str, Any]:
                 of_runs.append(None)
                 continue
             thinner |= len(curve) > most
-            some = thinned(curve, most)
-            grid = steps.setdefault(tuple(step for step, _ in some), len(steps))
-            of_runs.append([grid, [rounded(value, 4) for _, value in some]])
+            of_runs.append(on_grid(thinned(curve, most), steps))
     return {
         "curves": curves,
         "steps": [list(grid) for grid in steps],
@@ -419,13 +423,6 @@ def _configs(records: Sequence[Record]) -> dict[str, Any]:
         else:
             varying[key] = {"values": list(values), "of": [values[value] for value in of]}
     return {"same": same, "varying": varying}
-
-
-def _number(value: object) -> float | None:
-    try:
-        return float(value) if isinstance(value, int | float) else None
-    except OverflowError:
-        return None
 
 
 def relative_to(folder: Path) -> Callable[[Path], str]:

@@ -91,6 +91,11 @@ class Row:
         return self.task, self.sparsity
 
 
+def by_task(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
+    """(model, data set) and its rows, in order."""
+    return [(t, [r for r in rows if r.task == t]) for t in dict.fromkeys(r.task for r in rows)]
+
+
 def method_name(pruner: str, settings: Mapping[str, str]) -> str:
     """The pruner, with the settings that distinguish it from its other methods.
 
@@ -283,6 +288,11 @@ def step_of(records: Sequence[Record], metric: str) -> float | None:
     return max(known) if len(known) == len(steps) else None
 
 
+def largest_step(rows: Iterable[Row]) -> float:
+    """The largest of the steps that are known."""
+    return max(row.step or 0.0 for row in rows)
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     """The mean of the known values; None if none is known."""
     known = [value for value in values if value is not None]
@@ -314,7 +324,7 @@ def with_differences(
             if reference is None:
                 torn.append(candidates[0])
             else:
-                floor = max(row.step or 0.0, reference.step or 0.0)
+                floor = largest_step((row, reference))
                 difference = inference.differ(row.by_seed, reference.by_seed, floor)
                 row = replace(row, difference=difference, reference=reference.method)
         compared.append(row)

@@ -11,7 +11,14 @@ from rich.text import Text
 
 from seven_exp.compare.metrics import in_percent, is_share
 from seven_exp.compare.statistics import Difference, Estimate
-from seven_exp.compare.summary import Row, lost_words, missed_target, overshot_target, undecided
+from seven_exp.compare.summary import (
+    Row,
+    by_task,
+    lost_words,
+    missed_target,
+    overshot_target,
+    undecided,
+)
 from seven_exp.console import table_console
 from seven_exp.files.atomic import replacing
 
@@ -128,12 +135,11 @@ def percent(sparsity: float) -> str:
 def print_table(rows: Sequence[Row], metric: str, baseline: str | None) -> None:
     """Print one table for each model and data set; the best of each sparsity in bold."""
     console = table_console()
-    for task in dict.fromkeys(row.task for row in rows):
+    for task, chosen in by_task(rows):
         table = Table(title=Text(" on ".join(task)), box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in headings(metric, baseline):
             justify: JustifyMethod = "left" if heading == "method" else "right"
             table.add_column(Text(heading), justify=justify)
-        chosen = [row for row in rows if row.task == task]
         for i, row in enumerate(chosen):
             last = i + 1 == len(chosen) or chosen[i + 1].sparsity != row.sparsity
             # As Text, because "[...]" in a setting's value would be parsed as markup.

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from seven_exp.compare.evidence import LOOKS, MEASURES, Contrast, Evidence, read
 from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.history import read_history, thinned
 from seven_exp.compare.overlap import Overlap, mask_overlap, read_shapes
-from seven_exp.compare.page import Section, asset, rounded
+from seven_exp.compare.page import Section, asset, on_grid, rounded
 from seven_exp.compare.records import Record
 
 MOST_METHODS = 40
@@ -160,6 +160,7 @@ def _evidence(
     rows = []
     for _, runs in sorted(groups.items()):
         of = [evidence[i] for i in runs]
+        collapsed = Counter(name for e in of for name in e.collapsed)
         histories = [
             cache.whole(records[i].folder / "metrics.jsonl", read_history) or {} for i in runs
         ]
@@ -168,11 +169,7 @@ def _evidence(
             for ending in ("", "_kept", "_pruned"):
                 curve = _mean_curve([history.get(name + ending) for history in histories])
                 if curve:
-                    grid = steps.setdefault(tuple(step for step, _ in curve), len(steps))
-                    curves[name.removeprefix("analysis/") + ending] = [
-                        grid,
-                        [rounded(value, 4) for _, value in curve],
-                    ]
+                    curves[name.removeprefix("analysis/") + ending] = on_grid(curve, steps)
         rows.append(
             {
                 "runs": runs,
@@ -183,7 +180,7 @@ def _evidence(
                     for look in LOOKS
                     for measure in MEASURES
                 },
-                "collapsed": _tally(name for e in of for name in e.collapsed),
+                "collapsed": [*map(list, collapsed.items())],
                 "empty_rows": rounded(float(np.mean([e.empty_rows for e in of])), 4),
                 "curves": curves,
             }
@@ -218,10 +215,3 @@ def _mean_contrast(found: Sequence[Contrast]) -> dict[str, Any] | None:
         **{name: mean(name) for name in ("kept", "pruned", "separation", "in_layers")},
         "counts": [summed(column) for column in zip(*alike, strict=True)],
     }
-
-
-def _tally(names: Iterable[str]) -> list[list[Any]]:
-    counts: dict[str, int] = defaultdict(int)
-    for name in names:
-        counts[name] += 1
-    return [[name, n] for name, n in counts.items()]

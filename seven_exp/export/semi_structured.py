@@ -6,7 +6,7 @@ newer can use it: `accelerate` converts the weights to torch's own layout there,
 the GPU and is not a file format.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from seven_exp.pruning.select import first_of_rows
 from seven_exp.runs.restore import Restored
 
 EXACT, TAKES_EXPORTS = True, False
+
+read = sparse.read
+"""Reads it as dense weights; see `accelerate` for sparse tensor cores."""
 
 
 def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
@@ -40,11 +43,6 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
         state |= parts
     write_state(folder, state)
     return {"weights": list(masks)}
-
-
-def read(folder: Path, facts: Mapping[str, Any], blank: Callable[[], nn.Module]) -> nn.Module:
-    """Load as a dense model; see `accelerate` for sparse tensor cores."""
-    return sparse.read(folder, facts, blank)
 
 
 def two_of_four(name: str, mask: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The pruner: applies a method, a timing and a competition to a model's weights."""
 
 import itertools
-import math
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -44,7 +43,7 @@ from seven_exp.pruning.method import (
 from seven_exp.pruning.older_states import translated
 from seven_exp.pruning.registry import When
 from seven_exp.pruning.regrowth import Remembered, StayGone, regrowth_of
-from seven_exp.pruning.replicas import average, group_of, ranks_of
+from seven_exp.pruning.replicas import as_of_one, average, group_of
 from seven_exp.pruning.rules import DropAndGrow, Moment, TopK
 from seven_exp.pruning.schedules import Gradual, Rounds
 from seven_exp.pruning.shards import gradients, held, joined, part, whole
@@ -657,8 +656,7 @@ class Pruner:
         state = score.init(weights)
         with unfrozen(weights):
             self._take_gradients(score, state, batches, loss_fn)
-        # Sums over inputs are means over the ranks, so a norm lacks the root of their number.
-        return [s / math.sqrt(ranks_of(self._group)) for s in score.score(state, weights)]
+        return [as_of_one(norms, self._group) for norms in score.score(state, weights)]
 
     def _take_gradients(
         self, score: GradientScore, state: State, batches: Sequence[Any], loss_fn: LossFunction

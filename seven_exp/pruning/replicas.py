@@ -1,5 +1,6 @@
 """Replicas of one model on several ranks: averages gradients and scores so that masks agree."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ def group_of(model: nn.Module) -> Group | None:
 def ranks_of(group: Group | None) -> int:
     """Number of ranks; 1 without a group."""
     return 1 if group is None else dist.get_world_size(group)
+
+
+def as_of_one(norms: Tensor, group: Group | None) -> Tensor:
+    """Norms over batches, beside sums over inputs, which are means over the ranks, not sums."""
+    return norms / math.sqrt(ranks_of(group))
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Pruning by solvers: captures the inputs of each layer, then solves the layer for them."""
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from seven_exp.pruning.layers import Layer
 from seven_exp.pruning.layerwise import Hold, Run, capturing, inference, used_again, walk
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.matrices import widths
-from seven_exp.pruning.replicas import Group, average, ranks_of
+from seven_exp.pruning.replicas import Group, as_of_one, average
 from seven_exp.pruning.structure import blocks_of
 
 View = Callable[[Tensor], Tensor]
@@ -154,9 +153,7 @@ class Solving:
             if grad is not None and i in self._sums:
                 sums = self._sums[i]
                 matrices = self._uses[i].matrices(grad.to(precision(grad)), len(sums["uses"]))
-                # Sums over inputs are means over the ranks, so a norm lacks the root of their
-                # number.
-                self.solver.see_gradient(sums, matrices / math.sqrt(ranks_of(self.group)))
+                self.solver.see_gradient(sums, as_of_one(matrices, self.group))
 
     def _nothing(self, i: int, groups: int) -> Sums:
         weight = self._layers[i].weight.detach()

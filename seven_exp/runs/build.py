@@ -72,16 +72,17 @@ def check_length(section: Calibration | None, model: Any) -> None:
         )
 
 
-def model_of(section: Model, data: Data, *, gradient_checkpointing: bool = False) -> nn.Module:
+def model_of(config: RunConfig, data: Data) -> nn.Module:
     """Build the model with its initial weights, before dense pretraining.
 
     Raises:
         ValueError: It can't be built, or does not fit the data.
     """
+    section = config.model
     model = build_model(
         section.name, checkpoint=section.checkpoint, **data.for_model, **section.arguments
     )
-    if gradient_checkpointing:
+    if config.trainer.gradient_checkpointing:
         cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
     return model
 

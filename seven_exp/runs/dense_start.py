@@ -59,9 +59,7 @@ def start_identity(config: RunConfig) -> dict[str, Any]:
 def _trained(config: RunConfig, data: Data, compute: Compute) -> dict[str, Tensor]:
     pretrain, trainer = config.model.pretrain, config.trainer
     torch.manual_seed(pretrain.seed)
-    start = model_of(config.model, data, gradient_checkpointing=trainer.gradient_checkpointing).to(
-        compute.device
-    )
+    start = model_of(config, data).to(compute.device)
     batches = data_of(config.dataset, trainer.batch_size, pretrain.seed).train
     steps = steps_of(pretrain.epochs, len(batches), trainer.accumulate)
     chosen = config.optimizer

@@ -161,12 +161,10 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
 
 def _fresh(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
     """The model with its initial weights, or those of ``model.checkpoint``."""
-    trainer = config.trainer
     torch.manual_seed(config.seed)
-    model = model_of(config.model, data, gradient_checkpointing=trainer.gradient_checkpointing).to(
-        device
-    )
-    torch.set_num_threads(config.threads or _threads_for(model, data, trainer.batch_size, device))
+    model = model_of(config, data).to(device)
+    batch_size = config.trainer.batch_size
+    torch.set_num_threads(config.threads or _threads_for(model, data, batch_size, device))
     return model
 
 

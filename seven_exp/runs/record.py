@@ -17,6 +17,7 @@ from seven_exp.runs.plan import Plan
 from seven_exp.runs.reads import Pruning, unread
 from seven_exp.tracking import Tracker
 from seven_exp.training.state import Outcome
+from seven_exp.training.world import name_of
 
 
 def facts_of(
@@ -52,9 +53,7 @@ def facts_of(
         "flops_sparse": None,
         "zeros_total": None,
         "params_zero": None,
-        **provenance.provenance(
-            torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        ),
+        **provenance.provenance(name_of(device)),
         "config": config.model_dump(),
         "unread": unread(pruning),
         "effective": effective(pruning, data, plan, device),

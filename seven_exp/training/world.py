@@ -113,6 +113,11 @@ def join(device: str) -> tuple[World, torch.device]:
     return world, accelerator.device
 
 
+def name_of(device: torch.device) -> str:
+    """A GPU's product name, or the kind of another device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _leave() -> None:
     """Release the group before the interpreter shuts down.
 

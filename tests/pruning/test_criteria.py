@@ -37,6 +37,13 @@ def closed_form(weight, batch):
     return (x @ weight.T - y).T @ x
 
 
+def mask_of_best(scores, k):
+    """The mask of the k largest; of equal ones the first."""
+    mask = np.zeros(scores.size, bool)
+    mask[np.argsort(-scores.flatten(), kind="stable")[:k]] = True
+    return mask.reshape(scores.shape)
+
+
 def scores_after(name, **settings):
     """Scores at the dense weights: a sparsity of 0 prunes nothing."""
     model, batches = regression()
@@ -233,14 +240,11 @@ def test_iterative_snip_looks_at_the_masked_model_alone():
     pruner = seven_exp.create_pruner("snip_iterative", model, sparsity=0.75, rounds=2)
     pruner.prune(batches[:2], loss_fn)
     # densities 0.25^(1/2) and 0.25 of 24 weights
-    first = np.abs(weight * closed_form(weight, batches[0])).flatten()
-    mask = np.zeros(24, bool)
-    mask[np.argsort(-first, kind="stable")[:12]] = True
-    masked = weight * mask.reshape(weight.shape)
-    second = np.where(mask, np.abs(masked * closed_form(masked, batches[1])).flatten(), -1)
-    expected = np.zeros(24, bool)
-    expected[np.argsort(-second, kind="stable")[:6]] = True
-    np.testing.assert_array_equal(pruner.masks["weight"].flatten().numpy(), expected)
+    first = np.abs(weight * closed_form(weight, batches[0]))
+    mask = mask_of_best(first, 12)
+    masked = weight * mask
+    second = np.where(mask, np.abs(masked * closed_form(masked, batches[1])), -1)
+    np.testing.assert_array_equal(pruner.masks["weight"].numpy(), mask_of_best(second, 6))
 
 
 def test_force_scores_pruned_weights_at_their_dense_value():
@@ -248,17 +252,14 @@ def test_force_scores_pruned_weights_at_their_dense_value():
     weight = model.weight.detach().numpy().copy()
     pruner = seven_exp.create_pruner("force", model, sparsity=0.75, rounds=2)
     pruner.prune(batches[:2], loss_fn)
-    first = np.abs(weight * closed_form(weight, batches[0])).flatten()
-    mask = np.zeros(24, bool)
-    mask[np.argsort(-first, kind="stable")[:12]] = True
-    masked = weight * mask.reshape(weight.shape)
-    second = np.abs(weight * closed_form(masked, batches[1])).flatten()
-    expected = np.zeros(24, bool)
-    expected[np.argsort(-second, kind="stable")[:6]] = True
-    np.testing.assert_array_equal(pruner.masks["weight"].flatten().numpy(), expected)
+    first = np.abs(weight * closed_form(weight, batches[0]))
+    mask = mask_of_best(first, 12)
+    masked = weight * mask
+    expected = mask_of_best(np.abs(weight * closed_form(masked, batches[1])), 6)
+    np.testing.assert_array_equal(pruner.masks["weight"].numpy(), expected)
     assert (expected & ~mask).any(), "the case must hold a weight that returns"
     final = model.weight.detach().numpy()
-    np.testing.assert_array_equal(final, weight * expected.reshape(weight.shape))
+    np.testing.assert_array_equal(final, weight * expected)
 
 
 def stepped(name, steps, sparsity=0.0, **settings):
@@ -408,15 +409,12 @@ def test_outside_training_what_may_return_has_kept_its_value():
         beta_1=0.5, beta_2=0.5,
     )  # fmt: skip
     pruner.prune(batches[:2], loss_fn)
-    first = np.abs(weight * closed_form(weight, batches[0])).flatten()
-    mask = np.zeros(24, bool)
-    mask[np.argsort(-first, kind="stable")[:12]] = True
-    masked = weight * mask.reshape(weight.shape)
-    second = np.abs(weight * closed_form(masked, batches[1])).flatten()
+    first = np.abs(weight * closed_form(weight, batches[0]))
+    mask = mask_of_best(first, 12)
+    masked = weight * mask
+    second = np.abs(weight * closed_form(masked, batches[1]))
     importance = 0.5 * (first + second) / 2
-    np.testing.assert_allclose(
-        pruner.state["importance"][0].flatten().numpy(), importance, rtol=1e-12
-    )
+    np.testing.assert_allclose(pruner.state["importance"][0].numpy(), importance, rtol=1e-12)
 
 
 def test_wanda_on_a_chain_of_linear_layers(wanda_scores):
@@ -512,10 +510,9 @@ def test_straight_through_trains_dense_weights_at_the_pruned_model(interval):
         optimizer.zero_grad()
         dense -= 0.02 * closed_form(dense * mask, batches[t % 3])
         if (t + 1) % interval == 0:
-            new = np.zeros(24, bool)
-            new[np.argsort(-np.abs(dense).flatten(), kind="stable")[:6]] = True
-            returned += int((new.reshape(4, 6) & ~mask).sum()) if t >= interval else 0
-            mask = new.reshape(4, 6)
+            new = mask_of_best(np.abs(dense), 6)
+            returned += int((new & ~mask).sum()) if t >= interval else 0
+            mask = new
         np.testing.assert_array_equal(pruner.masks["weight"].numpy(), mask)
         np.testing.assert_allclose(model.weight.detach().numpy(), dense * mask, rtol=1e-10)
     assert returned > 0, "the case must hold a weight that returns"
@@ -633,9 +630,7 @@ def test_obert_step_by_step_comes_near_the_best_mask_of_all(seed):
     own, value = least(quadratic, weight, mask)
     np.testing.assert_allclose(moved, own, rtol=1e-6, atol=1e-9)
     values = sorted(least(quadratic, weight, other)[1] for other in masks_of(10, 6))
-    largest = np.zeros(10, bool)
-    largest[np.argsort(-np.abs(weight))[:6]] = True
-    assert value <= least(quadratic, weight, largest)[1]
+    assert value <= least(quadratic, weight, mask_of_best(np.abs(weight), 6))[1]
     assert value <= values[len(values) // 20], "not among the best twentieth of all masks"
 
 
@@ -657,6 +652,23 @@ def sparsegpt(x, weight, sparsity, **settings):
     return pruner.masks["weight"].numpy(), model.weight.detach().numpy()
 
 
+def scores_ahead(weight, inverse, columns):
+    """SparseGPT's scores of columns, each behind the elimination of those before it."""
+    ahead, scores = inverse.copy(), []
+    for j in columns:
+        scores.append(weight[:, j] ** 2 / ahead[j, j])
+        ahead -= np.outer(ahead[:, j], ahead[j]) / ahead[j, j]
+    return np.array(scores).T
+
+
+def eliminate(weight, inverse, mask, columns):
+    """Prune columns one by one, in place: the others make up for each (OBS)."""
+    for j in columns:
+        error = np.where(mask[:, j], 0.0, weight[:, j]) / inverse[j, j]
+        weight -= np.outer(error, inverse[j])
+        inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+
+
 @pytest.mark.parametrize("block", [3, 8])
 def test_sparsegpt_is_column_by_column_elimination(block):
     """The same by the whole inverse, from which each column done is eliminated (OBS)."""
@@ -666,19 +678,10 @@ def test_sparsegpt_is_column_by_column_elimination(block):
     order = range(8)
     for start in range(0, 8, block):
         columns = list(order[start : start + block])
-        ahead, scores = inverse.copy(), []
-        for j in columns:
-            scores.append(w[:, j] ** 2 / ahead[j, j])
-            ahead -= np.outer(ahead[:, j], ahead[j]) / ahead[j, j]
-        scores = np.array(scores).T
-        keeps = np.zeros(scores.size, bool)
-        keeps[np.argsort(-scores.flatten(), kind="stable")[: scores.size // 2]] = True
+        scores = scores_ahead(w, inverse, columns)
         if scores.size % 2 == 0:
-            np.testing.assert_array_equal(mask[:, columns], keeps.reshape(scores.shape))
-        for j in columns:
-            error = np.where(mask[:, j], 0.0, w[:, j]) / inverse[j, j]
-            w -= np.outer(error, inverse[j])
-            inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+            np.testing.assert_array_equal(mask[:, columns], mask_of_best(scores, scores.size // 2))
+        eliminate(w, inverse, mask, columns)
     np.testing.assert_allclose(found, w * mask, rtol=1e-8, atol=1e-10)
     assert mask.sum() == 12
 
@@ -692,16 +695,10 @@ def test_sparsegpt_chooses_each_group_behind_those_before_it(pattern, block):
     w, inverse = weight.copy(), np.linalg.inv(hessian)
     expected = np.zeros_like(mask)
     for start in range(0, 8, m):
-        ahead, scores = inverse.copy(), []
-        for j in range(start, start + m):
-            scores.append(w[:, j] ** 2 / ahead[j, j])
-            ahead -= np.outer(ahead[:, j], ahead[j]) / ahead[j, j]
-        best = np.argsort(-np.array(scores).T, axis=1)[:, :n] + start
-        np.put_along_axis(expected, best, True, axis=1)
-        for j in range(start, start + m):
-            error = np.where(expected[:, j], 0.0, w[:, j]) / inverse[j, j]
-            w -= np.outer(error, inverse[j])
-            inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+        columns = range(start, start + m)
+        firsts = np.argsort(-scores_ahead(w, inverse, columns), axis=1)[:, :n] + start
+        np.put_along_axis(expected, firsts, True, axis=1)
+        eliminate(w, inverse, expected, columns)
     np.testing.assert_array_equal(mask, expected)
     np.testing.assert_allclose(found, w * expected, rtol=1e-8, atol=1e-10)
 
@@ -733,9 +730,7 @@ def test_sparsegpt_comes_near_the_best_of_all_masks_and_weights(seed):
     values = sorted(least(hessian, weight[0], other)[1] for other in masks_of(8, 4))
     shift = (found - weight)[0]
     value = 0.5 * shift @ hessian @ shift
-    largest = np.zeros(8, bool)
-    largest[np.argsort(-np.abs(weight[0]))[:4]] = True
-    cut = weight[0] * largest - weight[0]
+    cut = weight[0] * mask_of_best(np.abs(weight[0]), 4) - weight[0]
     assert values[0] - 1e-12 <= value
     assert value < 0.5 * cut @ hessian @ cut, "no better than magnitude without an update"
     assert value < np.mean(values)

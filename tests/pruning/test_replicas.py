@@ -1,17 +1,11 @@
 """Two ranks that split each batch choose the masks of one process on the whole batch."""
 
-import os
-import socket
-import subprocess
 import sys
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.distributed.nn  # before there is a group, which its defaults would keep
-from preloaded import python
+from ranks import found_by, loss, save_found, train
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import seven_exp
@@ -33,11 +27,6 @@ def model_and_batches():
     return model, batches
 
 
-def loss(model, batch):
-    inputs, targets = batch
-    return cross_entropy(model(inputs), targets)
-
-
 def masks_of(name, rank=0, ranks=1):
     """The masks after this rank's part of every batch; a name may end with a scope."""
     name, _, scope = name.partition("/")
@@ -55,36 +44,17 @@ def masks_of(name, rank=0, ranks=1):
     if "optimizer" in read_by(name):
         window["optimizer"] = optimizer
     pruner = seven_exp.create_pruner(name, trained, sparsity=0.6, exclude=[], **window)
-    if name not in DURING:
-        pruner.prune(batches, loss)
-    for batch in batches:
-        loss(trained, batch).backward()
-        optimizer.step()
-        pruner.step()
-        optimizer.zero_grad()
+    train(trained, batches, optimizer, pruner)
     return pruner.masks
 
 
-def rank_main(rank, port, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
-    torch.save({name: masks_of(name, rank, RANKS) for name in NAMES}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def of_rank(rank, ranks):
+    return {name: masks_of(name, rank, ranks) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
 def of_ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = [
-        subprocess.Popen([python(), __file__, str(rank), str(port), str(folder)])
-        for rank in range(RANKS)
-    ]
-    assert [rank.wait() for rank in ranks] == [0] * RANKS
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    return found_by(RANKS, __file__, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.slow
@@ -110,4 +80,4 @@ def test_a_rank_alone_would_choose_otherwise():
 
 
 if __name__ == "__main__":
-    rank_main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    save_found(of_rank, sys.argv[1])

@@ -23,7 +23,7 @@ FEW = [0, select._FEW_KEYS]
 
 
 @st.composite
-def problems(draw, dtype=np.float32):
+def problems(draw, dtype):
     sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
     scores = [draw(hnp.arrays(dtype, n, elements=VALUES)) for n in sizes]
     candidates = [draw(hnp.arrays(bool, n)) for n in sizes]
@@ -43,21 +43,11 @@ def by_sorting(scores, candidates, k):
     return mask
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("few", FEW)
-@given(problems())
-def test_same_as_a_stable_sort(few, problem):
-    scores, candidates, k = problem
-    with mock.patch.object(select, "_FEW_KEYS", few):
-        masks = top_k_masks(
-            [torch.from_numpy(s) for s in scores], k, [torch.from_numpy(c) for c in candidates]
-        )
-    np.testing.assert_array_equal(torch.cat(masks).numpy(), by_sorting(scores, candidates, k))
-
-
-@pytest.mark.parametrize("few", FEW)
-@given(problems(np.float64))
-def test_same_in_float64(few, problem):
-    scores, candidates, k = problem
+@given(data=st.data())
+def test_same_as_a_stable_sort(few, dtype, data):
+    scores, candidates, k = data.draw(problems(dtype))
     with mock.patch.object(select, "_FEW_KEYS", few):
         masks = top_k_masks(
             [torch.from_numpy(s) for s in scores], k, [torch.from_numpy(c) for c in candidates]

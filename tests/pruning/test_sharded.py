@@ -1,13 +1,11 @@
 """Selection among sharded scores gives the masks of one process, without gathering a score."""
 
 import os
-import subprocess
 import sys
 
 import pytest
 import torch
-import torch.distributed.nn  # before there is a group, which its defaults would keep
-from preloaded import python
+from ranks import start
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -34,12 +32,10 @@ def scores_and_k(k):
     return scores, k, candidates
 
 
-def in_two(rank, world, file, ks):
+def of_rank(ks):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{file}", rank=rank, world_size=world
-    )
-    mesh = init_device_mesh("cpu", (world,))
+    distributed.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
     for k in ks:
         scores, _, candidates = scores_and_k(k)
         own, allowed = (
@@ -57,13 +53,10 @@ def in_two(rank, world, file, ks):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not distributed.is_available(), reason="needs torch.distributed")
-def test_two_processes_choose_what_one_would(tmp_path):
+def test_two_processes_choose_what_one_would():
     available = sum(int(c.sum()) for c in scores_of(0)[1])
-    counts = map(str, (0, 1, 300, 1200, available))
-    command = [python(), __file__, str(tmp_path / "store"), *counts]
-    ranks = [subprocess.Popen(command, env={**os.environ, "RANK": str(rank)}) for rank in (0, 1)]
-    assert [rank.wait() for rank in ranks] == [0, 0]
+    start(2, __file__, 0, 1, 300, 1200, available)
 
 
 if __name__ == "__main__":
-    in_two(int(os.environ["RANK"]), 2, sys.argv[1], list(map(int, sys.argv[2:])))
+    of_rank(list(map(int, sys.argv[1:])))

@@ -1,17 +1,12 @@
 """Ranks that each hold some rows of every weight choose the masks of one process."""
 
-import os
-import socket
-import subprocess
 import sys
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # before there is a group, which its defaults would keep
-from preloaded import python
+from ranks import found_by, save_found, train
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 import seven_exp
 from seven_exp.pruning import plan_memory
@@ -47,11 +42,6 @@ def model_and_batches(ties):
     return model, [(torch.randn(8, 12).double(), torch.randint(3, (8,))) for _ in range(STEPS)]
 
 
-def loss(model, batch):
-    inputs, targets = batch
-    return cross_entropy(model(inputs), targets)
-
-
 def sharded(model):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -81,13 +71,7 @@ def pruned(name, rank=0, ranks=1):
     pruner = seven_exp.create_pruner(
         name, model, sparsity=0.6, exclude_defaults=False, **window, **own
     )
-    if name not in DURING:
-        pruner.prune(batches, loss)
-    for batch in batches:
-        loss(model, batch).backward()
-        optimizer.step()
-        pruner.step()
-        optimizer.zero_grad()
+    train(model, batches, optimizer, pruner)
     state = pruner.state_dict()
     wholes = {key: {n: whole(t) for n, t in v.items()} for key, v in state["state"].items()}
     continued = seven_exp.create_pruner(
@@ -115,7 +99,7 @@ def told(make):
     return str(error.value)
 
 
-def refused(rank, ranks):
+def refused():
     model = sharded(model_and_batches(False)[0])
 
     def create(name, **settings):
@@ -130,31 +114,14 @@ def refused(rank, ranks):
     }
 
 
-def rank_main(rank, ranks, port, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=ranks)
-    found = {name: pruned(name, rank, ranks) for name in SHARED[ranks]}
-    torch.save({**found, "refused": refused(rank, ranks)}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def of_rank(rank, ranks):
+    return {**{name: pruned(name, rank, ranks) for name in SHARED[ranks]}, "refused": refused()}
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Number of ranks -> what each of them found."""
-    return {ranks: started(ranks, tmp_path_factory.mktemp("ranks")) for ranks in SHARED}
-
-
-def started(number, folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = [
-        subprocess.Popen([python(), __file__, str(rank), str(number), str(port), str(folder)])
-        for rank in range(number)
-    ]
-    assert [rank.wait() for rank in ranks] == [0] * number
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(number)]
+    return {ranks: found_by(ranks, __file__, tmp_path_factory.mktemp("ranks")) for ranks in SHARED}
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shards")]
@@ -208,4 +175,4 @@ def test_what_needs_whole_weights_is_refused(found):
 
 
 if __name__ == "__main__":
-    rank_main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    save_found(of_rank, sys.argv[1])
