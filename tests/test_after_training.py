@@ -16,6 +16,7 @@ from preloaded import python
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_conf import composed
+from test_families import FAMILIES
 from test_families import model_of as model_of_family
 from torch.nn import functional
 
@@ -279,6 +280,56 @@ def test_a_saved_folder_loads_with_exact_zeros_and_its_tokenizer(llama, pruned):
     assert record["params_nonzero"] == record["params_prunable"] // 2
     assert set(record["sha256"]) > {"masks.safetensors"}
     assert not (folder / "checkpoints/final.safetensors").exists()
+
+
+@pytest.fixture
+def chat(llama, tmp_path):
+    """The tiny Llama as a model for chats, which two tokens end; none is for padding."""
+    folder = tmp_path / "chat"
+    shutil.copytree(llama, folder)
+    for name, more in (("config", {}), ("generation_config", {"temperature": 0.6})):
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [2, 5], **more}))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [[], ["pruner=short_gpt", "sparsity=0.34"]])
+def test_a_saved_model_generates_like_its_source(chat, texts, tmp_path, overrides):
+    run(config_of(chat, texts, tmp_path, *overrides), tmp_path / "run")
+    folders = [tmp_path / "run/model"]
+    if overrides:
+        folders.append(export(tmp_path / "run", "small")[1])
+    for folder in folders:
+        model = model_of(folder)
+        assert model.generation_config.eos_token_id == model.config.eos_token_id == [2, 5]
+        assert model.generation_config.temperature == 0.6
+        assert model.config.pad_token_id is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("same", [True, False])
+def test_a_tied_weight_may_be_stored_twice(texts, tmp_path, same):
+    """transformers ties two weights of a file only if they are equal."""
+    import transformers
+
+    folder = tmp_path / "model"
+    config = transformers.LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(SPECIAL + WORDS), max_position_embeddings=64, tie_word_embeddings=True,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    state = tensors_of(folder)
+    words = state["model.embed_tokens.weight"]
+    state["lm_head.weight"] = words.clone() if same else 2 * words
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    config = config_of(folder, texts, tmp_path)
+    one, two = run(config, tmp_path / "one"), in_memory(config, tmp_path / "two")
+    assert {name: one[name] for name in FACTS} == {name: two[name] for name in FACTS}
+    read = [model_of(tmp_path / name / "model").state_dict() for name in ("one", "two")]
+    assert same_tensors(*read)
+    assert torch.equal(read[0]["lm_head.weight"], words) == same
 
 
 def test_masks_are_those_of_the_core_on_the_drawn_sequences(llama, texts, pruned, tmp_path):
@@ -545,6 +596,34 @@ def test_a_killed_run_of_weights_alone_goes_on(llama, texts, tmp_path, monkeypat
     record = run(config, tmp_path / "run")
     assert {name: record[name] for name in FACTS} == {name: whole[name] for name in FACTS}
     assert same_tensors(*(tensors_of(tmp_path / name / "model") for name in ("run", "whole")))
+
+
+@pytest.mark.slow
+def test_weights_before_the_blocks_are_in_the_masks_once(texts, tmp_path, monkeypatch):
+    """OPT's projections of the embeddings lie outside all blocks; one is read before the first."""
+    import transformers
+
+    sizes, _ = FAMILIES["OPT"]
+    config = transformers.OPTConfig(**{**sizes, "word_embed_proj_dim": 8})
+    folder = tmp_path / "model"
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    save_tokenizer(folder)
+
+    config = config_of(folder, texts, tmp_path, "pruner.exclude_defaults=false")
+    with monkeypatch.context() as patch:
+        patch.setattr(in_turn.InTurn, "write", killed_at(1))
+        with pytest.raises(Killed):
+            run(config, tmp_path / "one")
+    assert (tmp_path / "one/model.partial").is_dir()
+    one, two = run(config, tmp_path / "one"), in_memory(config, tmp_path / "two")
+    assert {name: one[name] for name in FACTS} == {name: two[name] for name in FACTS}
+    masks = [load_masks(tmp_path / n / "masks.safetensors") for n in ("one", "two")]
+    assert same_tensors(*masks)
+    before = "model.decoder.project_in.weight"
+    state = model_of(tmp_path / "one/model").state_dict()
+    assert not masks[0][before].all()
+    assert torch.equal(state[before] != 0, masks[0][before])
 
 
 def test_a_run_that_was_begun_is_found_again(tmp_path):

@@ -3,12 +3,13 @@
 No wrapper: parameters keep transformers' own names, so a saved model loads there unchanged.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import nn
 
-from seven_exp.models.hub import NAMES, from_source
+from seven_exp.models.hub import NAMES, from_source, source
 from seven_exp.models.registry import MODELS
 from seven_exp.tasks import Head
 
@@ -87,7 +88,22 @@ def _build(
             )
     else:
         model = auto.from_config(config, dtype=dtype)
+        if kind == "language_modelling":
+            model = generating(model, name)
     return model.train()
+
+
+def generating(model: Any, name: str) -> Any:
+    """A model made from a configuration, with its source's settings of generation, if it has any.
+
+    Among them are the tokens that end a text, of which chat models have several.
+    """
+    import transformers
+
+    place, kind = source("model.name", name), transformers.GenerationConfig
+    with contextlib.suppress(OSError):
+        model.generation_config = kind.from_pretrained(place)
+    return model
 
 
 def text_model(name: str) -> Callable[..., nn.Module]:
@@ -158,8 +174,10 @@ def fitting_config(
         raise ValueError(
             f"dataset.max_length is {max_length}: '{name}' reads at most {places} tokens"
         )
-    if config.pad_token_id is None:
-        config.pad_token_id = config.eos_token_id
+    # A language model needs no padding, and is saved with the configuration that it came with.
+    if head != "language_modelling" and config.pad_token_id is None:
+        ends = config.eos_token_id
+        config.pad_token_id = ends[0] if isinstance(ends, list) else ends
     return config
 
 

@@ -152,7 +152,8 @@ def open_shards(name: str, model: nn.Module) -> Shards | None:
         model: On the meta device.
 
     Returns:
-        None if the weights must be converted on loading, or are in another format.
+        None if the weights must be converted on loading, are in another format, or differ where
+        the configuration ties them.
 
     Raises:
         ValueError: A file is missing or broken, or is of another model.
@@ -172,8 +173,14 @@ def open_shards(name: str, model: nn.Module) -> Shards | None:
             files[own] = held[found], found
         elif own not in tied:
             return None
-    shards = Shards(Path(place), files, tied)
-    shards.check(model.state_dict())
+    shards, state = Shards(Path(place), files, tied), model.state_dict()
+    shards.check(state)
+    for own, other in tied.items():
+        if own in files and other in files:
+            one, two = (value for _, value in shards.read([own, other], state))
+            if not torch.equal(one, two):
+                return None  # transformers leaves them apart
+            del files[own]
     return shards
 
 
@@ -209,8 +216,10 @@ def on_meta(config: Any, dtype: str) -> nn.Module:
 
     auto: Any = transformers.AutoModelForCausalLM
     with init_empty_weights(include_buffers=False):
-        model: nn.Module = auto.from_config(config, dtype=getattr(torch, dtype))
-    return model.eval().requires_grad_(False)
+        model: Any = auto.from_config(config, dtype=getattr(torch, dtype))
+    model.tie_weights()  # each parameter was replaced by one of its own
+    whole: nn.Module = model.eval().requires_grad_(False)
+    return whole
 
 
 def bare_model(config: Any, dtype: torch.dtype) -> nn.Module:

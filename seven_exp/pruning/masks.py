@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -120,7 +120,7 @@ class Passing(Masks):
     """Masks of weights that exist one block at a time; each is given away, not kept.
 
     Attributes:
-        fresh: Place of a weight -> its mask, since the last `taken`.
+        fresh: Place of a weight -> its mask, until it is `taken`.
     """
 
     fresh: dict[int, Tensor]
@@ -141,10 +141,10 @@ class Passing(Masks):
         for i, mask, kept in zip(places, part.unpacked(), part.kept, strict=True):
             self.fresh[i], self.kept[i] = mask, kept
 
-    def taken(self) -> dict[str, Tensor]:
-        """The new masks by parameter name; the caller owns them."""
-        fresh, self.fresh = self.fresh, {}
-        return {self._layers[i].name: mask for i, mask in fresh.items()}
+    def taken(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The masks of some weights by parameter name; the caller owns them."""
+        chosen = {i: layer.name for i, layer in enumerate(self._layers) if i in self.fresh}
+        return {name: self.fresh.pop(i) for i, name in chosen.items() if name in names}
 
 
 def _in_memory(tensor: Tensor) -> Tensor:

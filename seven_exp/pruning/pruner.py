@@ -281,7 +281,7 @@ class Pruner:
         """Prune a model whose blocks have weights only while they are pruned, in one round.
 
         The masks are those of `prune`, and are not kept: `take_masks` returns those of a block
-        when its ``hold`` ends.
+        when its ``hold`` ends, and those of weights outside all blocks at the end.
 
         Args:
             batches: All are passed to ``loss_fn``, if the method reads any.
@@ -318,10 +318,10 @@ class Pruner:
         self._t = 1
         self._warn_of_lost_layers(before, stacklevel=3)
 
-    def take_masks(self) -> dict[str, Tensor]:
-        """The masks that `prune_in_turn` has chosen since the last call, by parameter name."""
+    def take_masks(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The masks that `prune_in_turn` has chosen for some weights, each given once, by name."""
         assert isinstance(self._masks, Passing)
-        return self._masks.taken()
+        return self._masks.taken(names)
 
     def apply(self, model: nn.Module | None = None) -> None:
         """Set every pruned weight to exactly zero.

@@ -24,7 +24,7 @@ from seven_exp.datasets import Batches, Data, text_head
 from seven_exp.files.atomic import disk_errors
 from seven_exp.files.joining import join_tensors
 from seven_exp.models import is_hub_model
-from seven_exp.models.hub_models import fitting_config
+from seven_exp.models.hub_models import fitting_config, generating
 from seven_exp.models.shards import (
     INDEX,
     Shards,
@@ -133,7 +133,7 @@ class InTurn:
         state, prunable = self.model.state_dict(), self.pruner.layer_counts
         masks = {n: torch.ones_like(state[n], dtype=torch.bool) for n in names if n in prunable}
         # A weight that no batch uses stays dense.
-        masks |= self.pruner.take_masks()
+        masks |= self.pruner.take_masks(masks.keys())
         for name, mask in masks.items():
             if state[name][~mask].any():
                 raise RuntimeError(f"{name} is not zero where its mask prunes it")
@@ -160,7 +160,7 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
             config.model.name, "language_modelling", **vars(data.text), biases=config.model.biases
         )
         dtype = config.model.arguments.get("dtype", "float32")
-        model = on_meta(settings, dtype)
+        model = generating(on_meta(settings, dtype), config.model.name)
         check_length(config.calibration if Pruning.of(config).calibrated else None, model)
         shards, blocks = open_shards(config.model.name, model), blocks_of(model)
         if shards is None or not blocks:
