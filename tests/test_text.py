@@ -20,6 +20,7 @@ from seven_exp.datasets.tokens import TokenBatches, from_lists
 from seven_exp.models import build_model
 from seven_exp.pruning import PRUNERS, create_pruner
 from seven_exp.pruning.layers import prunable_layers
+from seven_exp.runs.build import blank_model, model_of
 from seven_exp.runs.check import check
 from seven_exp.runs.plan import Plan
 from seven_exp.runs.run import run_experiment
@@ -350,13 +351,36 @@ def test_every_hidden_linear_is_prunable_no_output_no_embedding(folders, tmp_pat
 
 def test_padding_changes_no_logits(folders, tmp_path):
     for kind in ("bert", "gpt2"):
-        data = data_of("glue/sst2", folders[kind], tmp_path)
+        data = data_of("glue/sst2", folders[kind], tmp_path, batch_size=16)
         model = build_model(str(folders[kind]), **data.for_model).eval()
         inputs, _ = next(iter(data.train.epoch(0)))
+        assert not inputs["attention_mask"].all()
         whole = model(**inputs).logits
         for i, mask in enumerate(inputs["attention_mask"]):
             alone = {name: v[i : i + 1, : mask.sum()] for name, v in inputs.items()}
             torch.testing.assert_close(model(**alone).logits[0], whole[i], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_a_decoder_classifies_at_the_last_token_of_the_text(folders, tmp_path, blank):
+    """The model states no padding, and its tokenizer pads with another token than the last."""
+    import transformers
+
+    folder = tmp_path / "gpt2"
+    shutil.copytree(folders["gpt2"], folder)
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    words.add_special_tokens({"pad_token": "[PAD]"})
+    words.save_pretrained(folder)
+    config = composed(f"model.name={folder}", "model=hf", "dataset=glue/sst2")
+    data = data_of("glue/sst2", folder, tmp_path, batch_size=16)
+    model = (blank_model(config.model, data) if blank else model_of(config, data)).eval()
+    inputs, _ = next(iter(data.train.epoch(0)))
+    lengths = inputs["attention_mask"].sum(1)
+    assert len(set(lengths.tolist())) > 1
+    whole = model(**inputs).logits
+    for i, length in enumerate(lengths):
+        alone = {name: values[i : i + 1, :length] for name, values in inputs.items()}
+        torch.testing.assert_close(model(**alone).logits[0], whole[i], rtol=1e-4, atol=1e-5)
 
 
 def test_transposed_weights_are_refused_where_rows_matter(folders, tmp_path):

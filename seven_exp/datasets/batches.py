@@ -82,7 +82,8 @@ class Data:
     def for_model(self) -> dict[str, Any]:
         """Arguments for a model's factory."""
         if self.text is not None:
-            return {"num_classes": self.num_classes, "head": self.task.head, **vars(self.text)}
+            given = {"num_classes": self.num_classes, "head": self.task.head}
+            return given | {name: getattr(self.text, name) for name in ("vocab_size", "max_length")}
         names = ("num_classes", "image_size", "channels")
         return {name: getattr(self, name) for name in names}
 
@@ -139,10 +140,12 @@ class Text:
     Attributes:
         vocab_size: Number of tokens of the tokenizer.
         max_length: Number of tokens of the longest sequence.
+        pad: The token that pads texts to be classified, which decoders read up to there.
     """
 
     vocab_size: int
     max_length: int
+    pad: int | None = None
 
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]

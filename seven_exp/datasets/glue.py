@@ -215,7 +215,7 @@ def _load(spec: _Glue) -> Callable[..., Data]:
             first,
             len(spec.labels) or 1,
             task=spec.task,
-            text=Text(len(words), max_length),
+            text=Text(len(words), max_length, padding(words)),
             more=dict(zip(names, others, strict=True)),
         )
 

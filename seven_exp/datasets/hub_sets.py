@@ -203,7 +203,7 @@ def hf(  # noqa: PLR0913  each keyword is a key of conf/dataset
         batches("train"),
         batches("test"),
         classes,
-        text=Text(len(words), max_length),
+        text=Text(len(words), max_length, padding(words)),
         validation=batches("validation") if "validation" in splits else None,
     )
 

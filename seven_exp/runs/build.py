@@ -82,6 +82,7 @@ def model_of(config: RunConfig, data: Data) -> nn.Module:
     model = build_model(
         section.name, checkpoint=section.checkpoint, **data.for_model, **section.arguments
     )
+    _tell_padding(model, data)
     if config.trainer.gradient_checkpointing:
         cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
     return model
@@ -97,7 +98,19 @@ def blank_model(section: Model, data: Data) -> nn.Module:
     make = factory(section.name, "images" if data.text is None else "text")
     if "pretrained" in inspect.signature(make).parameters:
         arguments["pretrained"] = False
-    return build_model(section.name, **data.for_model, **arguments).eval()
+    model = build_model(section.name, **data.for_model, **arguments).eval()
+    _tell_padding(model, data)
+    return model
+
+
+def _tell_padding(model: Any, data: Data) -> None:
+    """Tell a model of transformers which token pads the texts.
+
+    Decoders classify at the last token that is another, and models state other tokens than their
+    tokenizers, or none.
+    """
+    if hasattr(model, "config") and data.text is not None and data.text.pad is not None:
+        model.config.pad_token_id = data.text.pad
 
 
 def optimizer_of(section: Optimizer, model: nn.Module, lr: float) -> torch.optim.Optimizer:

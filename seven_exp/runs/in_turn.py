@@ -157,7 +157,8 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
         data = data_of(config.dataset, config.trainer.batch_size, config.seed)
         assert data.text is not None
         settings = fitting_config(
-            config.model.name, "language_modelling", **vars(data.text), biases=config.model.biases
+            *(config.model.name, "language_modelling", data.text.vocab_size, data.text.max_length),
+            biases=config.model.biases,
         )
         dtype = config.model.arguments.get("dtype", "float32")
         model = generating(on_meta(settings, dtype), config.model.name)
