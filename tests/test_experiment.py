@@ -722,3 +722,64 @@ def test_operations_of_recurrent_layers_are_counted_step_by_step(kind, gates):
     dense, sparse = forward_flops(model, torch.randn(2, 5, 4), pruner.layers, pruner.layer_counts)
     assert dense == 2 * 5 * gates * 6 * (4 + 6)
     assert sparse == dense / 2
+
+
+class Calls(nn.Module):
+    """Calls a module as its tests say."""
+
+    def __init__(self, module, call):
+        super().__init__()
+        self.module, self.call = module, call
+
+    def forward(self, x):
+        return self.call(self.module, x)
+
+
+def operations(module, call, x):
+    """Dense, and with all weights pruned."""
+    model = Calls(module, call)
+    layers = prunable_layers(model, exclude_defaults=False)
+    none = {layer.name: (layer.weight.numel(), 0) for layer in layers}
+    return forward_flops(model, x, layers, none)
+
+
+@pytest.mark.parametrize(
+    ("queries", "call"),
+    [
+        (5, lambda attend, x: attend(x, x, x)),
+        (5, lambda attend, x: attend(query=x, key=x, value=x)),
+        (1, lambda attend, x: attend(x[:, :1], x, x)),
+        (2, lambda attend, x: attend(x[:, :2], key=x, value=x)),
+    ],
+)
+def test_an_empty_attention_has_only_its_products_of_queries_and_keys(queries, call):
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    dense, sparse = operations(attention, lambda m, x: call(m, x)[0], torch.randn(3, 5, 8))
+    scores = 2 * queries * 5 * 8  # of all heads; as many to weight the values
+    assert dense == 2 * 8 * 8 * (2 * queries + 2 * 5) + 2 * scores
+    assert sparse == 2 * scores
+
+
+def test_keys_and_values_of_another_width_are_as_many_as_they_are():
+    attention = nn.MultiheadAttention(8, 2, batch_first=True, kdim=6, vdim=6)
+    queries = torch.randn(3, 2, 8)
+    dense, sparse = operations(attention, lambda m, x: m(queries, x, x)[0], torch.randn(3, 5, 6))
+    scores = 2 * 2 * 5 * 8
+    assert dense == 2 * 8 * (2 * 2 * 8 + 2 * 5 * 6) + 2 * scores
+    assert sparse == 2 * scores
+
+
+def test_a_weight_that_two_modules_share_is_skipped_in_both():
+    pair = nn.Sequential(nn.Linear(8, 8, bias=False), nn.ReLU(), nn.Linear(8, 8, bias=False))
+    pair[2].weight = pair[0].weight
+    assert operations(pair, lambda pair, x: pair(x), torch.randn(4, 8)) == (2 * 2 * 64, 0)
+
+
+def test_packed_sequences_have_no_operations_for_their_padding():
+    def call(recurrent, x):
+        packed = nn.utils.rnn.pack_padded_sequence(x, [5, 2], batch_first=True)
+        return recurrent(packed)[1]
+
+    dense, sparse = operations(nn.GRU(4, 6, batch_first=True), call, torch.randn(2, 5, 4))
+    assert dense == 2 * (5 + 2) * 3 * 6 * (4 + 6) // 2  # of one example
+    assert sparse == 0

@@ -3,12 +3,15 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from seven_exp.pruning.inputs import Use, uses_of
 from seven_exp.pruning.layers import Layer, unwrap
 from seven_exp.tasks import Inputs, forward
 
@@ -23,7 +26,8 @@ def forward_flops(
 
     The sparse count is theoretical: it subtracts, for every pruned weight, two operations for each
     use of the weight. Only sparse kernels realise this gain. Of experts only those in use
-    count; what is subtracted for them assumes that all of them process equally many inputs.
+    count; what is subtracted for them assumes that all of them process equally many inputs, and
+    for the projections of attention that each has the same sparsity.
 
     Args:
         model: Any module.
@@ -34,21 +38,20 @@ def forward_flops(
     model = unwrap(model)
     uses = dict.fromkeys((layer.name for layer in layers), 0.0)
 
-    def counter(layer: Layer) -> torch.utils.hooks.RemovableHandle:
-        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-            result = output[0] if isinstance(output, tuple) else output
-            assert isinstance(result, Tensor)
-            uses[layer.name] += _uses(module, inputs[0], result)
+    def counter(layer: Layer, use: Use | None) -> torch.utils.hooks.RemovableHandle:
+        def count(module: nn.Module, args: Any, kwargs: Any, output: object) -> None:
+            uses[layer.name] += _uses(layer, use, args, kwargs, output)
 
-        return layer.module.register_forward_hook(count)
+        module = layer.module if use is None else use.module
+        return module.register_forward_hook(count, with_kwargs=True)
 
-    def counter_of_experts(layer: Layer) -> torch.utils.hooks.RemovableHandle:
-        def count(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-            uses[layer.name] += _routed(args, kwargs) / len(layer.weight)
-
-        return layer.module.register_forward_pre_hook(count, with_kwargs=True)
-
-    handles = [(counter_of_experts if x.stacked else counter)(x) for x in layers]
+    holders = [
+        replace(layer, module=module)
+        for layer in layers
+        for module in model.modules()
+        if module._parameters.get(layer.attribute) is layer.weight
+    ]
+    handles = list(map(counter, holders, uses_of(model, holders)))
     training = model.training
     try:
         model.eval()
@@ -101,10 +104,22 @@ def _grouped() -> dict[Any, Any]:
     return {kernel: count for kernel in kernels if kernel is not None}
 
 
-def _uses(module: nn.Module, inputs: Tensor, output: Tensor) -> int:
-    """How many times a batch uses each weight of a module."""
+def _uses(
+    layer: Layer, use: Use | None, args: Sequence[Any], kwargs: Mapping[str, Any], output: object
+) -> float:
+    """How many times a module's call uses each weight of a layer, on average."""
+    if layer.stacked:
+        return _routed(args, kwargs) / len(layer.weight)
+    module = layer.module
+    if use is not None and isinstance(module, nn.MultiheadAttention):
+        # Queries, keys and values may differ in number.
+        return fmean(len(rows) for rows in use.inputs(args, kwargs))
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return inputs.numel() // inputs.shape[1]
+        images = args[0] if args else next(iter(kwargs.values()))
+        return float(images.numel() // module.in_channels)
+    result = output[0] if isinstance(output, tuple) else output
+    result = result.data if isinstance(result, nn.utils.rnn.PackedSequence) else result
+    assert isinstance(result, Tensor)
     if isinstance(module, nn.modules.conv._ConvNd):
-        return output.numel() // output.shape[1]
-    return output.numel() // output.shape[-1]
+        return float(result.numel() // module.out_channels)
+    return float(result.numel() // result.shape[-1])
