@@ -451,6 +451,20 @@ def test_the_hash_covers_what_a_run_reads(llama, texts, tmp_path):
     assert of() == of(data_dir=str(copy))
 
 
+@pytest.mark.slow
+def test_the_record_tells_own_texts_for_calibration_apart(llama, texts, tmp_path):
+    own = ["calibration=text_file", f"calibration.data_dir={texts / 'own'}"]
+    one = run(config_of(llama, texts, tmp_path, *own), tmp_path / "one")
+    shutil.copytree(texts / "own", tmp_path / "more")
+    (tmp_path / "more/train.txt").write_text("\n".join(sentences(11, 30, 7)))
+    own[1] = f"calibration.data_dir={tmp_path / 'more'}"
+    two = run(config_of(llama, texts, tmp_path, *own), tmp_path / "two")
+    assert one["other_files"].keys() == two["other_files"].keys() == {"calibration.data_dir"}
+    assert one["other_files"] != two["other_files"]
+    # a copy of a published text is that text
+    assert run(config_of(llama, texts, tmp_path), tmp_path / "three")["other_files"] == {}
+
+
 def test_no_calibration_is_no_part_of_the_hash():
     config = composed("pruner=magnitude", "tracker.mode=disabled")
     assert config.calibration is None

@@ -337,6 +337,30 @@ def test_files_of_ones_own_are_told_apart_by_what_they_hold(tmp_path):
     }
 
 
+@pytest.mark.parametrize("key", ["calibration.data_dir", "evaluation.include_path"])
+def test_texts_and_tasks_of_ones_own_are_told_apart_by_what_they_hold(tmp_path, key):
+    section, name = key.split(".")
+
+    def on(place, files, seed, accuracy, pruner="wanda", **more):
+        other = {key: files} if files else {}
+        config = {section: {name: place}}
+        write(tmp_path, pruner, 0.5, seed, accuracy, other_files=other, config=config, **more)
+
+    on("a", "0a", 0, 0.1)
+    on("moved/a", "0a", 1, 0.3)
+    assert {method for method, _ in rows_of(tmp_path, baseline=None)} == {"wanda"}
+    on("b", "0b", 1, 0.4)
+    # it reads none of them
+    on("b", None, 0, 0.5, "magnitude", unread=[section])
+    rows = rows_of(tmp_path)
+    assert {method: row.result.mean for (method, _), row in rows.items()} == {
+        f"wanda {key}=a": pytest.approx(0.2),
+        f"wanda {key}=b": 0.4,
+        "magnitude": 0.5,
+    }
+    assert rows[f"wanda {key}=a", 0.5].reference == "magnitude"
+
+
 def test_records_that_say_nothing_of_files_are_compared_as_ever(tmp_path):
     for seed, place in enumerate(("here", "there")):
         write(tmp_path, "magnitude", 0.9, seed, 0.4, config={"dataset": {"data_dir": place}})

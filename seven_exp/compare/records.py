@@ -81,7 +81,8 @@ class Record:
         test_examples: Size of the test set; None if unknown.
         seconds: Duration of training.
         flops: Operations of one example's forward pass without pruned weights; None if unknown.
-        data_files: Fingerprint of the user's own data; None for a published set.
+        files: Config key of a place -> fingerprint of the user's own files there; published sets
+            have none.
         metrics: Final metrics, the finite ones; empty unless the run has finished.
         measured: "QUANTITY.VARIANT" -> what ``seven-exp measure`` found: ``latency`` in
             milliseconds, ``throughput`` in examples per second, ``bytes``.
@@ -104,7 +105,7 @@ class Record:
     test_examples: int | None
     seconds: float
     flops: float | None
-    data_files: str | None
+    files: Mapping[str, str]
     metrics: Mapping[str, float]
     settings: Mapping[str, str]
     values: Mapping[str, Any]
@@ -253,7 +254,11 @@ def differing_settings(records: Sequence[Record]) -> list[dict[str, str]]:
             for key in own[r.task, r.pruner] + shared[r.task]
             if key not in _unread(r.values)
         }
-        | places[r.task].get(r.data_files, {})
+        | {
+            key: names[r.files.get(key)]
+            for key, names in places[r.task].items()
+            if key.partition(".")[0] not in _unread(r.values)
+        }
         for r in records
     ]
 
@@ -301,7 +306,6 @@ def _record(path: Path, values: Mapping[str, Any]) -> Record:
         OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError: It is not a record.
     """
     status = values["status"]
-    files = values.get("data_files")
     sparsity = 0.0 if values.get("sparsity") == 0 else float(values["sparsity_target"])
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity_target is {sparsity}")
@@ -322,7 +326,7 @@ def _record(path: Path, values: Mapping[str, Any]) -> Record:
         test_examples=_whole(values.get("test_examples")),
         seconds=float(values["seconds"]),
         flops=finite(values.get("flops_sparse")),
-        data_files=None if files is None else str(files),
+        files=_files(values),
         metrics={k: v for k, raw in _results(values).items() if (v := finite(raw)) is not None},
         settings=spelled(_settings(values, path.parent)),
         values=values,
@@ -415,18 +419,26 @@ def _tells(key: str) -> bool:
     return schema is not None and name not in schema.model_fields
 
 
-def _places(records: Sequence[Record]) -> dict[str | None, dict[str, str]]:
-    """For each record's files the setting that distinguishes them from others, if any does."""
-    first = {r.data_files: r for r in reversed(records) if r.data_files is not None}
-    if len(first) < 2:
-        return {}
-    places = {files: whole_config(r).get(_DATA_DIR, _UNSET) for files, r in first.items()}
-    shared = Counter(places.values())
-    names: dict[str | None, str] = {
-        files: place if shared[place] == 1 else f"{place} ({files})"
-        for files, place in places.items()
-    }
-    return {files: {_DATA_DIR: name} for files, name in ({None: _UNSET} | names).items()}
+def _files(values: Mapping[str, Any]) -> dict[str, str]:
+    """Config key of a place -> fingerprint of the user's own files there."""
+    files = {_DATA_DIR: values.get("data_files"), **(values.get("other_files") or {})}
+    return {key: str(own) for key, own in files.items() if own is not None}
+
+
+def _places(records: Sequence[Record]) -> dict[str, dict[str | None, str]]:
+    """For each config key whose files distinguish records: fingerprint -> name of the place."""
+    found: dict[str, dict[str | None, str]] = {}
+    for key in sorted({key for record in records for key in record.files}):
+        first = {r.files[key]: r for r in reversed(records) if key in r.files}
+        if len(first) < 2:
+            continue
+        places = {files: whole_config(r).get(key, _UNSET) for files, r in first.items()}
+        shared = Counter(places.values())
+        found[key] = {None: _UNSET} | {
+            files: place if shared[place] == 1 else f"{place} ({files})"
+            for files, place in places.items()
+        }
+    return found
 
 
 def _differing(records: Sequence[Record], *, of_pruning: bool) -> list[str]:

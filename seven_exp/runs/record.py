@@ -9,6 +9,7 @@ from torch import nn
 
 from seven_exp.config import RunConfig
 from seven_exp.datasets import Data
+from seven_exp.datasets.corpora import CORPORA
 from seven_exp.pruning import PRUNERS, Pruner
 from seven_exp.runs import provenance
 from seven_exp.runs.artifacts import SCHEMA
@@ -44,6 +45,7 @@ def facts_of(
         "model": config.model.title,
         "dataset": config.dataset.title,
         "data_files": identity["dataset"].get("files"),
+        "other_files": _other_files(config, identity),
         "metric": data.task.metric,
         "seed": config.seed,
         "sparsity_target": pruner.target,
@@ -64,6 +66,16 @@ def facts_of(
         "splits": {"metrics": "test", **dict.fromkeys(("validation", "best", "levels"), chosen_on)},
         "departures": list(departures),
     }
+
+
+def _other_files(config: RunConfig, identity: Mapping[str, Any]) -> dict[str, str]:
+    """Config key of a place -> fingerprint of the user's own calibration text, or tasks, there."""
+    found = {}
+    # A copy of a published text is that text, wherever it is.
+    if config.calibration is not None and CORPORA[config.calibration.name].repository is None:
+        found["calibration.data_dir"] = identity.get("calibration", {}).get("files")
+    found["evaluation.include_path"] = identity.get("evaluation", {}).get("include_path")
+    return {key: files for key, files in found.items() if files is not None}
 
 
 def with_outcome(facts: Mapping[str, Any], pruner: Pruner, outcome: Outcome) -> dict[str, Any]:
