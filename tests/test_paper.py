@@ -525,6 +525,10 @@ def test_the_command_writes_what_is_asked(sweep, capsys):
         (["--rename", "seven_dyn"], "--rename is 'seven_dyn': expected NAME=NICE"),
         (["--rename", "mlp=稀疏", "--format", "pdf"], "the font sans-serif has no '稀': choose"),
         (["--rename", "seven_dn=SEVEN"], "--rename is 'seven_dn=...': did you mean 'seven_dyn'?"),
+        (
+            ["--rename", "seven_dyn=magnitude"],
+            "'seven_dyn' would both be 'magnitude'",
+        ),
         (["--x", "secnds"], "--x is 'secnds': did you mean 'seconds'?"),
         (["--x", "flops"], "--x is 'flops': no run has a number there"),
         (["--y", "secnds"], "--y is 'secnds': did you mean 'seconds'?"),

@@ -105,7 +105,8 @@ class Look:
         """Check that the names exist.
 
         Raises:
-            ValueError: The axis, a pattern or a name to replace is unknown.
+            ValueError: The axis, a pattern or a name to replace is unknown, or two methods of a
+                task get one name.
         """
         methods = {name for row in rows for name in (row.method, row.pruner)}
         for pattern in self.highlight:
@@ -124,6 +125,12 @@ class Look:
         for name in self.names:
             if name not in known:
                 raise ValueError(f"--rename is '{name}=...': {nearest(name, known)}")
+        shown: dict[object, str] = {}
+        for row in rows:
+            nice = self.name(row.method)
+            if (other := shown.setdefault((row.task, nice), row.method)) != row.method:
+                both = " and ".join(f"'{name}'" for name in sorted((other, row.method)))
+                raise ValueError(f"--rename: {both} would both be '{nice}'")
 
 
 def parse_width(text: str) -> float:
