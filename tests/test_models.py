@@ -17,6 +17,7 @@ from torch import nn
 from seven_exp.config import ConfigError, Model
 from seven_exp.models import MODELS, build_model
 from seven_exp.models.hub import NAMES
+from seven_exp.models.loading import has_new_head
 from seven_exp.pruning import prunable_layers
 from seven_exp.runs.check import check
 
@@ -342,6 +343,7 @@ def test_pretrained_weights_of_any_architecture(served, arch):
     body = [name for name, _ in model.named_parameters() if not name.startswith("fc.")]
     assert all(torch.equal(model.get_parameter(n), source.get_parameter(n)) for n in body)
     assert model.fc.weight.shape[0] == 5
+    assert has_new_head(model)
 
 
 def test_pretrained_head_is_kept_where_it_fits(served):
@@ -352,6 +354,7 @@ def test_pretrained_head_is_kept_where_it_fits(served):
     assert all(
         torch.equal(a, b) for a, b in zip(model.parameters(), source.parameters(), strict=True)
     )
+    assert not has_new_head(model)
 
 
 @pytest.mark.slow

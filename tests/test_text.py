@@ -490,6 +490,21 @@ def test_every_task_runs_and_names_its_headline(folders, tmp_path, dataset, kind
     assert 0 < record["flops_sparse"] < record["flops_dense"]
 
 
+@pytest.mark.slow
+def test_a_teacher_whose_head_is_new_is_refused(folders, tmp_path):
+    """The folder holds an encoder alone, so its classifier would have random weights."""
+    with pytest.raises(ConfigError, match=r"trainer\.distill is 0\.5: the teacher's head"):
+        run(tmp_path, "a", folders["bert"], "trainer.distill=0.5")
+    run(tmp_path, "b", folders["bert"], "trainer.distill=0.5", "model.pretrain.epochs=1")
+    run(tmp_path, "c", folders["bert"], "trainer.distill_hidden=0.5")
+    whole = build_model(
+        str(folders["bert"]), num_classes=2, vocab_size=30, max_length=32, head="classification"
+    )
+    shutil.copytree(folders["bert"], tmp_path / "whole")
+    whole.save_pretrained(tmp_path / "whole")
+    run(tmp_path, "d", tmp_path / "whole", "trainer.distill=0.5")
+
+
 PRE = ["seven_pre", "snip", "grasp", "force", "taylor_pre", "wanda", "movement", "platon"]
 
 

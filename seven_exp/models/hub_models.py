@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from seven_exp.models.hub import NAMES, from_source, source
+from seven_exp.models.loading import mark_new_head
 from seven_exp.models.registry import MODELS
 from seven_exp.tasks import Head
 
@@ -86,6 +87,8 @@ def _build(
                 f"config.json ({len(lacking)} weights): give the model's own config.json, or "
                 "download it again"
             )
+        if lacking:
+            mark_new_head(model)
     else:
         model = auto.from_config(config, dtype=dtype)
         if kind == "language_modelling":

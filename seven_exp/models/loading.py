@@ -4,6 +4,7 @@ import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def mark_new_head(model: nn.Module) -> None:
+    """Note that the weights that were loaded have no head for these classes; see `has_new_head`."""
+    cast(Any, model).head_is_new = True
+
+
+def has_new_head(model: nn.Module) -> bool:
+    """Whether a model's head has its initial weights, unlike the rest."""
+    return getattr(model, "head_is_new", False)
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state dict; a head of another shape keeps its initial weights.
 
@@ -74,4 +85,5 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             f"({len(lacking)} parameters missing, {len(unknown)} unknown)"
         )
     if fresh:
+        mark_new_head(model)
         log.info("%s: its head is for other classes; a new one is trained", source)

@@ -14,6 +14,7 @@ from seven_exp.analysis import Probe
 from seven_exp.config import ConfigError, RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Batch, Batches, Data
+from seven_exp.models.loading import has_new_head
 from seven_exp.pruning import Pruner, build_method, create_pruner, read_by
 from seven_exp.pruning.layers import Layer, prunable_layers
 from seven_exp.pruning.name_patterns import check_patterns, matches
@@ -202,6 +203,12 @@ def _objective(config: RunConfig, model: nn.Module, compute: Compute) -> Objecti
         raise ValueError(
             f"trainer.distill is {trainer.distill}: it compares probabilities of classes, and "
             f"{config.dataset.name} has none: choose 0, or trainer.distill_hidden"
+        )
+    if trainer.distill and has_new_head(model) and config.model.pretrain.epochs == 0:
+        raise ValueError(
+            f"trainer.distill is {trainer.distill}: the teacher's head would be untrained, because "
+            f"the weights of {config.model.title} have none for these classes; give "
+            "model.pretrain.epochs, or choose trainer.distill_hidden"
         )
     compute = compute.smoothed(trainer.label_smoothing)
     if trainer.distill == trainer.distill_hidden == 0:
