@@ -11,7 +11,14 @@ from seven_exp.config import RunConfig, moment
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Data
 from seven_exp.runs.build import data_of, model_of, optimizer_of
-from seven_exp.runs.identity import START, data_identity, digest, model_identity, plugins_identity
+from seven_exp.runs.identity import (
+    START,
+    corrections_of_dense,
+    data_identity,
+    digest,
+    model_identity,
+    plugins_identity,
+)
 from seven_exp.runs.plan import steps_of
 from seven_exp.training.compute import Compute
 from seven_exp.training.loop import Recipe, Reported, train
@@ -53,6 +60,8 @@ def start_identity(config: RunConfig) -> dict[str, Any]:
     }
     if plugins := plugins_identity(config, *START):
         identity["plugins"] = plugins
+    if corrections := corrections_of_dense(config):
+        identity["corrections"] = corrections
     return identity
 
 

@@ -84,21 +84,23 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
 
 def _corrections(config: RunConfig, pruning: Pruning) -> list[str]:
     """Corrections that changed the results of some runs: these alone are repeated."""
-    from seven_exp.datasets import text_head
-    from seven_exp.models.hub import is_source
     from seven_exp.pruning import Solver, build_method
 
     method = build_method(config.pruner.name, config.pruner.arguments)
     walks = pruning.prunes and isinstance(method, Solver) and config.trainer.precision != "fp32"
     rows = pruning.prunes and pruning.scope == "per_row"
+    found = {"autocast of walks": walks, "counts of rows": rows}
+    return [name for name, concerned in found.items() if concerned] + corrections_of_dense(config)
+
+
+def corrections_of_dense(config: RunConfig) -> list[str]:
+    """Corrections that changed the results of dense training, and so of these runs."""
+    from seven_exp.datasets import text_head
+    from seven_exp.models.hub import is_source
+
     # A model that is not listed may be a decoder.
     classifies = is_source(config.model.name) and text_head(config.dataset.name) == "classification"
-    found = {
-        "autocast of walks": walks,
-        "counts of rows": rows,
-        "padding of decoders": classifies,
-    }
-    return [name for name, concerned in found.items() if concerned]
+    return ["padding of decoders"] if classifies else []
 
 
 def model_identity(config: RunConfig) -> dict[str, Any]:
