@@ -61,6 +61,19 @@ def test_train_loses_what_validation_gains_whatever_the_seed(name, small):  # no
     assert parts(7, validation=0.25, augment=True)[1:] == (validation, test)
 
 
+@pytest.mark.parametrize("name", FACTS)
+def test_a_limit_holds_for_what_validation_leaves(name, small):  # noqa: F811
+    def parts(**settings):
+        data = build_data(name, batch_size=1, seed=0, **{**small[name], **settings})
+        return rows(data.train), rows(data.validation)
+
+    train, validation = parts(validation=0.25)
+    few, same = parts(validation=0.25, limit=0.5)
+    assert same == validation
+    assert len(few) == max(1, round(0.5 * len(train)))
+    assert set(few) <= set(train)
+
+
 def test_digits_validation_has_its_classes_shares():
     data = build_data("digits", batch_size=64, seed=3, augment=False, validation=None)
     counts = torch.bincount(data.validation.targets, minlength=10)

@@ -176,7 +176,7 @@ class Streamed:
     @property
     def strata(self) -> Tensor:
         """The classes."""
-        return torch.tensor(self.source.targets)
+        return torch.tensor(_targets(self.source))
 
     def divided(self, held_out: Tensor) -> tuple["Streamed", "Streamed"]:
         """The other images for training; and these for evaluation: in order, not augmented."""
@@ -230,6 +230,15 @@ class Streamed:
                     raise
                 died_at = done
                 log.warning("a worker that reads images died: new ones continue at batch %d", done)
+
+
+def _targets(source: Any) -> list[int]:
+    """The classes of a torchvision data set, or of a part of it."""
+    if isinstance(source, torch.utils.data.Subset):
+        whole = _targets(source.dataset)
+        return [whole[i] for i in source.indices]
+    targets: list[int] = source.targets
+    return targets
 
 
 def _is_death(error: BaseException) -> bool:
