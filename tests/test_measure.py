@@ -22,8 +22,49 @@ def test_sparse_layers_compute_what_dense_ones_do(finished_run):
     inputs, _ = next(iter(source.data.test.epoch(0)))
     with torch.no_grad():
         expected = source.model(inputs)
-        assert to_csr(source.model, set(source.masks)) == len(source.masks)
+        assert to_csr(source.model, set(source.masks), inputs) == len(source.masks)
         torch.testing.assert_close(source.model(inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+class Attending(nn.Module):
+    """A layer with attention, called as its tests say, and an output layer."""
+
+    def __init__(self, layer, call):
+        super().__init__()
+        self.layer, self.call, self.out = layer, call, nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.out(self.call(self.layer, x))
+
+
+def attend(layer, x):
+    return layer(x, x, x, need_weights=False)[0]
+
+
+LATER = torch.ones(5, 5, dtype=torch.bool).triu(1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "call", "sparse"),
+    [
+        (nn.MultiheadAttention(8, 2, batch_first=True), attend, 3),
+        (nn.MultiheadAttention(8, 2), attend, 1),
+        (nn.MultiheadAttention(8, 2, add_bias_kv=True, batch_first=True), attend, 1),
+        (nn.MultiheadAttention(8, 2, add_zero_attn=True, batch_first=True), attend, 1),
+        (nn.MultiheadAttention(8, 2, batch_first=True), lambda m, x: m(x[:, :2], x, x)[0], 1),
+        (nn.MultiheadAttention(8, 2, batch_first=True),
+         lambda m, x: m(x, x, x, attn_mask=LATER)[0], 1),
+        (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), lambda m, x: m(x), 1),
+        (nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), lambda m, x: m(x, x), 3),
+    ],
+)  # fmt: skip
+def test_attention_that_has_no_sparse_form_stays_dense(layer, call, sparse):
+    model, x = Attending(layer, call).eval(), torch.randn(3, 5, 8)
+    names = {name for name, p in model.named_parameters() if p.ndim == 2}
+    with torch.no_grad():
+        expected = model(x)
+        assert to_csr(model, names, x) == sparse
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_bytes_of_a_sparse_matrix():
@@ -31,7 +72,7 @@ def test_bytes_of_a_sparse_matrix():
     with torch.no_grad():
         linear[0].weight[:, 3:] = 0.0
     assert bytes_of(linear) == 160
-    to_csr(linear, {"0.weight"})
+    to_csr(linear, {"0.weight"}, torch.ones(1, 10))
     index = linear[0].weight.col_indices().element_size()
     assert bytes_of(linear) == 12 * 4 + 12 * index + 5 * index
 

@@ -1,11 +1,16 @@
 """Layers that multiply by a CSR (compressed sparse row) matrix with torch's CPU kernels."""
 
 import warnings
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from seven_exp.shrink.attention import SlimAttention
+from seven_exp.shrink.verify import Inputs, outputs_kept
+
+_READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""Modules that read the weights of the layers inside them without calling these."""
 
 
 class SparseLinear(nn.Module):
@@ -27,24 +32,35 @@ class SparseLinear(nn.Module):
         return outputs if self.bias is None else outputs + self.bias
 
 
-def to_csr(model: nn.Module, names: set[str]) -> int:
+def to_csr(model: nn.Module, names: set[str], example_inputs: Inputs) -> int:
     """Replace linear layers by CSR layers, including attention's projections.
 
+    Attention that computes more than `SlimAttention`, such as masked or cross-attention, stays
+    dense.
+
     Args:
-        model: Changed in place.
+        model: Changed in place; its outputs stay the same.
         names: Names of the pruned weights; those outside linear layers stay dense.
+        example_inputs: Inputs for comparing the outputs before and after.
 
     Returns:
         Number of weights in CSR.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.MultiheadAttention) and f"{name}.in_proj_weight" in names:
-            model.set_submodule(name, _open(module))
+            with suppress(ValueError), outputs_kept(model, example_inputs):
+                model.set_submodule(name, _open(module))
             names = names | {f"{name}.in_proj.weight"}
+    closed = {
+        part
+        for module in model.modules()
+        if isinstance(module, _READERS)
+        for part in module.modules()
+    }
     linears = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and f"{name}.weight" in names
+        if isinstance(module, nn.Linear) and module not in closed and f"{name}.weight" in names
     ]
     for name, module in linears:
         model.set_submodule(name, SparseLinear(module))

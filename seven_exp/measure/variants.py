@@ -15,6 +15,7 @@ from seven_exp.measure.csr import bytes_of, to_csr
 from seven_exp.runs.build import blank_model, first_example, first_inputs
 from seven_exp.runs.restore import restore
 from seven_exp.shrink import shrink
+from seven_exp.tasks import Inputs
 from seven_exp.training.flops import forward_flops
 
 
@@ -84,7 +85,8 @@ def subject_of(
         Variant("dense", dense, source.dense_bytes, source.record["flops_dense"], True),
         Variant("zeros in place", source.model, source.dense_bytes, flops, False),
     ]
-    variants += _sparse(source.model, source.masks, flops, device, dtype)
+    example = first_example(source.data.test, torch.device("cpu"))
+    variants += _sparse(source.model, example, source.masks, flops, device, dtype)
     small = copy.deepcopy(source.model)
     try:
         shrunk = shrink(small, first_inputs(source.data.test))
@@ -98,6 +100,7 @@ def subject_of(
 
 def _sparse(
     model: nn.Module,
+    example: Inputs,
     masks: Mapping[str, Tensor],
     flops: int | None,
     device: torch.device,
@@ -107,7 +110,7 @@ def _sparse(
     if device.type == "cpu" and dtype == torch.float32:
         sparse = copy.deepcopy(model)
         pruned = {name for name, mask in masks.items() if not bool(mask.all())}
-        if to_csr(sparse, pruned):
+        if to_csr(sparse, pruned, example):
             yield Variant("CSR", sparse, bytes_of(sparse), flops, True)
     if device.type == "cuda" and dtype != torch.float32:
         try:
