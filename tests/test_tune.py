@@ -189,6 +189,24 @@ def test_tuned_values_are_those_of_the_pruner_and_the_command_line_wins(tmp_path
         assert OmegaConf.to_container(with_tuned(values, [])) == OmegaConf.to_container(values)
 
 
+def test_values_that_were_found_elsewhere_are_named(tmp_path, caplog):
+    path = tmp_path / "tuned.yaml"
+    values = {"values": {"optimizer.lr": 0.5}}
+    content = {
+        "found": {"model": "vit_tiny", "dataset": "digits"},
+        "methods": {"seven_dyn": values},
+    }
+    path.write_text(yaml.safe_dump(content))
+    for name, said in (("vit_tiny", []), ("mlp", ["were found with model=vit_tiny"])):
+        caplog.clear()
+        with_tuned(values_of(f"tuned={path}", f"model={name}"), [])
+        assert [line.partition("seven_dyn ")[2] for line in caplog.messages] == said
+    # this file holds nothing for it
+    caplog.clear()
+    with_tuned(values_of(f"tuned={path}", "model=mlp", "pruner=magnitude"), [])
+    assert not [line for line in caplog.messages if "were found" in line]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -93,8 +93,14 @@ def with_tuned(values: DictConfig, given: Sequence[str]) -> DictConfig:
         return values
     path, name = Path(str(values.tuned)), str(values.pruner.name)
     try:
-        methods = yaml.safe_load(path.expanduser().read_text("utf-8"))["methods"]
+        content = yaml.safe_load(path.expanduser().read_text("utf-8"))
+        methods, found = content["methods"], content.get("found", {})
         own = methods[name]["values"] if name in methods else {}
+        elsewhere = {
+            key: found[key]
+            for key in ("model", "dataset")
+            if own and key in found and found[key] != OmegaConf.select(values, f"{key}.name")
+        }
     except OSError as error:
         raise ConfigError(f"tuned is '{path}': {error.strerror or error}") from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -103,6 +109,9 @@ def with_tuned(values: DictConfig, given: Sequence[str]) -> DictConfig:
         ) from error
     if not own:
         log.info("%s has no values for %s: its defaults are used", path, name)
+    if elsewhere:
+        where = ", ".join(f"{key}={value}" for key, value in elsewhere.items())
+        log.warning("%s: its values for %s were found with %s", path, name, where)
     typed = {override.partition("=")[0].lstrip("+") for override in given}
     values = values.copy()
     for key, value in own.items():
