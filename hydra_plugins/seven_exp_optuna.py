@@ -274,9 +274,19 @@ def distribution(override: Override) -> "optuna.distributions.BaseDistribution":
 
 
 def _direction(run: RunConfig) -> Literal["maximize", "minimize"]:
+    """That of the data set's headline metric."""
     from seven_exp.datasets import lower_is_better
+    from seven_exp.registry import ADDED_BY
 
-    return "minimize" if lower_is_better(run.dataset.name) else "maximize"
+    lower = lower_is_better(run.dataset.name)
+    if ("dataset", run.dataset.name) in ADDED_BY:
+        from seven_exp.runs.build import data_of
+
+        # Only the data of a plugin tell their task.
+        with faults_of_the_user():
+            data = data_of(run.dataset, run.trainer.batch_size, run.seed)
+        lower = data.task.lower_is_better
+    return "minimize" if lower else "maximize"
 
 
 def _hash_of(runs: Sequence[RunConfig], space: Mapping[str, Any]) -> str:

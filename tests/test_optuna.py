@@ -98,6 +98,34 @@ def test_perplexity_goes_down_accuracy_up_unless_told_otherwise(tmp_path):
         assert best["best_value"] == pick(map(alpha, seen))
 
 
+DISTANCES = """
+from dataclasses import replace
+
+from seven_exp.datasets import build_data
+from seven_exp.datasets.registry import dataset
+from seven_exp.tasks import Classification
+
+
+class Distance(Classification):
+    lower_is_better = True
+
+
+@dataset("own_distances", known_by="name")
+def load(*, batch_size: int, seed: int, augment: bool):
+    data = build_data("digits", batch_size=batch_size, seed=seed, augment=augment)
+    return replace(data, task=Distance(metric="distance"))
+"""
+
+
+@pytest.mark.slow
+def test_the_task_of_a_plugin_says_what_is_better(tmp_path):
+    plugin = tmp_path / "own_distances.py"
+    plugin.write_text(DISTANCES)
+    own = [f"plugins=[{plugin}]", "dataset.name=own_distances"]
+    seen, best = sweep(tmp_path, alpha, ALPHA, *own)
+    assert best["best_value"] == min(map(alpha, seen))
+
+
 @pytest.mark.slow
 def test_a_killed_study_goes_on_and_tries_its_last_trial_again(tmp_path):
     class Killed(BaseException):
