@@ -96,6 +96,27 @@ def test_runs_without_a_validation_split_are_counted_and_kept_apart(tmp_path, ca
     assert methods == {"magnitude dataset.validation=0.0", "snip dataset.validation=null"}
 
 
+@pytest.mark.parametrize(
+    ("name", "lower", "words"),
+    [
+        ("distance", True, "higher values of distance are taken for better"),
+        ("error_rate", False, "lower values of error_rate are taken for better"),
+        ("distance", False, ""),
+        ("error_rate", True, ""),
+        ("distance", None, ""),  # an older record
+    ],
+)
+def test_a_task_that_contradicts_its_metrics_name_is_noted(tmp_path, capsys, name, lower, words):
+    said = {} if lower is None else {"lower_is_better": lower}
+    write(tmp_path, "magnitude", 0.9, 0, 0.5, metrics={name: 0.5}, metric=name, **said)
+    assert main([str(tmp_path), *WITHOUT_PICTURES]) == 0
+    found = capsys.readouterr().err
+    assert words in found
+    assert bool(words) == ("note: " in found)
+    page = (tmp_path / "comparison.html").read_text()
+    assert ("are taken for better because of its name" in page) == bool(words)
+
+
 def rows_of(folder, **settings):
     records, _ = read_runs([folder])
     arguments = {"metric": "accuracy", "baseline": "magnitude", **settings}

@@ -11,7 +11,7 @@ from seven_exp.compare.file_cache import FileCache
 from seven_exp.compare.files import Output
 from seven_exp.compare.inference import PAIRED, Inference, as_stated
 from seven_exp.compare.published import print_published
-from seven_exp.compare.records import FINISHED, Record, measured_early, read_runs
+from seven_exp.compare.records import FINISHED, Record, cautions, read_runs
 from seven_exp.compare.sections import comparison_page, relative_to
 from seven_exp.compare.summary import Row, headline, summarize
 from seven_exp.compare.table import print_table
@@ -64,8 +64,8 @@ def compare(
         print_published(rows, metric)
     if left_out := [*found.left_out, *cache.broken_files()]:
         print(f"left out: {', '.join(left_out)}", file=sys.stderr)
-    if early := measured_early(found.records):
-        print(f"note: {early}", file=sys.stderr)
+    for caution in cautions(found.records, metric):
+        print(f"note: {caution}", file=sys.stderr)
     print(f"written to {folder}: {', '.join(written)}")
     if wandb is not None:
         addresses = publish(build_dashboard(rows, metric, baseline, entity, project))

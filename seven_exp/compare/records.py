@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from seven_exp.compare.file_cache import FileCache
+from seven_exp.compare.metrics import smaller_is_better
 from seven_exp.config import Dataset, Model, Optimizer, Pruner
 from seven_exp.files.stored_yaml import read_yaml
 from seven_exp.runs.artifacts import SCHEMA
@@ -207,7 +208,27 @@ def _evaluated(record: Record, later: Mapping[str, Any] | None) -> Record:
     )
 
 
-def measured_early(records: Iterable[Record]) -> str | None:
+def cautions(records: Collection[Record], metric: str) -> list[str]:
+    """What a reader of a comparison by this metric must know of its runs, one line each."""
+    return [line for line in (_turned(records, metric), _measured_early(records)) if line]
+
+
+def _turned(records: Iterable[Record], metric: str) -> str | None:
+    """One line if the runs and the metric's name differ about which values are better."""
+    lower = smaller_is_better(metric)
+    own = [record.values for record in records if record.values.get("metric") == metric]
+    said = {values.get("lower_is_better", lower) for values in own}
+    if said <= {lower}:
+        return None
+    here, there = ("lower", "higher") if lower else ("higher", "lower")
+    advice = "" if lower else f" such as error_{metric}"
+    return (
+        f"{here} values of {metric} are taken for better because of its name, and the runs' task "
+        f"says that {there} ones are: give the metric another name{advice}"
+    )
+
+
+def _measured_early(records: Iterable[Record]) -> str | None:
     """One line about finished runs that also measured the test split during training, if any."""
     old = sum(r.status == FINISHED and not _validated(r.values) for r in records)
     if not old:

@@ -21,9 +21,9 @@ from seven_exp.compare.paper import budget
 from seven_exp.compare.plot import as_svg, styles
 from seven_exp.compare.records import (
     Record,
+    cautions,
     differing_settings,
     finite,
-    measured_early,
     whole_config,
 )
 from seven_exp.compare.statistics import SIGNIFICANT, Difference, paired_difference
@@ -85,8 +85,7 @@ def comparison_page(
     parts = [answer, *conclusions.sections(), curves, *_search(tables[metric], metric), *others]
     left_out = [*notes, *cache.broken_files()]
     lines = [f"{len(records)} runs.", *([f"Left out: {', '.join(left_out)}."] if left_out else [])]
-    if early := measured_early(records):
-        lines.append(f"{early}.")
+    lines += [f"{caution}." for caution in cautions(records, metric)]
     return render(f"Comparison by {metric}", lines, shared, parts)
 
 

@@ -47,6 +47,7 @@ def facts_of(
         "data_files": identity["dataset"].get("files"),
         "other_files": _other_files(config, identity),
         "metric": data.task.metric,
+        "lower_is_better": data.task.lower_is_better,
         "seed": config.seed,
         "sparsity_target": pruner.target,
         "params_total": sum(p.numel() for p in model.parameters()),
