@@ -1,6 +1,7 @@
 """Averaged weights, scaled half precision and weight decay, by their definitions and resumed."""
 
 import copy
+import json
 import signal
 import warnings
 from functools import partial
@@ -25,7 +26,7 @@ from seven_exp.tracking import LocalRecord
 from seven_exp.training.averaging import Average
 from seven_exp.training.compute import Compute, warn_if_slow
 from seven_exp.training.interruption import InterruptedRun
-from seven_exp.training.loop import Recipe, Stepped, train
+from seven_exp.training.loop import DivergedError, Recipe, Stepped, train
 from seven_exp.training.optimizers import build_optimizer
 from seven_exp.training.sharpness import raised
 from seven_exp.training.world import World
@@ -122,6 +123,18 @@ def test_stopped_and_continued_a_run_is_bit_identical(tmp_path, recipe):
     assert list((tmp_path / "run/checkpoints").glob("step-00000008*"))
     run_experiment(config, tmp_path / "run", LocalRecord())
     assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
+
+
+def test_a_model_that_breaks_in_its_last_step_has_no_accuracy(tmp_path):
+    """Its training losses were finite, and broken outputs would count as the first class."""
+    config = composed(
+        *SMALL, "pruner=magnitude", "trainer.max_steps=1", "optimizer.lr=1e30",
+        "optimizer.lr_schedule=constant", "optimizer.warmup_steps=0", "dataset.validation=0",
+    )  # fmt: skip
+    with pytest.raises(DivergedError, match="NaN"):
+        run_experiment(config, tmp_path / "run", LocalRecord())
+    record = json.loads((tmp_path / "run/results.json").read_text())
+    assert (record["status"], record["metrics"]) == ("failed", {})
 
 
 class Images:

@@ -48,6 +48,7 @@ from seven_exp.tasks import LanguageModelling
 from seven_exp.tracking import Tracker, described, writing
 from seven_exp.training.checkpoints import digest_of
 from seven_exp.training.compute import Compute
+from seven_exp.training.evaluation import split_loss
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.freed_memory import return_freed_memory
 from seven_exp.training.harness import Harness, metrics_of
@@ -218,7 +219,8 @@ def run(turn: InTurn, folder: Path, tracker: Tracker) -> dict[str, Any]:
 
     Raises:
         ConfigError: The checkpoint is broken.
-        DivergedError: There is no evidence for the masks; the record says so.
+        DivergedError: There is no evidence for the masks, or the outputs are broken; the record
+            says so.
         InterruptedRun: A signal asked for it; the record says so.
         RecordError: The folder can't be written.
     """
@@ -375,7 +377,7 @@ def _evaluate(turn: InTurn, folder: Path, asked: Interruption) -> dict[str, floa
     for i in range(len(batches)):
         loss += found[i][0] * found[i][1]
         seen += found[i][1]
-    return task.metrics(torch.empty(0), loss.item() / max(1, seen))
+    return task.metrics(torch.empty(0), split_loss(loss.item(), seen))
 
 
 def _zero_shot(turn: InTurn, folder: Path, asked: Interruption) -> dict[str, Any]:
