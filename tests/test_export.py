@@ -17,6 +17,7 @@ from seven_exp.cli.export import main
 from seven_exp.cli.measure import main as measure
 from seven_exp.config import ConfigError
 from seven_exp.export import exporting
+from seven_exp.export.comparison import compare
 from seven_exp.export.exporting import export, load
 from seven_exp.export.formats import ExportError, check_format
 from seven_exp.export.semi_structured import accelerate, two_of_four
@@ -41,6 +42,24 @@ def test_restored_to_the_bit(finished_run):
     assert not source.model.training
     masks = runs.load_masks(folder / "masks.safetensors")
     assert all(bool((source.model.get_parameter(n)[~m] == 0).all()) for n, m in masks.items())
+
+
+def test_logits_that_are_no_numbers_are_a_difference(finished_run):
+    source = restore(finished_run("unstructured"))
+
+    def broken(inputs):
+        """NaN for an image of the first class, which is still chosen."""
+        logits = source.model(inputs)
+        logits[logits.argmax(1).argmin()] = torch.nan
+        return logits
+
+    def masked(inputs):
+        """One class is ruled out."""
+        return source.model(inputs).index_fill(1, torch.tensor([3]), -torch.inf)
+
+    split, task = source.data.test, source.data.task
+    assert not compare(source.model, broken, split, task, 1).same
+    assert compare(masked, masked, split, task, 1).difference == 0
 
 
 def test_dense_loads_in_torchvision_unchanged(finished_run, tmp_path):

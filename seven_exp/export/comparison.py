@@ -53,7 +53,8 @@ def compare(
         task: Computes the metric.
         limit: Number of batches; None: all.
     """
-    difference = largest = 0.0
+    # A tensor's maximum is NaN if one of its numbers is.
+    difference, largest = torch.zeros(2)
     examples = seen = 0
     losses = [0.0, 0.0]
     evidence: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -61,8 +62,9 @@ def compare(
     with progress_bar("comparing", total) as advance:
         for done, (inputs, targets) in enumerate(itertools.islice(batches.epoch(0), total), 1):
             both = [forward(each, inputs).float() for each in (model, other)]
-            difference = max(difference, (both[0] - both[1]).abs().max().item())
-            largest = max(largest, both[0].abs().max().item())
+            apart = (both[0] - both[1]).abs().masked_fill(both[0] == both[1], 0.0)
+            difference = torch.maximum(difference, apart.max())
+            largest = torch.maximum(largest, both[0].abs().max())
             weight = task.weight(targets)
             for i, logits in enumerate(both):
                 losses[i] += task.loss(logits, targets).item() * weight if weight else 0.0
@@ -72,4 +74,6 @@ def compare(
     values = [
         task.metrics(torch.cat(evidence[i]), losses[i] / max(1, seen))[task.metric] for i in (0, 1)
     ]
-    return Comparison(examples, difference, largest, task.metric, values[0], values[1])
+    return Comparison(
+        examples, difference.item(), largest.item(), task.metric, values[0], values[1]
+    )
