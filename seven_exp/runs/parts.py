@@ -34,7 +34,7 @@ from seven_exp.shrink import coupled_pattern
 from seven_exp.tasks import Classification, Inputs
 from seven_exp.training.averaging import Average
 from seven_exp.training.checkpoints import digest_of
-from seven_exp.training.compute import Compute, layout_for, warn_if_slow
+from seven_exp.training.compute import Compute, layout_for
 from seven_exp.training.distillation import Distillation
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.harness import Harness
@@ -105,7 +105,6 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
             "evaluation.tasks: they are evaluated by one process; choose evaluation.tasks=[], and "
             f"afterwards seven-exp measure RUN --tasks {','.join(config.evaluation.tasks)}"
         )
-    warn_if_slow(device, config.trainer.precision)
     sharded = config.trainer.sharding == "fsdp" and world.size > 1
     with faults_of_the_user():
         with world.in_turn():

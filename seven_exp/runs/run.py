@@ -17,6 +17,7 @@ from seven_exp.runs.record import facts_of, recorded
 from seven_exp.runs.session import Session
 from seven_exp.tracking import Tracker, Trackers, described, write_json, writing
 from seven_exp.training.checkpoints import Checkpoints
+from seven_exp.training.compute import warn_if_slow
 from seven_exp.training.flops import forward_flops
 from seven_exp.training.freed_memory import keep_freed_memory
 from seven_exp.training.harness import metrics_of
@@ -54,6 +55,7 @@ def run_experiment(
         RecordError: The record can't be written.
     """
     world, device = place or join(config.device)
+    warn_if_slow(device, config.trainer.precision)
     if (turn := in_turn.opened(config, world, device)) is not None:
         return in_turn.run(turn, folder, tracker)
     keep_freed_memory()
