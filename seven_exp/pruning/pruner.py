@@ -16,6 +16,7 @@ from seven_exp.pruning.check import Check, check_zeros, counterparts
 from seven_exp.pruning.competition import Competition
 from seven_exp.pruning.criteria.score import (
     CompensatingScore,
+    Elementwise,
     GradientScore,
     LossFunction,
     ModelScore,
@@ -688,6 +689,9 @@ class Pruner:
         """Choose new masks for all layers, and set the values of weights that return."""
         assert self.window is not None
         rule, progress = self._ranking.rule, self.window.progress(self._t)
+        stay_gone = isinstance(self._regrowth, StayGone)
+        if stay_gone and not isinstance(self._ranking.score, Elementwise):
+            self._zero()  # The optimizer has moved pruned weights, on which others' scores depend.
         values, masks = self._regrowth.dense(), self._masks.unpacked()
         self.state.numbers["updates"] = self.state.numbers.get("updates", 0) + 1
         scores = self._scored(values)

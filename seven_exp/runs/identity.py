@@ -85,11 +85,14 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
 def _corrections(config: RunConfig, pruning: Pruning) -> list[str]:
     """Corrections that changed the results of some runs: these alone are repeated."""
     from seven_exp.pruning import Solver, build_method
+    from seven_exp.pruning.criteria.lamp import Lamp
+    from seven_exp.pruning.criteria.obert import Obert
 
     method = build_method(config.pruner.name, config.pruner.arguments)
     walks = pruning.prunes and isinstance(method, Solver) and config.trainer.precision != "fp32"
     rows = pruning.prunes and pruning.scope == "per_row"
-    found = {"autocast of walks": walks, "counts of rows": rows}
+    moved = pruning.in_training and isinstance(getattr(method, "score", None), Lamp | Obert)
+    found = {"autocast of walks": walks, "counts of rows": rows, "moved pruned weights": moved}
     return [name for name, concerned in found.items() if concerned] + corrections_of_dense(config)
 
 

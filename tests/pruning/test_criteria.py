@@ -598,6 +598,26 @@ def test_obert_removes_the_best_single_weight_of_all(seed):
     np.testing.assert_allclose(moved, least(fisher, weight, best)[0], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "name", ["obert", "lamp_dyn", "magnitude_dyn", "taylor_dyn", "fisher_dyn", "seven_dyn"]
+)
+def test_what_the_optimizer_does_to_pruned_weights_decides_nothing(name):
+    """The optimizer has just moved them by their gradients or moments when masks are chosen."""
+
+    def masks(moved):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(20, 10, bias=False), nn.Linear(10, 20, bias=False))
+        pruner = seven_exp.create_pruner(name, model, sparsity=0.8, end_step=6, exclude=[])
+        for _ in range(6):
+            for key, weight in model.named_parameters():
+                weight.grad = torch.randn(len(weight), 1) + torch.randn_like(weight)
+                weight.data += moved * ~pruner.masks[key]
+            pruner.step()
+        return torch.cat([mask.flatten() for mask in pruner.masks.values()])
+
+    assert torch.equal(masks(2.0), masks(0.0))
+
+
 @pytest.mark.parametrize("scale", [1e2, 1e6])
 def test_obert_takes_gradients_of_any_size(scale):
     generator = torch.Generator().manual_seed(0)
