@@ -349,9 +349,9 @@ def thanos(folder: Path) -> Prune:
 def dsnot(folder: Path) -> Prune:
     """DSnoT after Wanda, with the defaults of its command line except for the cycles."""
     options = {
-        "initial_method": "wanda", "skip_layer": "", "skip_sub_layer": "", "without_DSnoT": False,
-        "pow_of_var_regrowing": 1, "max_cycle_time": CYCLES, "update_threshold": 0.1,
-        "without_same_sign": True, "get_time_overhead": False,
+        "initial_method": "wanda", "skip_layer": "mlp", "skip_sub_layer": "",
+        "without_DSnoT": False, "pow_of_var_regrowing": 1, "max_cycle_time": CYCLES,
+        "update_threshold": 0.1, "without_same_sign": True, "get_time_overhead": False,
     }  # fmt: skip
     return by_function("dsnot", folder, "prune", "prune_DSnoT", options)
 

@@ -203,6 +203,8 @@ def test_a_correction_repeats_the_runs_that_it_changed_and_no_others():
     assert version("wanda", "fp32") != unchanged
     assert version("wanda", "fp32", "pruner.scope=per_layer") == unchanged
     assert version("magnitude", "fp32", "pruner.scope=per_row") == version("wanda", "fp32")
+    assert version("dsnot", "fp32") != version("wanda", "fp32")
+    assert version("dsnot", "fp32", "pruner.everywhere=true") == version("wanda", "fp32")
     for pruner in ("obert", "lamp_dyn"):
         assert version(pruner, "fp32") != unchanged
     for pruner in ("obert_pre", "lamp", "magnitude_dyn"):

@@ -21,7 +21,7 @@ from seven_exp.pruning.layerwise import Hold, Run, capturing, inference, used_ag
 from seven_exp.pruning.masks import Masks
 from seven_exp.pruning.matrices import widths
 from seven_exp.pruning.replicas import Group, as_of_one, average
-from seven_exp.pruning.structure import blocks_of
+from seven_exp.pruning.structure import attention_of, blocks_of
 
 View = Callable[[Tensor], Tensor]
 """A tensor of a weight's shape as (groups, outputs, inputs)."""
@@ -58,6 +58,7 @@ class Solving:
     def __post_init__(self) -> None:
         self._layers = self.competition.layers
         self._uses = {i: use for i, use in enumerate(uses_of(self.model, self._layers)) if use}
+        self._attention = attention_of(self.model)
         self._sums: dict[int, Sums] = {}
         self.unused: set[int] = set()
         """Layers that stay dense because no batch calls their modules."""
@@ -212,6 +213,7 @@ class Solving:
                 alive=view(alive[i]),
                 best=best,
                 mask=view(together[i]) if together else None,
+                attention=not self._attention or self._layers[i].module in self._attention,
             )
             matrix = view(weights[i].detach())
             mask, moved = solver.solve(known[i], matrix, budget)

@@ -19,6 +19,7 @@ _EMBEDDINGS = (
     *("conv_proj", "patch_embed*", "*embeddings", "*_embedding", "embed_in", "embed_out"),
     *("embed_proj", "project_in", "project_out", "embeddings_project", "embedding_hidden_*"),
 )
+_ATTENTION = ("*attn*", "*attention*")
 _ROUTERS = ("router", "*_router")
 _GATES = ("gate", "wg", "*_gate", "gating")
 _HEADS = (
@@ -103,6 +104,17 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
         repeats = kinds[type(child)] > 1 and type(child) not in _LISTS
         blocks += [child] if repeats else blocks_of(child)
     return blocks
+
+
+def attention_of(model: nn.Module) -> set[nn.Module]:
+    """The modules inside a model's attention, whose name or type says so."""
+    return {
+        part
+        for path, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+        or _named(path.rpartition(".")[2].lower(), _ATTENTION)
+        for part in module.modules()
+    }
 
 
 def embeds(module: nn.Module) -> bool:

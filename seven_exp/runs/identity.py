@@ -85,6 +85,7 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
 def _corrections(config: RunConfig, pruning: Pruning) -> list[str]:
     """Corrections that changed the results of some runs: these alone are repeated."""
     from seven_exp.pruning import Solver, build_method
+    from seven_exp.pruning.criteria.dsnot import DSnoT
     from seven_exp.pruning.criteria.lamp import Lamp
     from seven_exp.pruning.criteria.obert import Obert
 
@@ -92,7 +93,13 @@ def _corrections(config: RunConfig, pruning: Pruning) -> list[str]:
     walks = pruning.prunes and isinstance(method, Solver) and config.trainer.precision != "fp32"
     rows = pruning.prunes and pruning.scope == "per_row"
     moved = pruning.in_training and isinstance(getattr(method, "score", None), Lamp | Obert)
-    found = {"autocast of walks": walks, "counts of rows": rows, "moved pruned weights": moved}
+    skips = pruning.prunes and isinstance(method, DSnoT) and not method.everywhere
+    found = {
+        "autocast of walks": walks,
+        "counts of rows": rows,
+        "moved pruned weights": moved,
+        "layers of exchanges": skips,
+    }
     return [name for name, concerned in found.items() if concerned] + corrections_of_dense(config)
 
 

@@ -1,5 +1,6 @@
 """Solvers and scores of post-training methods against their formulas in float64 NumPy."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -234,6 +235,49 @@ def test_dsnot_exchanges_within_rows(start, pattern, seed):
     np.testing.assert_array_equal(found, weight * mask)
     assert not np.array_equal(mask, first), "the case must hold an exchange"
     np.testing.assert_array_equal(mask.sum(1), first.sum(1))
+
+
+class Named(nn.Module):
+    """Attention that is known by its name alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.self_attn = nn.ModuleDict({"q_proj": nn.Linear(16, 16)})
+        self.linear1 = nn.Linear(16, 16)
+
+    def forward(self, x):
+        return self.linear1(self.self_attn["q_proj"](x) + 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "attention", "others"),
+    [
+        (Named, ["self_attn.q_proj.weight"], ["linear1.weight"]),
+        (
+            lambda: nn.TransformerEncoderLayer(16, 2, 16, batch_first=True),
+            ["self_attn.in_proj_weight", "self_attn.out_proj.weight"],
+            ["linear1.weight", "linear2.weight"],
+        ),
+    ],
+)
+def test_dsnot_exchanges_in_attention_alone(model, attention, others):
+    torch.manual_seed(0)
+    dense, x = model().eval(), torch.rand(4, 8, 16)
+
+    def exchanged_in(**settings):
+        masks = []
+        for name, own in (("magnitude", {"scope": "per_row"}), ("dsnot", settings)):
+            twin = copy.deepcopy(dense)
+            pruner = seven_exp.create_pruner(
+                name, twin, sparsity=0.5, exclude_defaults=False, **own
+            )
+            pruner.prune([x], lambda m, b: m(b).sum())
+            masks.append(pruner.masks)
+        first, last = masks
+        return [name for name in first if not torch.equal(first[name], last[name])]
+
+    assert exchanged_in(start="magnitude") == attention
+    assert exchanged_in(start="magnitude", everywhere=True) == attention + others
 
 
 def test_dsnot_without_cycles_is_its_start():

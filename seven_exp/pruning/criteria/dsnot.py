@@ -32,6 +32,9 @@ class DSnoT(Solver):
     row is done before e would change its sign. All weights keep their dense values. Both are as in
     the authors' code.
 
+    In a model with attention, the weights outside it keep the first masks, as by default in the
+    authors' code, which skips MLPs.
+
     The refinement is a solver around a solver: it needs the sums of both in one pass, and a mask
     from the other one, and neither knows of the other. A setting of every solver would need the
     same code behind each of them.
@@ -42,6 +45,7 @@ class DSnoT(Solver):
         cycles: Exchanges per row, at most.
         threshold: |e| below which a row is done. The authors' 0.1 is for the sum over sequences of
             2,048 tokens, here it is the mean.
+        everywhere: Whether weights outside attention are exchanged, too.
         order: See `Solver`.
     """
 
@@ -51,11 +55,13 @@ class DSnoT(Solver):
         start: str = "wanda",
         cycles: int = 50,
         threshold: float = 5e-5,
+        everywhere: bool = False,
         order: Order = "blocks",
     ) -> None:
         super().__init__(order=order)
         zero_or_more(cycles=cycles, threshold=threshold)
         self.start, self.cycles, self.threshold = _chooser(start), cycles, threshold
+        self.everywhere = everywhere
 
     def check(self, pattern: Pattern) -> None:
         """Whole units can't exchange single weights."""
@@ -83,6 +89,8 @@ class DSnoT(Solver):
     def solve(self, sums: Sums, weight: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
         """The mask of ``start``, then the exchanges."""
         mask, _ = self.start.solve(sums, weight, budget)
+        if not (self.everywhere or budget.attention):
+            return mask, weight
         uses = sums["uses"].clamp(min=1).unsqueeze(1)
         mean, square = sums["sum"] / uses, sums["sum of squares"]
         spread = (square / uses - mean.square()).clamp(min=torch.finfo(mean.dtype).tiny)

@@ -29,6 +29,7 @@ class Budget:
         best: ``best(scores)``: the mask that keeps the best of the alive weights, as many as the
             layer may keep; scores and mask are (groups, outputs, inputs).
         mask: The mask if layers have competed for it, same shape; None otherwise.
+        attention: Whether the layer belongs to attention, or no layer of the model does.
     """
 
     density: float
@@ -37,6 +38,7 @@ class Budget:
     alive: Tensor
     best: Callable[[Tensor], Tensor]
     mask: Tensor | None = None
+    attention: bool = True
 
 
 class Solver(ABC):
