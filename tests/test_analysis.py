@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers.pytorch_utils
 from safetensors.torch import load_file
 from test_conf import composed
 from torch import nn
@@ -20,6 +21,7 @@ from seven_exp.analysis.signal_to_noise import Moments
 from seven_exp.analysis.survival import births, survival, survivors
 from seven_exp.pruning import prunable_layers
 from seven_exp.pruning.criteria.seven import Seven
+from seven_exp.pruning.matrices import matrices
 from seven_exp.runs.run import run_experiment
 from seven_exp.tracking import Histogram, LocalRecord
 
@@ -146,6 +148,41 @@ def test_collapse_by_hand():
     exact = torch.zeros(10, 10)
     exact[0, 0] = 1
     assert collapsed([exact]) == []
+
+
+class Experts(nn.Module):
+    """Stacked matrices: (experts, inputs, outputs), or (experts, outputs, inputs)."""
+
+    def __init__(self, inputs_first):
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.randn((2, 3, 8) if inputs_first else (2, 8, 3)))
+        self.down_proj = nn.Parameter(torch.randn((2, 4, 3) if inputs_first else (2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("module", "weight", "outputs"),
+    [
+        (nn.Linear(3, 8), "weight", np.s_[:2]),
+        (nn.ConvTranspose2d(3, 8, 2), "weight", np.s_[:, :2]),
+        (transformers.pytorch_utils.Conv1D(8, 3), "weight", np.s_[:, :2]),
+        (Experts(False), "gate_up_proj", np.s_[1, :2]),
+        (Experts(True), "gate_up_proj", np.s_[1, :, :2]),
+    ],
+)
+def test_empty_rows_are_outputs_however_a_weight_is_stored(module, weight, outputs):
+    model = nn.Module()
+    model.experts = module
+    probe = Probe([layer for layer in matrices(model) if layer.name == f"experts.{weight}"])
+    mask = torch.ones_like(getattr(module, weight), dtype=torch.bool)
+    mask[outputs] = False
+    getattr(module, weight).grad = torch.ones(mask.shape)
+    probe.update()
+    probe.measure(1, {f"experts.{weight}": mask})
+    report = probe.report()
+    (entry,), (layer,) = report["measurements"], report["layers"]
+    copies = 2 if mask.dim() == 3 else 1
+    assert (entry["empty_rows"], entry["empty_columns"]) == ([2], [0])
+    assert layer["shape"][:2] == [copies * 8, 3]
 
 
 class Chain(nn.Module):

@@ -120,6 +120,7 @@ class Probe:
             unbroken &= mask
 
         total = sum(mask.numel() for mask in after)
+        rows = self._by_output(after)
         entry: dict[str, Any] = {
             "step": step,
             "survival": survival(before, after),
@@ -129,14 +130,14 @@ class Probe:
             "kept": [int(mask.sum()) for mask in after],
             "survived": survivors(before, after),
             "collapsed": [self._layers[i].name for i in collapsed(after)],
-            "empty_rows": [empty_rows(mask) for mask in after],
-            "empty_columns": [empty_columns(mask) for mask in after],
+            "empty_rows": list(map(empty_rows, rows)),
+            "empty_columns": list(map(empty_columns, rows)),
         }
         values: dict[str, float | Histogram] = {
             **{f"analysis/{key}": entry[key] for key in ("survival", "births", "unbroken")},
             "analysis/silent": entry["silent"],
             "analysis/collapsed_layers": len(entry["collapsed"]),
-            "analysis/empty_rows": sum(entry["empty_rows"]) / sum(map(len, after)),
+            "analysis/empty_rows": sum(entry["empty_rows"]) / sum(map(len, rows)),
         }
         for look, (ratios, one, other) in looks.items():
             for measure in MEASURES:
@@ -154,8 +155,8 @@ class Probe:
             "schema": SCHEMA,
             "edges": {name: _edges(limit, self._bins) for name, limit in LIMITS.items()},
             "layers": [
-                {"name": layer.name, "numel": layer.weight.numel(), "shape": [*layer.weight.shape]}
-                for layer in self._layers
+                {"name": layer.name, "numel": rows.numel(), "shape": [*rows.shape]}
+                for layer, rows in zip(self._layers, self._by_output(self._masks), strict=True)
             ],
             "measurements": list(self._measurements),
         }
@@ -210,6 +211,10 @@ class Probe:
             "separation": _rounded(separation(one.total, other.total)),
             "separation_in_layers": _rounded(separation_in_layers(one, other)),
         }
+
+    def _by_output(self, masks: Sequence[Tensor]) -> list[Tensor]:
+        """The masks, with one row for each output."""
+        return [layer.by_output(mask) for layer, mask in zip(self._layers, masks, strict=True)]
 
     def _keyed(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return {layer.name: tensor for layer, tensor in zip(self._layers, tensors, strict=True)}

@@ -60,6 +60,12 @@ class Layer:
         """A tensor shaped like the weight, as a view with this layer's `shape`."""
         return tensor.reshape(self.shape)
 
+    def by_output(self, tensor: Tensor) -> Tensor:
+        """A tensor shaped like the weight, with one row for each output, also of experts."""
+        if not transposed(self):
+            return self.matrix(tensor)
+        return tensor.mT.flatten(0, 1) if self.stacked else tensor.transpose(0, 1)
+
 
 def transposed(layer: Layer) -> bool:
     """Whether a weight's rows are its inputs.
