@@ -207,5 +207,6 @@ def test_a_correction_repeats_the_runs_that_it_changed_and_no_others():
     assert version("dsnot", "fp32", "pruner.everywhere=true") == version("wanda", "fp32")
     for pruner in ("obert", "lamp_dyn"):
         assert version(pruner, "fp32") != unchanged
-    for pruner in ("obert_pre", "lamp", "magnitude_dyn"):
+    assert version("soft_movement", "fp32", "pruner.scope=per_layer") != unchanged
+    for pruner in ("obert_pre", "lamp", "magnitude_dyn", "soft_movement"):
         assert version(pruner, "fp32") == unchanged

@@ -89,6 +89,12 @@ class Competition:
         rows = self._shape(pool.layers[0])[0] if pool.each_row else 1
         return pool.kept * rows + pool.more
 
+    def at_least(self, pool: Pool, number: int) -> Pool:
+        """The pool, with so many kept weights or more."""
+        rows = self._shape(pool.layers[0])[0] if pool.each_row else 1
+        kept, more = divmod(max(self.kept(pool), number), rows)
+        return pool._replace(kept=kept, more=more)
+
     @property
     def spans_blocks(self) -> bool:
         """Whether what a block keeps depends on the weights of others."""

@@ -695,11 +695,11 @@ class Pruner:
         values, masks = self._regrowth.dense(), self._masks.unpacked()
         self.state.numbers["updates"] = self.state.numbers.get("updates", 0) + 1
         scores = self._scored(values)
-        ceiling = rule.ceiling(scores, progress)
         self.state.numbers["progress"] = progress
-        asked = partial(self.window.sparsity, self._t)
         competition = self.competition.measured(self._model, self._group)
-        pools = competition.pools(lambda target: min(asked(target), ceiling))
+        asked = competition.pools(partial(self.window.sparsity, self._t))
+        floors = rule.floors(scores, progress)
+        pools = [competition.at_least(pool, sum(floors[i] for i in pool.layers)) for pool in asked]
         density = sum(map(self.competition.kept, pools)) / sum(self._sizes)
         ranks = rule.rank(scores, values, masks, Moment(progress, density))
         # Ranks may differ between processes by a random draw or by rounding.
@@ -712,7 +712,7 @@ class Pruner:
             for weight, value in zip(self._weights(), moved, strict=True):
                 weight.data.copy_(value)
         self._regrowth.store(values)
-        if self._t + 1 >= self.window.end and rule.ceiling(scores, 1.0) < self.target:
+        if self._t + 1 >= self.window.end and pools != asked:
             warnings.warn(
                 f"{self.name} ends at sparsity {self.sparsity:.3f} instead of {self.target:.3f}, "
                 "because its threshold prunes no more",

@@ -41,9 +41,9 @@ class Rule:
         """
         return list(scores)
 
-    def ceiling(self, scores: Tensors, progress: float) -> float:
-        """The highest sparsity that the rule allows, whatever the schedule says."""
-        return 1.0
+    def floors(self, scores: Tensors, progress: float) -> list[int]:
+        """Number of each layer's weights that stay, whatever the schedule says."""
+        return [0] * len(scores)
 
 
 TopK = Rule
@@ -64,13 +64,12 @@ class Threshold(Rule):
         below_one(tau=tau)
         self.tau = tau
 
-    def ceiling(self, scores: Tensors, progress: float) -> float:
-        """The fraction of weights at or below the threshold; 1 before any evidence."""
+    def floors(self, scores: Tensors, progress: float) -> list[int]:
+        """The weights above the threshold; none before any evidence."""
         if not any(score.any() for score in scores):
-            return 1.0
+            return super().floors(scores, progress)
         tau = self.tau * (1 - (1 - progress) ** 3)
-        below = sum(int((score.sigmoid() <= tau).sum()) for score in scores)
-        return below / sum(score.numel() for score in scores)
+        return [int((score.sigmoid() > tau).sum()) for score in scores]
 
 
 class DropAndGrow(Rule):

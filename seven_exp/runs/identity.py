@@ -88,17 +88,21 @@ def _corrections(config: RunConfig, pruning: Pruning) -> list[str]:
     from seven_exp.pruning.criteria.dsnot import DSnoT
     from seven_exp.pruning.criteria.lamp import Lamp
     from seven_exp.pruning.criteria.obert import Obert
+    from seven_exp.pruning.rules import Threshold
 
     method = build_method(config.pruner.name, config.pruner.arguments)
     walks = pruning.prunes and isinstance(method, Solver) and config.trainer.precision != "fp32"
     rows = pruning.prunes and pruning.scope == "per_row"
     moved = pruning.in_training and isinstance(getattr(method, "score", None), Lamp | Obert)
     skips = pruning.prunes and isinstance(method, DSnoT) and not method.everywhere
+    apart = pruning.in_training and isinstance(getattr(method, "rule", None), Threshold)
     found = {
         "autocast of walks": walks,
         "counts of rows": rows,
         "moved pruned weights": moved,
         "layers of exchanges": skips,
+        "thresholds of layers": apart
+        and (pruning.scope != "global" or bool(config.pruner.sparsities)),
     }
     return [name for name, concerned in found.items() if concerned] + corrections_of_dense(config)
 

@@ -518,14 +518,17 @@ def test_straight_through_trains_dense_weights_at_the_pruned_model(interval):
     assert returned > 0, "the case must hold a weight that returns"
 
 
-def test_soft_movement_by_autograd_of_its_penalty():
+@pytest.mark.parametrize(
+    "competition", [{}, {"scope": "per_layer"}, {"scope": "erk"}, {"sparsities": {"1": 0.98}}]
+)
+def test_soft_movement_by_autograd_of_its_penalty(competition):
     """S follows Adam on sum(g w S) + lambda mean sigmoid(S); what is at most tau goes."""
     tau, penalty, steps = 0.4, 30.0, 12
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4, bias=False), nn.Linear(4, 5, bias=False)).double()
     pruner = seven_exp.create_pruner(
         "soft_movement", model, sparsity=0.99, end_step=steps, lr=0.3, tau=tau, penalty=penalty,
-        exclude=[],
+        exclude=[], **competition,
     )  # fmt: skip
     scores = [torch.zeros_like(layer.weight, requires_grad=True) for layer in model]
     adam = torch.optim.Adam(scores, lr=0.3)
