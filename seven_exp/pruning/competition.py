@@ -77,7 +77,7 @@ class Competition:
             return list(pools)
         joined: dict[int, Pool] = {}
         for pool in pools:
-            family = self._families[members[pool.layers[0]]]
+            family = self.families[members[pool.layers[0]]]
             if family in joined:
                 layers = sorted(joined[family].layers + pool.layers)
                 pool = pool._replace(layers=layers, kept=joined[family].kept + pool.kept)
@@ -244,7 +244,7 @@ class Competition:
         return self.pattern.readers(self.layers)
 
     @cached_property
-    def _families(self) -> list[int]:
+    def families(self) -> list[int]:
         """A number for each layer, equal for layers that share units, directly or not."""
         family, owner = list(range(len(self.layers))), dict[int, int]()
         for i, units in enumerate(self._units or ()):

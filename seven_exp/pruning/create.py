@@ -159,6 +159,7 @@ def create_pruner(  # noqa: PLR0913  flat keywords are the user's contract
         each_row=rows,
         shards=shards,
     )
+    _check_units(competition)
     return Pruner(name, model, method, timing, competition, coverage, optimizer)
 
 
@@ -300,6 +301,23 @@ def _check_floor(min_density: float, sparsity: float, pattern: Pattern, scope: s
             f"min_density is {min_density}: scope '{scope}' fixes what each layer keeps; choose "
             f"{' or '.join(COMPETITIVE)}"
         )
+
+
+def _check_units(competition: Competition) -> None:
+    """Raise ValueError if layers that share units, which are pruned together, are to differ."""
+    pattern = competition.pattern
+    if len(competition.targets) < 2 or not isinstance(pattern, Units) or not pattern.spans_weights:
+        return
+    first: dict[int, tuple[float, str]] = {}
+    for target, members in competition.targets.items():
+        for i in members:
+            name = competition.layers[i].name
+            other, its = first.setdefault(competition.families[i], (target, name))
+            if other != target:
+                raise ValueError(
+                    f"sparsities: {its} has {other:g} and {name} {target:g}, but they share units "
+                    f"of pattern {pattern}, which are pruned together: give both the same"
+                )
 
 
 def _warn_of_curve(name: str, method: Method, curve: str) -> None:

@@ -209,6 +209,21 @@ def test_units_of_different_sizes_never_exceed_the_budget():
         assert kept == expected
 
 
+def test_layers_that_share_units_have_one_sparsity():
+    def pruned(**sparsities):
+        layer = nn.TransformerEncoderLayer(16, 4, 16)
+        settings = {"sparsity": 0.5, "pattern": "heads", "misfits": "dense"}
+        return seven_exp.create_pruner("magnitude", layer, sparsities=sparsities, **settings)
+
+    words = r"in_proj_weight has 0\.5 and .*out_proj.weight 0\.75, but they share units of .* heads"
+    with pytest.raises(ValueError, match=words), pytest.warns(UserWarning, match="stay dense"):
+        pruned(**{"*out_proj*": 0.75})
+    with pytest.warns(UserWarning, match="stay dense"):
+        pruner = pruned(**{"self_attn.*": 0.75})
+    pruner.prune()
+    assert pruner.sparsity == 0.75
+
+
 def test_heads_go_whole_through_all_their_weights():
     torch.manual_seed(0)
     attention = nn.MultiheadAttention(12, 3, batch_first=True)
