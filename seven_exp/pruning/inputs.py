@@ -4,7 +4,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from seven_exp.pruning.matrices import Layer, transposed, widths
+from seven_exp.pruning.matrices import Layer, join, transposed, widths
 
 Inputs = Callable[[Sequence[Any], Mapping[str, Any]], list[Tensor]]
 """``inputs(args, kwargs)`` of a module's call: for each group of outputs, a tensor with one row per
@@ -33,12 +33,14 @@ class Use:
         inputs: Extracts from such a call what the weight multiplies.
         turned: Whether the weight's first dimension, in an expert, is the input dimension.
         stacked: Whether the weight is a stack of experts, which are its groups.
+        others: Where modules that share the weight use it.
     """
 
     module: nn.Module
     inputs: Inputs
     turned: bool = False
     stacked: bool = False
+    others: tuple["Use", ...] = ()
 
     def matrices(self, tensor: Tensor, groups: int) -> Tensor:
         """A tensor of the weight's shape as (groups, outputs, inputs), one matrix per group."""
@@ -63,7 +65,17 @@ def uses_of(model: nn.Module, layers: Sequence[Layer]) -> list[Use | None]:
     """
     attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     owners: dict[nn.Module, nn.MultiheadAttention] = {m.out_proj: m for m in attentions}
-    return [_use(layer, owners) for layer in layers]
+    sharing: dict[int, list[Layer]] = {id(layer.weight): [] for layer in layers}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            sharing.get(id(parameter), []).append(Layer(join(path, name), module, name))
+    uses = []
+    for layer in layers:
+        twins = [x for x in sharing[id(layer.weight)] if x.module is not layer.module]
+        others = tuple(use for twin in twins if (use := _use(twin, owners)))
+        use = _use(layer, owners)
+        uses.append(use and replace(use, others=others))
+    return uses
 
 
 def _use(layer: Layer, owners: Mapping[nn.Module, nn.MultiheadAttention]) -> Use | None:

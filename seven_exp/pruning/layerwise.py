@@ -295,12 +295,12 @@ def _cloned(argument: Any) -> Any:
 def capturing(uses: Mapping[int, Use], see: See) -> Iterator[None]:
     """Capture the inputs at each call that uses one of the weights, within the context."""
     with ExitStack() as hooks:
-        for i, use in uses.items():
+        for i, one in ((i, one) for i, use in uses.items() for one in (use, *use.others)):
 
-            def capture(_: nn.Module, args: Any, kwargs: Any, i: int = i, use: Use = use) -> None:
-                see(i, use.inputs(args, kwargs))
+            def capture(_: nn.Module, args: Any, kwargs: Any, i: int = i, one: Use = one) -> None:
+                see(i, one.inputs(args, kwargs))
 
-            hooks.enter_context(use.module.register_forward_pre_hook(capture, with_kwargs=True))
+            hooks.enter_context(one.module.register_forward_pre_hook(capture, with_kwargs=True))
         yield
 
 

@@ -67,7 +67,7 @@ class Solving:
         """Solve block by block, each for its inputs with the earlier blocks pruned.
 
         Layers that compete across blocks are measured in the dense model first, and so are weights
-        that a model without blocks uses repeatedly.
+        that modules share or that a model without blocks uses repeatedly.
 
         Args:
             runs: One forward pass per batch.
@@ -80,7 +80,7 @@ class Solving:
         forward = self._forward if isinstance(self.solver, RegionalSolver) else None
         with inference(self.model, [layer.weight.device for layer in self._layers]):
             self._measure(runs)
-            first = self._across(blocks)
+            first = self._across(blocks) | {i for i, use in self._uses.items() if use.others}
             first |= set() if blocks else used_again(self._uses, runs[0])
             if first:
                 across = {i: self._uses[i] for i in first}

@@ -88,6 +88,29 @@ def test_layers_that_do_not_show_their_inputs_stay_dense_with_a_word():
         seven_exp.create_pruner("wanda", nn.GRU(4, 4), sparsity=0.5)
 
 
+class Block(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x).tanh()
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_shared_weight_has_the_inputs_of_all_modules_that_share_it(blocks):
+    torch.manual_seed(0)
+    one, two = nn.Linear(8, 8), nn.Linear(8, 8)
+    two.weight = one.weight
+    model = nn.Sequential(*([Block(one), Block(two)] if blocks else [one, nn.Tanh(), two]))
+    x, weight = torch.randn(50, 8) * torch.arange(8), one.weight.detach().clone()
+    squares = x.square().sum(0) + one(x).detach().tanh().square().sum(0)
+    pruner = seven_exp.create_pruner("wanda", model, sparsity=0.5, exclude_defaults=False)
+    pruner.prune([x], lambda m, b: m(b).sum())
+    (mask,), score = pruner.masks.values(), weight.abs() * squares.sqrt()
+    assert torch.equal(mask, score >= score.topk(4).values[:, -1:])
+
+
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
 @pytest.mark.parametrize("order", ["blocks", "layers"])
 def test_what_no_batch_uses_stays_dense_with_a_word(name, order):
