@@ -208,5 +208,7 @@ def test_a_correction_repeats_the_runs_that_it_changed_and_no_others():
     for pruner in ("obert", "lamp_dyn"):
         assert version(pruner, "fp32") != unchanged
     assert version("soft_movement", "fp32", "pruner.scope=per_layer") != unchanged
-    for pruner in ("obert_pre", "lamp", "magnitude_dyn", "soft_movement"):
+    assert version("rigl", "fp32", "pruner.pattern=rows") != unchanged
+    assert version("magnitude_dyn", "fp32", "pruner.pattern=rows") == unchanged
+    for pruner in ("obert_pre", "lamp", "magnitude_dyn", "soft_movement", "rigl"):
         assert version(pruner, "fp32") == unchanged

@@ -15,7 +15,7 @@ from seven_exp.pruning.layers import Layer, transposed
 from seven_exp.pruning.matrices import Stack
 from seven_exp.pruning.patterns import Pattern, Units
 from seven_exp.pruning.replicas import Group, average
-from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units
+from seven_exp.pruning.select import first_of_rows, kept_count, top_k_masks, top_units, unit_means
 from seven_exp.pruning.shards import summed
 from seven_exp.pruning.structure import blocks_of
 
@@ -140,6 +140,16 @@ class Competition:
             numbers = numbers.to(self.layers[0].weight.device)
             average([numbers], group)
         return replace(self, numbers=numbers.tolist())
+
+    def of_units(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """The mean score of its unit for each weight; the scores themselves without units."""
+        if self._units is None:
+            return list(scores)
+        means = unit_means([self._matrix(i, s) for i, s in enumerate(scores)], self._units)
+        return [
+            self._as_stored(i, mean).reshape(score.shape)
+            for i, (mean, score) in enumerate(zip(means, scores, strict=True))
+        ]
 
     def plainly_kept(self, wanted: Wanted) -> int | None:
         """Number of weights that stay if only their scores decide; None otherwise."""

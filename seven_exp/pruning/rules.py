@@ -75,7 +75,8 @@ class Threshold(Rule):
 class DropAndGrow(Rule):
     """Sparse from the start: each update drops the smallest weights and grows the highest scores.
 
-    It drops the fraction ``drop (1 + cos(pi progress)) / 2`` of each layer's weights, by |w|.
+    It drops the fraction ``drop (1 + cos(pi progress)) / 2`` of each layer's weights, by |w|. Whole
+    units are exchanged by their means of |w| and of the scores.
 
     Args:
         drop: Fraction dropped at the first update, in (0, 1).

@@ -198,6 +198,28 @@ def top_units(
     return [kept.to(number.device)[number] for number in numbers]
 
 
+def unit_means(scores: Sequence[Tensor], units: Sequence[Tensor]) -> list[Tensor]:
+    """The mean score of its unit for each weight.
+
+    Args:
+        scores: Real tensors of any shapes.
+        units: As for `top_units`.
+    """
+    numbers = [unit.to(s.device).expand(s.shape) for s, unit in zip(scores, units, strict=True)]
+    total, size = torch.zeros(
+        2, 1 + max(int(number.max()) for number in numbers), dtype=torch.float64, device="cpu"
+    )
+    for score, number in zip(scores, numbers, strict=True):
+        flat, values = number.flatten().cpu(), score.detach().double().cpu().flatten()
+        total.index_add_(0, flat, values)
+        size.index_add_(0, flat, torch.ones_like(values))
+    mean = total / size.clamp(min=1)
+    return [
+        mean.to(score.device, score.dtype)[number]
+        for score, number in zip(scores, numbers, strict=True)
+    ]
+
+
 def _sampled_cut(
     scores: Sequence[Tensor], candidates: Sequence[Tensor] | None, k: int
 ) -> Cut | None:

@@ -88,6 +88,8 @@ def _corrections(config: RunConfig, pruning: Pruning) -> list[str]:
     from seven_exp.pruning.criteria.dsnot import DSnoT
     from seven_exp.pruning.criteria.lamp import Lamp
     from seven_exp.pruning.criteria.obert import Obert
+    from seven_exp.pruning.method import starts_sparse
+    from seven_exp.pruning.patterns import Units, parse_pattern
     from seven_exp.pruning.rules import Threshold
 
     method = build_method(config.pruner.name, config.pruner.arguments)
@@ -96,11 +98,14 @@ def _corrections(config: RunConfig, pruning: Pruning) -> list[str]:
     moved = pruning.in_training and isinstance(getattr(method, "score", None), Lamp | Obert)
     skips = pruning.prunes and isinstance(method, DSnoT) and not method.everywhere
     apart = pruning.in_training and isinstance(getattr(method, "rule", None), Threshold)
+    units = isinstance(parse_pattern(config.pruner.pattern), Units)
+    exchanges = units and pruning.in_training and starts_sparse(method)
     found = {
         "autocast of walks": walks,
         "counts of rows": rows,
         "moved pruned weights": moved,
         "layers of exchanges": skips,
+        "exchanges of units": exchanges,
         "thresholds of layers": apart
         and (pruning.scope != "global" or bool(config.pruner.sparsities)),
     }

@@ -518,6 +518,43 @@ def test_straight_through_trains_dense_weights_at_the_pruned_model(interval):
     assert returned > 0, "the case must hold a weight that returns"
 
 
+def of_rows(tensor):
+    return tensor.mean(1)
+
+
+def of_blocks(tensor):
+    return tensor.unfold(0, 2, 2).unfold(1, 4, 4).mean((2, 3)).flatten()
+
+
+@pytest.mark.parametrize(("pattern", "mean"), [("rows", of_rows), ("2x4", of_blocks)])
+def test_rigl_exchanges_whole_units(pattern, mean):
+    torch.manual_seed(0)
+    layer = nn.Linear(40, 40, bias=False)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    pruner = seven_exp.create_pruner(
+        "rigl", layer, sparsity=0.5, end_step=10, interval=5, drop=0.5, pattern=pattern,
+        scope="per_layer", optimizer=optimizer, exclude=[],
+    )  # fmt: skip
+    pruner.start()
+    for _ in range(5):
+        layer.weight.grad = torch.randn(40, 40)
+        before = mean(pruner.masks["weight"].float())
+        sizes, slopes = mean(layer.weight.detach().abs()), mean(layer.weight.grad.abs())
+        optimizer.step()
+        pruner.step()
+    after, n = mean(pruner.masks["weight"].float()), int(before.sum())
+    assert set(after.tolist()) == {0.0, 1.0}
+    assert int(after.sum()) == n
+    # At half the window half of the drop is left.
+    smallest_first = torch.where(before > 0, sizes, torch.inf).argsort()
+    stay = torch.ones(len(before), dtype=torch.bool) & (before > 0)
+    stay[smallest_first[: n // 4]] = False
+    grown = slopes.masked_fill(stay, -1).argsort(descending=True)[: n // 4]
+    stay[grown] = True
+    assert torch.equal(after > 0, stay)
+    assert not torch.equal(after, before)
+
+
 @pytest.mark.parametrize(
     "competition", [{}, {"scope": "per_layer"}, {"scope": "erk"}, {"sparsities": {"1": 0.98}}]
 )
