@@ -1,6 +1,7 @@
 """Rules: scores in, ranks out; the next masks keep the highest ranks."""
 
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -97,13 +98,22 @@ class DropAndGrow(Rule):
     ) -> list[Tensor]:
         """Remaining weights first, then the rest by their growth score.
 
-        A layer exchanges no weight if all its weights or all its growth candidates are equal.
+        A layer exchanges no weight if all its weights or all its growth candidates are equal. If
+        that holds for every layer, the rule warns.
         """
         if not any(growth.any() for growth in scores):
             return list(scores)
         fraction = self.drop * (1 + math.cos(math.pi * moment.progress)) / 2
         sizes = magnitudes(weights)
         stay = [_stay(fraction, *layer) for layer in zip(sizes, masks, scores, strict=True)]
+        alive = [int(mask.sum()) for mask in masks]
+        if stay == alive and any(int(fraction * n) for n in alive):
+            warnings.warn(
+                "no weight is exchanged, because the scores of those that might return are all "
+                "equal; gradients are zero where all weights of a unit are: choose set, or pattern "
+                "unstructured",
+                stacklevel=7,
+            )
         if moment.density * sum(mask.numel() for mask in masks) < sum(stay) - 0.5:
             # With a rising schedule there may be no room for growth, nor for all remaining weights.
             return [size.masked_fill(~mask, -1.0) for size, mask in zip(sizes, masks, strict=True)]
