@@ -164,6 +164,7 @@ def test_all_faults_of_a_config_are_said_at_once():
         (["pruner=magnitude", "pruner.scope=owl"], "scope 'owl' .* magnitude does not read"),
         (["pruner=wanda", "pruner.scope=alpha", "pruner.levels=2"], "once, but rounds is 2"),
         (["pruner=dsnot", "pruner.pattern=rows"], "dsnot exchanges single weights"),
+        (["pruner=set", "pruner.pattern=coupled"], "weights return from zero, but a unit of"),
         (["pruner=dsnot", "pruner.start=snip"], r"pruner\.start is 'snip': choose a pruner that"),
     ],
 )

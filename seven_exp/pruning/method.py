@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from seven_exp.pruning.criteria.score import Elementwise, GradientScore, ModelScore, Score
 from seven_exp.pruning.criteria.solver import GradientSolver, Solver
-from seven_exp.pruning.patterns import Pattern
-from seven_exp.pruning.regrowth import Moved, Regrowth, StayGone
+from seven_exp.pruning.patterns import Pattern, Units
+from seven_exp.pruning.regrowth import FromZero, Moved, Regrowth, StayGone
 from seven_exp.pruning.rules import DropAndGrow, Rule, TopK
 
 
@@ -52,6 +52,12 @@ def check_pattern(method: Method, pattern: Pattern) -> None:
     chooser = method if isinstance(method, Solver) else method.score
     if isinstance(chooser, Solver | ModelScore):
         chooser.check(pattern)
+    spans = isinstance(pattern, Units) and pattern.spans_weights
+    if spans and issubclass(regrows(method), FromZero):
+        raise ValueError(
+            f"weights return from zero, but a unit of pattern '{pattern}' gets no gradient while "
+            "all of it is zero: choose pattern rows or unstructured, or a pruner such as movement"
+        )
 
 
 SHARDED_SCOPES = ("global", "per_layer", "erk")

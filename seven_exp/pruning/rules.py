@@ -109,9 +109,8 @@ class DropAndGrow(Rule):
         alive = [int(mask.sum()) for mask in masks]
         if stay == alive and any(int(fraction * n) for n in alive):
             warnings.warn(
-                "no weight is exchanged, because the scores of those that might return are all "
-                "equal; gradients are zero where all weights of a unit are: choose set, or pattern "
-                "unstructured",
+                "no weight is exchanged: in every layer, all weights or the scores of all that "
+                "might return are equal",
                 stacklevel=7,
             )
         if moment.density * sum(mask.numel() for mask in masks) < sum(stay) - 0.5:

@@ -518,22 +518,6 @@ def test_straight_through_trains_dense_weights_at_the_pruned_model(interval):
     assert returned > 0, "the case must hold a weight that returns"
 
 
-def test_rigl_says_that_units_without_gradients_never_return():
-    torch.manual_seed(0)
-    attention = nn.MultiheadAttention(16, 4, bias=False, batch_first=True)
-    optimizer = torch.optim.SGD(attention.parameters(), lr=0.1)
-    pruner = seven_exp.create_pruner(
-        "rigl", attention, sparsity=0.5, end_step=4, pattern="heads", scope="per_layer",
-        optimizer=optimizer, exclude=[],
-    )  # fmt: skip
-    pruner.start()
-    x = torch.randn(2, 5, 16)
-    attention(x, x, x)[0].square().sum().backward()
-    optimizer.step()
-    with pytest.warns(UserWarning, match="no weight is exchanged, because the scores of those"):
-        pruner.step()
-
-
 def of_rows(tensor):
     return tensor.mean(1)
 

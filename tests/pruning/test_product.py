@@ -19,7 +19,8 @@ from seven_exp.pruning import (
     read_by,
 )
 from seven_exp.pruning.allocation import SCOPES, Measured
-from seven_exp.pruning.method import needs_model, starts_sparse
+from seven_exp.pruning.method import needs_model, regrows, starts_sparse
+from seven_exp.pruning.regrowth import FromZero
 from seven_exp.pruning.select import kept_count
 
 PATTERNS = ["unstructured", "2:4", "1:4", "2x2", "1x4", "rows", "heads"]
@@ -162,6 +163,8 @@ def _fits(name, when, scope, pattern):
         return False
     if name == "short_gpt" or (name == "flap" and pattern != "heads"):
         return False  # other patterns: tests/test_structured.py
+    if pattern == "heads" and regrows(method) is FromZero:
+        return False
     if name == "dsnot" and pattern not in ("unstructured", "2:4", "1:4"):
         return False
     if ":" in pattern:
