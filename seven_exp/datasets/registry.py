@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from seven_exp.datasets.batches import Data
+from seven_exp.datasets.labels import check_labels
 from seven_exp.datasets.transforms import Pipeline, Transformable
 from seven_exp.datasets.validation import with_limit, with_validation
 from seven_exp.registry import Registry
@@ -119,13 +120,14 @@ def build_data(
         **arguments: The data set's own keywords.
 
     Raises:
-        ValueError: The name is unknown, or the data can't be loaded, limited or transformed; the
-            message says what to do.
+        ValueError: The name is unknown, the data can't be loaded, limited or transformed, or their
+            labels are no classes; the message says what to do.
     """
     load = DATASETS[name].load
     check_data(name, **arguments)
-    data = with_validation(load(batch_size=batch_size, seed=seed, **arguments), validation)
-    data = with_limit(data, limit)
+    whole = load(batch_size=batch_size, seed=seed, **arguments)
+    check_labels(name, whole)
+    data = with_limit(with_validation(whole, validation), limit)
     if metrics:
         if not isinstance(data.task, Classification):
             raise ValueError(
