@@ -20,6 +20,7 @@ from torchvision import datasets as tv
 from seven_exp.config import Dataset
 from seven_exp.datasets import DATASETS, build_data, check_data
 from seven_exp.datasets.batches import InMemory, epoch_seed, shift, shift_and_mirror
+from seven_exp.datasets.folders import in_colour
 from seven_exp.datasets.registry import text_head
 
 RNG = np.random.default_rng(0)
@@ -364,6 +365,41 @@ def test_an_image_that_is_none_is_named(small):
     broken = Path(small["image_folder"]["data_dir"]) / "train" / "dog" / "3.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"can't read .*train/dog/3\.jpg"):
+        build_data("image_folder", batch_size=2, seed=0, **small["image_folder"])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (np.array([[0, 257, 12850, 65535]], np.uint16), [0, 1, 50, 255]),  # white is 65535
+        (np.array([[0, 1, 50, 255]], np.uint8), [0, 1, 50, 255]),
+    ],
+    ids=["16 bits", "8 bits"],
+)
+def test_grey_images_of_any_depth_keep_their_shades(pixels, expected, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "grey.png")
+    with Image.open(tmp_path / "grey.png") as image:
+        shades = np.asarray(in_colour(image))
+    assert shades.shape == (1, 4, 3)
+    assert shades[0].tolist() == [[shade] * 3 for shade in expected]
+
+
+@pytest.mark.parametrize("name", ["image_folder", "imagenet"])
+def test_folders_of_deep_images(name, small):
+    root = Path(small[name]["data_dir"])
+    for path in sorted(root.rglob("*.jpg")):
+        path.unlink()
+        Image.fromarray(np.full((8, 8), 20 * 257, np.uint16)).save(path.with_suffix(".png"))
+    data = build_data(name, batch_size=2, seed=0, **small[name] | {"augment": False})
+    inputs, _ = next(data.test.epoch(0))
+    expected = [(20 / 255 - 0.485) / 0.229, (20 / 255 - 0.456) / 0.224, (20 / 255 - 0.406) / 0.225]
+    assert inputs.mean((0, 2, 3)).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_image_without_a_defined_white_is_named(small):
+    root = Path(small["image_folder"]["data_dir"]) / "train" / "dog"
+    Image.fromarray(np.ones((8, 8), np.float32)).save(root / "deep.tif")
+    with pytest.raises(ValueError, match=r"can't read .*deep\.tif: its pixels have 32 bits"):
         build_data("image_folder", batch_size=2, seed=0, **small["image_folder"])
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from seven_exp.tasks import Batch
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Normalisation of torchvision's pretrained weights."""
@@ -66,9 +67,32 @@ def _open(folder: Path, transform: Callable[..., Tensor]) -> Any:
     from torchvision.datasets import ImageFolder
 
     try:
-        return ImageFolder(folder, transform)
+        return ImageFolder(folder, transform, loader=_read)
     except FileNotFoundError as error:
         raise ValueError(f"dataset.data_dir: {folder}: {error}") from error
+
+
+def _read(path: str) -> Any:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return in_colour(image)
+
+
+def in_colour(image: Any) -> Any:
+    """A PIL image as RGB with 8 bits a channel.
+
+    Raises:
+        OSError: Its values have no defined white.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion cuts off everything above 255.
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise OSError(f"its pixels have 32 bits (mode {image.mode}): convert it to 8 or 16")
+    return image.convert("RGB")
 
 
 def _check_image_folder(*, data_dir: str, **_: object) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seven_exp.datasets.batches import Data, InMemory, Text, shift_and_mirror
 from seven_exp.datasets.cache import cached_tensors
-from seven_exp.datasets.folders import IMAGENET_MEAN, IMAGENET_STD
+from seven_exp.datasets.folders import IMAGENET_MEAN, IMAGENET_STD, in_colour
 from seven_exp.datasets.registry import dataset
 from seven_exp.datasets.tokens import (
     TokenBatches,
@@ -269,10 +269,10 @@ def _decoded(split: Any, column: str, size: int, cache: Path) -> Tensor:
     def build() -> dict[str, Tensor]:
         images = torch.empty((len(split), 3, size, size), dtype=torch.uint8)
         for number, image in enumerate(_pictures(split, column)):
-            images[number] = decode(image.convert("RGB"))
+            images[number] = decode(in_colour(image))
         return {"images": images}
 
-    return cached_tensors(cache, f"{split._fingerprint}-{column}-{size}", build)["images"]
+    return cached_tensors(cache, f"{split._fingerprint}-{column}-{size}-8bit", build)["images"]
 
 
 def _pictures(split: Any, column: str) -> Sequence[Any]:
