@@ -132,6 +132,31 @@ def test_labels_that_train_does_not_have(loaded, tmp_path):
         loaded(folder)
 
 
+def test_empty_cells_are_no_class_and_no_text(loaded, tmp_path):
+    folder = write(tmp_path / "set", "csv")
+    whole = (folder / "train.csv").read_text()
+    (folder / "train.csv").write_text(f"{whole}moving,\n")
+    with pytest.raises(ValueError, match="an example has no label in split train"):
+        loaded(folder)
+    (folder / "train.csv").write_text(f"{whole},good\n")
+    with pytest.raises(ValueError, match="example 12 of split train has no text"):
+        loaded(folder)
+
+
+def test_a_folder_called_like_a_reader_of_the_library(loaded, tmp_path, monkeypatch):
+    write(tmp_path / "csv", "json")
+    monkeypatch.chdir(tmp_path)
+    assert loaded("csv").test.examples == 12
+
+
+def test_a_broken_file_says_what_is_wrong_with_it(loaded, tmp_path):
+    folder = write(tmp_path / "set", "csv")
+    with (folder / "train.csv").open("a") as file:
+        file.write('"never closed,good\n')
+    with pytest.raises(ValueError, match="can't be read: .*inside string starting at row 13"):
+        loaded(folder)
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

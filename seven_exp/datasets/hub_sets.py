@@ -80,7 +80,8 @@ class _Source:
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()
         local = self.data_dir is not None
-        place = str(Path(self.data_dir or "").expanduser()) if local else self.repository
+        # The library takes a bare name such as csv for one of its own readers.
+        place = str(Path(self.data_dir or "").expanduser().absolute()) if local else self.repository
         try:
             found = datasets.load_dataset(
                 place,
@@ -89,7 +90,7 @@ class _Source:
                 cache_dir=str(Path(self.cache).expanduser() / "datasets") if local else None,
             )
         except Exception as error:
-            reason = f"{one_line(error):.200}"
+            reason = f"{one_line(error.__cause__ or error):.200}"
             raise ValueError(f"{self.described}: it can't be read: {reason}") from error
         chosen = {}
         for kind, name in self.splits.items():
@@ -114,6 +115,19 @@ def _column(split: Any, key: str, name: str) -> Any:
     return split[name]
 
 
+def _texts(splits: Mapping[str, Any], kind: str, column: str) -> list[Any]:
+    """A split's column of texts.
+
+    Raises:
+        ValueError: There is none of this name, or an example has no text.
+    """
+    key = "dataset.text_columns"
+    texts = list(_column(splits[kind], key, column))
+    if None in texts:
+        raise ValueError(f"{key}: example {texts.index(None)} of split {kind} has no {column}")
+    return texts
+
+
 def _labels(splits: Mapping[str, Any], column: str) -> tuple[dict[str, Tensor], int]:
     """Class indices of each split, and the number of classes.
 
@@ -126,7 +140,7 @@ def _labels(splits: Mapping[str, Any], column: str) -> tuple[dict[str, Tensor], 
     values = {kind: list(_column(split, key, column)) for kind, split in splits.items()}
     named = getattr(splits["train"].features[column], "names", None)
     if named is None:
-        kinds = sorted(set(values["train"]), key=str)
+        kinds = sorted({value for value in values["train"] if value is not None}, key=str)
         if any(isinstance(kind, float) for kind in kinds):
             raise ValueError(f"{key} is '{column}': it holds numbers, not classes")
     else:
@@ -137,8 +151,8 @@ def _labels(splits: Mapping[str, Any], column: str) -> tuple[dict[str, Tensor], 
             known = ", ".join(map(str, kinds[:5]))
             what = "an example has no label" if odd[0] in (_NO_LABEL, None) else f"label {odd[0]!r}"
             raise ValueError(
-                f"{key} is '{column}': {what} in split {kind}, whose labels are {known}; choose "
-                f"another dataset.{kind}_split"
+                f"{key} is '{column}': {what} in split {kind}, whose labels are {known}; mend it, "
+                f"or choose another dataset.{kind}_split"
             )
     return {k: torch.tensor([place[v] for v in own]) for k, own in values.items()}, len(kinds)
 
@@ -188,7 +202,7 @@ def hf(  # noqa: PLR0913  each keyword is a key of conf/dataset
 
     def batches(kind: str) -> TokenBatches:
         split, targets = splits[kind], labels[kind]
-        texts = [list(_column(split, "dataset.text_columns", name)) for name in text_columns]
+        texts = [_texts(splits, kind, name) for name in text_columns]
 
         def tokenised() -> Tokens:
             encoded = words(*texts, truncation=True, max_length=max_length)
