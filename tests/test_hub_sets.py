@@ -153,7 +153,7 @@ def test_a_broken_file_says_what_is_wrong_with_it(loaded, tmp_path):
     folder = write(tmp_path / "set", "csv")
     with (folder / "train.csv").open("a") as file:
         file.write('"never closed,good\n')
-    with pytest.raises(ValueError, match="can't be read: .*inside string starting at row 13"):
+    with pytest.raises(ValueError, match=r"can't be read: .*inside string starting at row 13"):
         loaded(folder)
 
 

@@ -1,6 +1,8 @@
-"""Converts arguments to Hydra's grammar, and prefers the project's presets to those of plugins."""
+"""Converts arguments to Hydra's order and grammar, and prefers the project's presets to those of plugins."""
 
 import re
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -8,6 +10,26 @@ from hydra.core.plugins import Plugins
 
 NO_NAME = re.compile(r"(?i:true|false|nan|[-+]?(inf|\.?\d[\d_]*(\.[\d_]*)?(e[-+]?\d+)?))")
 """What Hydra's grammar parses as a number or a truth value."""
+
+VALUED = {
+    *("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"),
+    *("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun"),
+}
+"""Hydra's options that are followed by a value."""
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """The options before the overrides: Hydra's parser takes overrides in one piece only."""
+    options, overrides = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        options.append(argument)
+        if argument in VALUED:
+            options += islice(rest, 1)
+    return [*options, *overrides]
 
 
 def for_hydra(argument: str, config_dir: Path) -> str:

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seven_exp.cli.deferred_compiler import defer_compiler
 from seven_exp.cli.faults import explain, rank, stop, stop_if_explained, stop_if_not_begun
-from seven_exp.cli.overrides import for_hydra, prefer_own_presets
+from seven_exp.cli.overrides import for_hydra, options_first, prefer_own_presets
 from seven_exp.cli.sweep_compare import compare_begun, left_elsewhere
 from seven_exp.cli.tuned import with_tuned
 from seven_exp.config import ConfigError, RunConfig, parse
@@ -62,7 +62,8 @@ def main(config_dir: Path, act: Callable[[DictConfig], float | None] | None = No
                 stop_if_explained(error)
             raise
 
-    sys.argv = [for_hydra(argument, config_dir) for argument in sys.argv]
+    program, *arguments = sys.argv
+    sys.argv = [program, *(for_hydra(each, config_dir) for each in options_first(arguments))]
     prefer_own_presets(config_dir)
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name="config")(task)()
