@@ -1,4 +1,4 @@
-"""Converts arguments to Hydra's order and grammar, and prefers the project's presets to those of plugins."""
+"""Converts arguments to Hydra's order and grammar; prefers own presets to those of plugins."""
 
 import re
 from collections.abc import Sequence
