@@ -64,6 +64,9 @@ class OptunaSweeper(Sweeper):
             raise ConfigError(
                 f"hydra.sweeper.direction is '{direction}': choose maximize, minimize or null"
             )
+        for key, number in (("trials", trials), ("jobs", jobs)):
+            if not isinstance(number, int) or number < 1:
+                raise ConfigError(f"hydra.sweeper.{key} is {number}: choose 1 or more")
         self.direction, self.trials, self.jobs, self.seed = direction, trials, jobs, seed
         self.folder, self.study, self.params = Path(folder), study, params or {}
         self._launches = 0

@@ -145,6 +145,19 @@ def published_perplexity(model, ids, length):
 # Texts
 
 
+def test_texts_of_one_s_own_with_another_encoding_or_line_ends(tmp_path, caplog):
+    text = tmp_path / "text.txt"
+    text.write_bytes("é".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"calibration\.data_dir: .*text\.txt is not UTF-8"):
+        read_rows("calibration.data_dir", text)
+    text.write_bytes(b"one\ntwo\n")
+    assert read_rows("x", text) == ["one\ntwo\n"]
+    assert not caplog.records
+    text.write_bytes(b"one\r\ntwo\r\n")
+    assert read_rows("x", text) == ["one\r\ntwo\r\n"]
+    assert "Windows line ends" in caplog.text
+
+
 def test_wikitexts_own_file_has_the_rows_of_the_hubs_copy(texts):
     rows = read_rows("x", texts / "wiki.test.raw")
     lines = sentences(12, 20, 2)

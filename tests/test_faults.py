@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -359,6 +360,15 @@ def test_an_output_root_that_is_read_only_is_the_users_mistake(tmp_path, sweep):
     assert "Read-only file system" in line
 
 
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_no_output_root_is_one_line(tmp_path, mode):
+    done = train(tmp_path, *mode, "output_root=null", "tracker=null")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert lines[-1] == "error: output_root is None: it should be a valid string"
+    assert "TypeError" not in done.stderr
+
+
 def test_an_error_without_words_is_explained_by_its_cause():
     silent = RuntimeError()
     assert explain(silent) == "RuntimeError"
@@ -380,3 +390,12 @@ def test_an_unknown_choice_is_explained(override, line):
     with pytest.raises(HydraException) as caught:
         composed(override)
     assert explain(caught.value) == line
+
+
+def test_a_plugin_s_name_needs_a_yaml(monkeypatch):
+    with pytest.raises(HydraException) as caught:
+        composed("pruner=spread")
+    monkeypatch.setattr(sys, "argv", ["seven-exp", "plugins=[spread.py]", "pruner=spread"])
+    assert explain(caught.value).endswith(
+        "(a plugin's name also needs pruner/NAME.yaml in the folder of --config-dir)"
+    )

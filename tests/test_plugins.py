@@ -10,7 +10,9 @@ from preloaded import python
 from test_conf import composed
 
 from seven_exp import runs
+from seven_exp.config import ConfigError
 from seven_exp.pruning.schedules import SCHEDULES
+from seven_exp.runs.check import check
 from seven_exp.runs.dense_start import start_identity
 from seven_exp.runs.identity import START, plugins_identity
 from seven_exp.runs.plugins import load_plugins
@@ -152,6 +154,22 @@ def test_a_plugin_is_known_by_its_content_however_it_is_named(monkeypatch, named
     assert identity(named) == before != identity_without()
     edited(path)
     assert identity(named) != before
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("x = 1\n\ny = x / 0\n", "faulty.py', line 3: division by zero"), ("x = (\n", "line 1")],
+)
+def test_a_fault_of_a_plugin_names_its_line(text, line, tmp_path):
+    (tmp_path / "faulty.py").write_text(text)
+    with pytest.raises(ConfigError, match=line):
+        load_plugins([str(tmp_path / "faulty.py")])
+
+
+def test_a_yaml_whose_name_nothing_has_registered_needs_a_plugin():
+    hint = r"unknown pruner 'spread': .* \(a name of your own needs plugins=\[FILE\]\)"
+    with pytest.raises(ConfigError, match=hint):
+        check(composed("pruner.name=spread"))
 
 
 def test_where_a_plugin_lies_is_nothing():

@@ -3,6 +3,8 @@
 import json
 import shlex
 import shutil
+import sys
+from importlib import metadata
 
 import pytest
 from omegaconf import OmegaConf
@@ -151,6 +153,15 @@ def test_verdicts():
     without = figures(then, then | {"metrics": {"f1": 0.5}})
     assert "not reproduced to the bit: loss, f1 differ" in verdict(without, {})
     assert changes({}, "cpu") == []
+
+
+def test_a_library_that_is_not_imported_is_not_gone(monkeypatch):
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
+    version = metadata.version("transformers")
+    assert changes({"versions": {"transformers": version}}, "cpu") == []
+    assert changes({"versions": {"transformers": "0.1"}}, "cpu") == [
+        f"version of transformers: 0.1 then, {version} now"
+    ]
 
 
 def test_code_that_a_record_names_is_not_run_unasked(finished, tmp_path, capsys):

@@ -50,12 +50,21 @@ def explain(error: BaseException) -> str:
                 return f"unknown dataset '{name}': {nearest(name, DATASETS)}"
             if group == "hydra":
                 group, _, name = cause.missing_cfg_file.rpartition("/")
-            return f"unknown {group or 'config'} '{name}': {nearest(name, cause.options)}"
+            return (
+                f"unknown {group or 'config'} '{name}': {nearest(name, cause.options)}{_own(group)}"
+            )
         if "not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
             siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
             hint = nearest(str(cause.key), map(str, siblings))
             return f"{cause.full_key}: no such key: {hint}"
     return one_line(next((cause for cause in causes if str(cause).strip()), error))
+
+
+def _own(group: str) -> str:
+    """What a plugin's name still needs, if there are plugins."""
+    if any(argument.startswith("plugins=") for argument in sys.argv):
+        return f" (a plugin's name also needs {group}/NAME.yaml in the folder of --config-dir)"
+    return ""
 
 
 def stop_if_explained(error: Exception) -> None:

@@ -56,7 +56,7 @@ class CompareAfterMultirun(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Store the folder: Hydra calls no callback at the end of a sweep with a failed job."""
-        root = Path(config.hydra.runtime.cwd, Path(config.output_root).expanduser())
+        root = Path(config.hydra.runtime.cwd, Path(config.output_root or ".").expanduser())
         _sweeps.append(_Sweep(Path(config.hydra.sweep.dir), Ledger(root), config.tracker))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

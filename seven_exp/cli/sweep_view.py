@@ -1,5 +1,6 @@
 """Leaves a view of a finished sweep on W&B."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def leave_view(folder: Path, config: Tracker) -> None:
     if mode == "disabled" or not config.view:
         return
     if mode == "offline" or not logged_in():
-        what = f"wandb login && seven-exp sync {folder}"
+        what = f"wandb login && seven-exp sync {shlex.quote(str(folder))}"
         print(f"W&B is offline; to upload the sweep and its view: {what}")
         return
     from seven_exp.compare.comparison import read

@@ -34,8 +34,8 @@ SKIPPED = "already done, in %s: skipped (run.force=true repeats it)"
 
 # Both here and not in main, because a launcher's processes import only this module.
 defer_compiler()
-# Adds conf/
-OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path).expanduser()))
+# conf/ uses it. Without a path the check of the config says so.
+OmegaConf.register_new_resolver("expanduser", lambda path: str(Path(path or ".").expanduser()))
 
 
 def main(config_dir: Path, act: Callable[[DictConfig], float | None] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, Literal
 
 from seven_exp.datasets.tokens import read_text
 from seven_exp.messages import nearest, one_line
+
+log = logging.getLogger(__name__)
 
 Split = Literal["train", "test"]
 
@@ -141,7 +144,7 @@ def read_rows(key: str, path: Path) -> list[str]:
         ValueError: The file is broken or empty, or a package to read it is not installed.
     """
     try:
-        rows = _rows(path)
+        rows = _rows(key, path)
     except (OSError, EOFError, json.JSONDecodeError, KeyError, TypeError) as error:
         reason = one_line(error)
         raise ValueError(f"{key}: {path} can't be read as texts: {reason:.120}") from error
@@ -152,7 +155,7 @@ def read_rows(key: str, path: Path) -> list[str]:
     return rows
 
 
-def _rows(path: Path) -> list[str]:
+def _rows(key: str, path: Path) -> list[str]:
     if path.suffix == ".parquet":
         from pyarrow import ArrowInvalid, parquet
 
@@ -164,11 +167,13 @@ def _rows(path: Path) -> list[str]:
     if path.name.endswith(".json.gz"):
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return [json.loads(line)["text"] for line in file]
-    text = read_text(path)
+    text = read_text(path, key=key)
     if path.suffix == ".raw":
         lines = text.split("\n")
         ended = lines[:-1] if lines[-1] == "" else lines
         return [f"{line}\n" if line.strip() else "" for line in ended]
+    if "\r\n" in text:
+        log.warning("%s: %s has Windows line ends, which count as tokens: convert it", key, path)
     return [text]
 
 

@@ -135,8 +135,13 @@ class TokenBatches:
         return inputs, self.tokens.targets[chosen]
 
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
+def read_text(path: Path, encoding: str = "utf-8", key: str = "dataset.data_dir") -> str:
     """A file's text.
+
+    Args:
+        path: The file.
+        encoding: A variant of UTF-8.
+        key: Config key of its place, for messages.
 
     Raises:
         ValueError: It is not UTF-8; the message names the byte.
@@ -144,9 +149,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     try:
         return path.read_bytes().decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"dataset.data_dir: {path} is not UTF-8 (byte {error.start}): convert it"
-        ) from error
+        raise ValueError(f"{key}: {path} is not UTF-8 (byte {error.start}): convert it") from error
 
 
 def load_tokenizer(name: str) -> Any:

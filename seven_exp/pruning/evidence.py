@@ -124,13 +124,16 @@ def likely_cause(
     matrices = {name: p for name, p in named if name.endswith("weight")}
     if broken := [name for name, p in matrices.items() if not p.isfinite().all()]:
         return f"{broken[0]} is NaN or infinite: lower the learning rate or the loss scale"
+    finite = any(bool(score.isfinite().any()) for score in scores)
+    if not uses_gradients and not finite:
+        return "the scores are NaN or infinite though the weights are not: correct their formula"
     if not uses_gradients:
         return "the weights are all equal: initialise the model or load its weights first"
     if lost:
         return f"{lost[0]} is pruned entirely and passes no signal on: lower the sparsity"
     if zero := [name for name, p in matrices.items() if not p.any()]:
         return f"{zero[-1]} is all zero: initialise it at random, or train the model first"
-    if not any(bool(score.isfinite().any()) for score in scores):
+    if not finite:
         return "an overflow (NaN or infinite values): lower the loss scale"
     return (
         "gradients set to zero before step(), an overflow (NaN or infinite gradients), inputs that "

@@ -56,7 +56,7 @@ def check(config: RunConfig) -> None:
     ):
         faults |= dict.fromkeys(_faults(part, config))
     if faults:
-        raise ConfigError(*faults)
+        raise ConfigError(*(_with_hint(fault, config) for fault in faults))
 
 
 def _faults(part: Callable[[RunConfig], None], config: RunConfig) -> tuple[str, ...]:
@@ -66,6 +66,15 @@ def _faults(part: Callable[[RunConfig], None], config: RunConfig) -> tuple[str, 
     except ConfigError as error:
         return error.args
     return ()
+
+
+def _with_hint(fault: str, config: RunConfig) -> str:
+    """A YAML's name that nothing has registered is a plugin's: say that it is not loaded."""
+    kinds = ("pruner", "model", "dataset", "optimizer", "schedule")
+    unknown = tuple(f"unknown {kind} '{getattr(config, kind).name}'" for kind in kinds)
+    if config.plugins or not fault.startswith(unknown):
+        return fault
+    return f"{fault} (a name of your own needs plugins=[FILE])"
 
 
 def _pruner(config: RunConfig) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import sys
+import traceback
 from collections.abc import Collection, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -29,7 +30,15 @@ def load_plugins(plugins: Sequence[str]) -> None:
                 else:
                     importlib.import_module(plugin)
         except Exception as error:
-            raise ConfigError(f"plugins: can't import '{plugin}': {error}") from error
+            where = f"'{plugin}'{_line(plugin, error)}"
+            raise ConfigError(f"plugins: can't import {where}: {error}") from error
+
+
+def _line(plugin: str, error: Exception) -> str:
+    """The line of a plugin's file that fails; a syntax error says it itself."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(plugin).name]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def matters(plugin: str, used: Collection[tuple[str, str]]) -> bool:

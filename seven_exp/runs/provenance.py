@@ -31,6 +31,14 @@ def versions() -> dict[str, str]:
     }
 
 
+def installed(package: str) -> str | None:
+    """Version of a package; None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def provenance(device: str) -> dict[str, Any]:
     """Provenance of a run: host, processor, device, code, libraries, and the command.
 

@@ -33,6 +33,9 @@ def changes(record: Mapping[str, Any], device: str) -> list[str]:
     now = provenance.provenance(device)
     then = {**record, **{f"version of {k}": v for k, v in (record.get("versions") or {}).items()}}
     now |= {f"version of {k}": v for k, v in now["versions"].items()}
+    if "version of transformers" in then:
+        # It is not imported yet.
+        now["version of transformers"] = provenance.installed("transformers")
     keys = [key for key in then if key.startswith("version of ")]
     found = []
     for key in [*keys, "device", "processor", "git"]:

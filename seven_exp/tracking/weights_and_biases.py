@@ -3,6 +3,7 @@
 import logging
 import netrc
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +89,7 @@ class WandbTracker:
             mode = "offline"
             self._run = self._open(run, mode)
         if mode == "offline":
-            folder = self._run.settings.sync_dir
+            folder = shlex.quote(self._run.settings.sync_dir)
             log.info("W&B is offline; to upload this run: wandb login && wandb sync %s", folder)
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
@@ -143,7 +144,7 @@ class WandbTracker:
         self._run.summary.update({key: v for key, v in summary.items() if v is not None})
         if record["status"] == "interrupted":
             self._run.mark_preempting()
-        folder = self._run.settings.sync_dir
+        folder = shlex.quote(self._run.settings.sync_dir)
         try:
             self._run.finish(exit_code=0 if record["status"] == "finished" else 1)
         except TimeoutError as error:

@@ -332,3 +332,14 @@ def test_one_score_that_differs_is_found_wherever_it_is():
         assert not constant(score, torch.ones_like(score, dtype=torch.bool))
         assert constant(score, score == 0)
         assert constant(score, score > 0)
+
+
+def test_broken_scores_of_sound_weights_are_a_fault_of_their_formula():
+    class Broken(seven_exp.Score):
+        def score(self, state, weights):
+            return [weight.detach() * torch.nan for weight in weights]
+
+    seven_exp.register("broken_formula", when="after", schedule="one_shot")(Broken)
+    pruner = seven_exp.create_pruner("broken_formula", nn.Linear(4, 4), sparsity=0.5)
+    with pytest.raises(NoEvidenceError, match="NaN or infinite though the weights are not"):
+        pruner.prune()
