@@ -1,5 +1,6 @@
 """Losses and metrics: of a whole split, by their definitions."""
 
+import json
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from seven_exp.compare.summary import smaller_is_better
-from seven_exp.tasks import Classification, LanguageModelling, Regression, Spans
+from seven_exp.tasks import METRICS, Classification, LanguageModelling, Regression, Spans
 from seven_exp.tasks.spans import answer_f1, normal_form
 from seven_exp.training.compute import Compute
 from seven_exp.training.evaluation import evaluate
@@ -43,6 +44,14 @@ def test_f1_is_of_the_split_not_the_mean_of_its_batches():
     assert figures["accuracy"] == pytest.approx(1 / 3)
     # TP 1, TN 0, FP 1, FN 1: (1 * 0 - 1 * 1) / sqrt(2 * 2 * 1 * 1)
     assert figures["matthews"] == pytest.approx(-0.5)
+
+
+def test_a_metric_may_return_a_tensor():
+    METRICS.register("own_share")(lambda chosen, right: (chosen == right).float().mean())
+    batches = Listed([(one_hot(1, 1), torch.tensor([1, 0])), (one_hot(0, 0), torch.tensor([1, 1]))])
+    task = Classification(extra=("own_share",))
+    figures = evaluate(nn.Identity(), batches, Compute(CPU, task=task))
+    assert json.loads(json.dumps(figures))["own_share"] == 0.25
 
 
 def test_loss_weighs_examples_alike_whatever_their_batches():

@@ -38,7 +38,9 @@ def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> dict[str, 
     parts = compute.world.gather((torch.cat(evidence).cpu(), loss.item(), seen))
     whole = torch.cat([part for part, _, _ in parts])
     losses, numbers = [loss for _, loss, _ in parts], [seen for _, _, seen in parts]
-    return compute.task.metrics(whole, split_loss(sum(losses), sum(numbers)))
+    metrics = compute.task.metrics(whole, split_loss(sum(losses), sum(numbers)))
+    # A record holds plain numbers; a metric of the user's own may return a tensor.
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def split_loss(total: float, number: int) -> float:
