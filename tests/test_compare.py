@@ -899,7 +899,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     records, notes = read_runs([tmp_path, tmp_path / "."])
     assert notes == [
         *("1 done twice (the newest is kept)", "1 failed", "5 foreign"),
-        *("1 still running", "2 unreadable"),
+        *("1 still running", f"2 unreadable: {half}, {tmp_path / 'c' / 'results.json'}"),
     ]
     assert {r.folder for r in records if r.status == "finished"} == {tmp_path / "0", newer}
 

@@ -118,6 +118,9 @@ class Record:
         return self.model, self.dataset
 
 
+_UNREADABLE = "unreadable"
+
+
 def read_runs(
     folders: Iterable[Path], cache: FileCache | None = None
 ) -> tuple[list[Record], list[str]]:
@@ -133,14 +136,16 @@ def read_runs(
     found: dict[str, Record] = {}
     later: dict[str, Mapping[str, Any]] = {}
     left_out: Counter[str] = Counter()
+    broken: list[str] = []
     paths = {p.resolve(): p for folder in folders for p in sorted(folder.rglob("results.json"))}
     for path in paths.values():
         try:
             record = cache.read(path, _read)
         except OSError:
-            record = "unreadable"
+            record = _UNREADABLE
         if isinstance(record, str):
             left_out[record] += 1
+            broken += [str(path)] if record == _UNREADABLE else []
             continue
         if record.status != FINISHED:
             left_out[_UNFINISHED[record.status]] += 1
@@ -158,7 +163,9 @@ def read_runs(
             left_out["done twice (the newest is kept)"] += 1
         if other is None or _rank(record) >= _rank(other):
             found[record.run_hash] = record
-    notes = [f"{n} {kind}" for kind, n in sorted(left_out.items())]
+    notes = [f"{n} {kind}" for kind, n in sorted(left_out.items()) if kind != _UNREADABLE]
+    if broken:
+        notes.append(f"{len(broken)} {_UNREADABLE}: {', '.join(broken)}")
     return [_evaluated(record, later.get(record.run_hash)) for record in found.values()], notes
 
 
@@ -305,7 +312,7 @@ def _read(path: Path) -> Record | str:
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return "unreadable"
+        return _UNREADABLE
     if not isinstance(values, dict):
         return "foreign"
     if isinstance(schema := values.get("schema"), int) and schema > SCHEMA:
