@@ -34,6 +34,13 @@ def record_of(tmp_path) -> dict:
     return json.loads(path.read_text())
 
 
+def test_typed_settings_without_an_effect_are_named(tmp_path):
+    given = ["pruner=magnitude", "schedule.end_step=0.9", "pruner.rounds=1", "model=mlp"]
+    done = train(tmp_path, *given, "trainer.max_steps=1", "tracker=null")
+    assert done.returncode == 0, done.stderr
+    assert "this run of magnitude never reads schedule.end_step\n" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_run_leaves_its_record(tmp_path):
     done = train(tmp_path, "pruner=seven_dyn", "sparsity=0.7", *SMOKE, starting=sys.executable)

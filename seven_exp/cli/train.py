@@ -185,6 +185,8 @@ def run(values: DictConfig) -> float | None:
         return None
     if multirun:
         os.environ.pop("WANDB_RUN_ID", None)  # it would merge all runs into one
+    else:
+        _warn_of_unread(config, hydra_config.overrides.task)
     identity = run_hash(config)
     remember(config, identity)
     with ledger.claimed(identity, config.run.wait) as mine:
@@ -208,6 +210,15 @@ def run(values: DictConfig) -> float | None:
             record = run_experiment(config, home, build_tracker(config.tracker), place)
         ledger.share(identity, home, job)
     return _result(record, home, shown=home != found or not multirun)
+
+
+def _warn_of_unread(config: RunConfig, given: Sequence[str]) -> None:
+    """Name the typed settings without an effect; in a sweep other methods may read them."""
+    from seven_exp.runs.reads import Pruning, unread
+
+    typed = {argument.partition("=")[0] for argument in given} - {"calibration"}  # prune adds it
+    if ignored := sorted(typed.intersection(unread(Pruning.of(config)))):
+        log.warning("this run of %s never reads %s", config.pruner.name, ", ".join(ignored))
 
 
 def _known_and_finished(
