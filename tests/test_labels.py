@@ -49,6 +49,12 @@ def test_one_class_and_no_test_data():
         check_labels("mine", replace(DATA, test=split(torch.arange(0))))
 
 
+@pytest.mark.parametrize("targets", [5, 7])
+def test_each_image_has_a_target(targets):
+    with pytest.raises(ValueError, match=f"6 images and {targets} targets"):
+        replace(GOOD, targets=torch.zeros(targets).long())
+
+
 def test_numbers_as_targets_are_no_labels():
     numbers = split(torch.tensor([0.5, 7.0]))
     check_labels("mine", Data(numbers, numbers, 1, 2, 1, task=Regression()))

@@ -181,6 +181,17 @@ class InMemory:
     image_size: int | None = None
     transforms: Pipeline | None = None
 
+    def __post_init__(self) -> None:
+        """Check that each image has a target.
+
+        Raises:
+            ValueError: Their numbers differ.
+        """
+        if len(self.images) != len(self.targets):
+            raise ValueError(
+                f"dataset: a split has {len(self.images)} images and {len(self.targets)} targets"
+            )
+
     @property
     def examples(self) -> int:
         """Number of examples in the split."""
