@@ -23,9 +23,10 @@ from test_after_training import (
 from seven_exp.cli import measure
 from seven_exp.compare.comparison import compare
 from seven_exp.compare.records import read_runs
-from seven_exp.config import ConfigError, RunConfig
+from seven_exp.config import ConfigError, Evaluation, RunConfig
 from seven_exp.runs import run_hash
 from seven_exp.runs.check import check
+from seven_exp.training.harness import task_files
 
 pytest.importorskip("lm_eval")
 
@@ -186,9 +187,19 @@ def test_the_hash_covers_tasks_and_their_files(llama, texts, tasks, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "line", ["task: quoted", "'task': \"quoted\"", '"task": "quoted"  # a task']
+)
+def test_a_task_s_file_may_quote_its_keys(line, tmp_path):
+    (tmp_path / "own.yaml").write_text(f'"dataset_name": "x"\n{line}\n"task_alias": "other"\n')
+    section = Evaluation(tasks=["quoted"], include_path=str(tmp_path), limit=None, batch_size=1)
+    assert task_files(section) == {"quoted": tmp_path / "own.yaml"}
+
+
+@pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (["evaluation.tasks=[boolqq]"], "unknown task 'boolqq': did you mean 'boolq'?"),
+        (["evaluation.tasks=[mmlu]"], "unknown task 'mmlu': name single tasks, such as mmlu_a"),
         (["evaluation.tasks=[tiny_word]"], "unknown task 'tiny_word': did you mean 'tiny_words'?"),
         (["evaluation.include_path=nowhere"], "tasks: no folder 'nowhere' with YAML files"),
         (["dataset=digits", "model=mlp", "pruner=magnitude"],

@@ -30,7 +30,9 @@ from seven_exp.training.compute import Compute
 KINDS = {"accuracy": "acc", "accuracy_norm": "acc_norm"}
 """Our name -> the harness's. ``acc_norm`` divides log-likelihoods by the answers' lengths."""
 
-_NAME = re.compile(rb"^task:[ \t]*['\"]?([^\s'\"#]+)['\"]?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
+_NAME = re.compile(
+    rb"^['\"]?task['\"]?:[ \t]*['\"]?([^\s'\"#]+)['\"]?[ \t]*(?:#.*)?\r?$", re.MULTILINE
+)
 
 
 def task_files(section: Evaluation) -> dict[str, Path]:
@@ -51,7 +53,9 @@ def task_files(section: Evaluation) -> dict[str, Path]:
         known |= _tasks_below(own)
     for name in section.tasks:
         if name not in known:
-            raise ValueError(f"unknown task '{name}': {nearest(name, known)}")
+            members = sorted(task for task in known if task.startswith(f"{name}_"))
+            hint = f"name single tasks, such as {members[0]}" if members else nearest(name, known)
+            raise ValueError(f"unknown task '{name}': {hint}")
     return {name: known[name] for name in section.tasks}
 
 
