@@ -1,9 +1,13 @@
 """Whether the labels of a data set are classes that a model's outputs can stand for."""
 
+import torch
 from torch import Tensor
 
 from seven_exp.datasets.batches import Data
 from seven_exp.tasks import Classification
+
+_CLASSES = (torch.int64, torch.uint8)
+"""What torch's cross-entropy takes for classes."""
 
 
 def check_labels(name: str, data: Data) -> None:
@@ -33,9 +37,9 @@ def check_labels(name: str, data: Data) -> None:
         labels: Tensor | None = getattr(split, "strata", None)
         if labels is None or not len(labels):
             continue
-        low, high, dtype = labels.min().item(), labels.max().item(), str(labels.dtype)
-        if dtype != "torch.int64" or low < 0 or high >= data.num_classes:
+        low, high, dtype = labels.min().item(), labels.max().item(), labels.dtype
+        if dtype not in _CLASSES or low < 0 or high >= data.num_classes:
             raise ValueError(
-                f"dataset.name is '{name}': its {kind} labels are {dtype[6:]} from {low} to "
+                f"dataset.name is '{name}': its {kind} labels are {str(dtype)[6:]} from {low} to "
                 f"{high}; {data.num_classes} classes need int64 from 0 to {data.num_classes - 1}"
             )
