@@ -275,7 +275,7 @@ def test_verdicts_of_planned_contrasts(tmp_path):
     assert found.said(near).startswith(
         f"equivalent within 0.3 points at 95%: {p_words(near.p_equivalence)}."
     )
-    assert found.said(far).startswith("better by 2 points (1.")
+    assert found.said(far).startswith("better by 2 points (95% interval 1.")
     # without a margin nothing is equivalent, and a test that finds nothing shows no equality
     (alone,) = conclusions(tmp_path, ("seven_dyn:taylor_dyn",)).contrasts
     assert (alone.verdict, alone.p_equivalence) == ("undecided", None)

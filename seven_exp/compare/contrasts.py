@@ -279,8 +279,9 @@ def _conclusion(contrast: Planned, metric: str) -> str:
         return f"{words}, nor equivalence within {within} ({p_words(contrast.p_equivalence)})"
     assert found.half is not None
     mean, half = abs(found.mean) / unit, found.half / unit
-    size = f"by {_amount(f'{mean:.3g}', metric)} ({mean - half:.3g} to {mean + half:.3g})"
-    words = f"{contrast.verdict.removeprefix('slightly ')} {size} at 95%: {p_words(contrast.p)}"
+    interval = f"95% interval {mean - half:.3g} to {mean + half:.3g}"
+    size = f"by {_amount(f'{mean:.3g}', metric)} ({interval})"
+    words = f"{contrast.verdict.removeprefix('slightly ')} {size}: {p_words(contrast.p)}"
     if contrast.verdict.startswith("slightly"):
         words += f"; but by less than {within} ({p_words(contrast.p_equivalence)})"
     return words
