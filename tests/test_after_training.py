@@ -610,11 +610,8 @@ def test_a_killed_run_goes_on_from_its_last_finished_block(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "overrides", [["pruner=magnitude", "pruner.scope=per_layer"], ["pruner=dense"]]
-)
-def test_a_killed_run_of_weights_alone_goes_on(llama, texts, tmp_path, monkeypatch, overrides):
-    config = config_of(llama, texts, tmp_path, *overrides)
+def test_a_killed_run_of_weights_alone_goes_on(llama, texts, tmp_path, monkeypatch):
+    config = config_of(llama, texts, tmp_path, "pruner=magnitude", "pruner.scope=per_layer")
     whole = in_memory(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(in_turn.InTurn, "write", killed_at(2))

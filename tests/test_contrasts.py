@@ -200,6 +200,7 @@ def several(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_methods_with_a_result_on_every_task_are_ranked(several, capsys):
     rows = list(rows_of_all(several).values())
     (found,) = rank(rows, "accuracy")

@@ -230,7 +230,10 @@ def test_every_comparison_that_is_shown_works(words, tmp_path, monkeypatch):
             for seed in range(3):
                 for value in range(2 if "power" in axis else 1):
                     config = {"pruner": {"name": pruner, axis: value}}
-                    dataset = next(iter({"fashion_mnist", "lm/text_file"} & renamed), name.lower())
+                    dataset = next(
+                        iter({"fashion_mnist", "image_folder", "lm/text_file"} & renamed),
+                        name.lower(),
+                    )
                     model = next(iter({"DOCS/llama"} & renamed), "mlp")
                     write(Path(name), pruner, 0.9, seed, 0.3 + i / 10 + seed**2 / 100, model=model,
                           config=config, dataset=dataset, flops_sparse=100 + i)  # fmt: skip

@@ -232,7 +232,11 @@ class Deadly(torch.utils.data.Dataset):
         return torch.rand(1) + index, index
 
 
-def test_a_worker_that_dies_is_replaced_and_changes_nothing(tmp_path, caplog):
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_changes_nothing(tmp_path, caplog, monkeypatch):
+    # Seconds that a loader waits for a worker that may have died.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+
     def epoch(deaths, **arguments):
         folder = tmp_path / str(deaths)
         folder.mkdir(exist_ok=True)

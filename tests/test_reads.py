@@ -191,6 +191,7 @@ def test_runs_that_differ_in_what_they_never_read_are_one_row(tmp_path):
     assert (row.method, row.result.n) == ("magnitude", 2)
 
 
+@pytest.mark.slow
 def test_a_correction_repeats_the_runs_that_it_changed_and_no_others():
     def version(pruner, precision, *more):
         given = [f"trainer.precision={precision}", "sparsity=0.5", *more]

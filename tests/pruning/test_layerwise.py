@@ -336,6 +336,7 @@ def test_all_kinds_of_models_are_walked(kind, name):
     assert all(weight.isfinite().all() for weight in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
 def test_gpt2_s_transposed_weights_are_pruned_along_their_inputs(name):
     torch.manual_seed(0)
