@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from seven_exp.pruning.matrices import Layer, join, transposed, widths
+from seven_exp.pruning.matrices import Layer, holders_of, transposed, widths
 
 Inputs = Callable[[Sequence[Any], Mapping[str, Any]], list[Tensor]]
 """``inputs(args, kwargs)`` of a module's call: for each group of outputs, a tensor with one row per
@@ -65,13 +65,9 @@ def uses_of(model: nn.Module, layers: Sequence[Layer]) -> list[Use | None]:
     """
     attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     owners: dict[nn.Module, nn.MultiheadAttention] = {m.out_proj: m for m in attentions}
-    sharing: dict[int, list[Layer]] = {id(layer.weight): [] for layer in layers}
-    for path, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            sharing.get(id(parameter), []).append(Layer(join(path, name), module, name))
     uses = []
-    for layer in layers:
-        twins = [x for x in sharing[id(layer.weight)] if x.module is not layer.module]
+    for layer, holders in zip(layers, holders_of(model, layers), strict=True):
+        twins = [holder for holder in holders if holder.module is not layer.module]
         others = tuple(use for twin in twins if (use := _use(twin, owners)))
         use = _use(layer, owners)
         uses.append(use and replace(use, others=others))

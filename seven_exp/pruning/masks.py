@@ -143,7 +143,7 @@ class Passing(Masks):
 
     def taken(self, names: Collection[str]) -> dict[str, Tensor]:
         """The masks of some weights by parameter name; the caller owns them."""
-        chosen = {i: layer.name for i, layer in enumerate(self._layers) if i in self.fresh}
+        chosen = {i: self._layers[i].name for i in self.fresh}
         return {name: self.fresh.pop(i) for i, name in chosen.items() if name in names}
 
 

@@ -1,7 +1,7 @@
 """Weights that are matrices: what a module multiplies its inputs by, and how they are stored."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,6 +114,16 @@ def matrices(model: nn.Module) -> Iterator[Layer]:
 def join(*parts: str) -> str:
     """A dotted name; empty parts are skipped."""
     return ".".join(part for part in parts if part)
+
+
+def holders_of(model: nn.Module, layers: Sequence[Layer]) -> list[list[Layer]]:
+    """For each layer, its weight in every module that holds it: several may share one."""
+    held: dict[int, list[Layer]] = {id(layer.weight): [] for layer in layers}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in held:
+                held[id(parameter)].append(Layer(join(path, name), module, name))
+    return [held[id(layer.weight)] for layer in layers]
 
 
 def packed(model: nn.Module) -> dict[str, str]:

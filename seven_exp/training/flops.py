@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seven_exp.pruning.inputs import Use, uses_of
 from seven_exp.pruning.layers import Layer, unwrap
+from seven_exp.pruning.matrices import holders_of
 from seven_exp.tasks import Inputs, forward
 
 
@@ -38,20 +38,17 @@ def forward_flops(
     model = unwrap(model)
     uses = dict.fromkeys((layer.name for layer in layers), 0.0)
 
-    def counter(layer: Layer, use: Use | None) -> torch.utils.hooks.RemovableHandle:
+    def counter(name: str, holder: Layer, use: Use | None) -> torch.utils.hooks.RemovableHandle:
         def count(module: nn.Module, args: Any, kwargs: Any, output: object) -> None:
-            uses[layer.name] += _uses(layer, use, args, kwargs, output)
+            uses[name] += _uses(holder, use, args, kwargs, output)
 
-        module = layer.module if use is None else use.module
+        module = holder.module if use is None else use.module
         return module.register_forward_hook(count, with_kwargs=True)
 
-    holders = [
-        replace(layer, module=module)
-        for layer in layers
-        for module in model.modules()
-        if module._parameters.get(layer.attribute) is layer.weight
-    ]
-    handles = list(map(counter, holders, uses_of(model, holders)))
+    sharing = zip(layers, holders_of(model, layers), strict=True)
+    named = [(layer.name, holder) for layer, holders in sharing for holder in holders]
+    where = uses_of(model, [holder for _, holder in named])
+    handles = [counter(*one, use) for one, use in zip(named, where, strict=True)]
     training = model.training
     try:
         model.eval()
