@@ -166,8 +166,8 @@ def measured_pools(
     counts = exact_counts(scope.densities(density, sizes, numbers), sizes, density)
     if not each_row:
         return [Pool([i], count) for i, count in enumerate(counts)]
-    rows = [shape[0] for shape in shapes]
-    return [_in_rows(i, *pair) for i, pair in enumerate(zip(counts, rows, strict=True))]
+    pairs = zip(counts, shapes, strict=True)
+    return [_in_rows(i, count, shape[0]) for i, (count, shape) in enumerate(pairs)]
 
 
 def exact_counts(densities: Sequence[float], sizes: Sequence[int], density: float) -> list[int]:

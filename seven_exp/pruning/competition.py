@@ -86,14 +86,16 @@ class Competition:
 
     def kept(self, pool: Pool) -> int:
         """Number of weights that a pool keeps in total."""
-        rows = self._shape(pool.layers[0])[0] if pool.each_row else 1
-        return pool.kept * rows + pool.more
+        return pool.kept * self._rows(pool) + pool.more
 
     def at_least(self, pool: Pool, number: int) -> Pool:
         """The pool, with so many kept weights or more."""
-        rows = self._shape(pool.layers[0])[0] if pool.each_row else 1
-        kept, more = divmod(max(self.kept(pool), number), rows)
+        kept, more = divmod(max(self.kept(pool), number), self._rows(pool))
         return pool._replace(kept=kept, more=more)
+
+    def _rows(self, pool: Pool) -> int:
+        """Number of rows that keep ``pool.kept`` each; 1 if weights compete beyond their row."""
+        return self._shape(pool.layers[0])[0] if pool.each_row else 1
 
     @property
     def spans_blocks(self) -> bool:

@@ -26,7 +26,6 @@ from seven_exp.pruning.criteria.score import (
     check_scores,
     cleaned,
     finite,
-    magnitudes,
 )
 from seven_exp.pruning.criteria.solver import GradientSolver, Solver
 from seven_exp.pruning.evidence import NoEvidenceError, informative, no_evidence, unfrozen
@@ -702,10 +701,8 @@ class Pruner:
         floors = rule.floors(scores, progress)
         pools = [competition.at_least(pool, sum(floors[i] for i in pool.layers)) for pool in asked]
         density = sum(map(self.competition.kept, pools)) / sum(self._sizes)
-        ranked = scores, values
-        if isinstance(rule, DropAndGrow):
-            ranked = competition.of_units(scores), competition.of_units(magnitudes(values))
-        ranks = rule.rank(*ranked, masks, Moment(progress, density))
+        moment = Moment(progress, density, competition.of_units)
+        ranks = rule.rank(scores, values, masks, moment)
         # Ranks may differ between processes by a random draw or by rounding.
         average(ranks, self._group)
         after = self._choose(pools, ranks, masks)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,10 +20,12 @@ class Moment(NamedTuple):
     Attributes:
         progress: Fraction of the pruner's window that is complete, in (0, 1].
         density: Fraction of the weights that will be kept.
+        of_units: Replaces scores by the mean of their unit, if whole units are chosen.
     """
 
     progress: float
     density: float
+    of_units: Callable[[Tensors], list[Tensor]] = list
 
 
 class Rule:
@@ -101,12 +104,12 @@ class DropAndGrow(Rule):
         A layer exchanges no weight if all its weights or all its growth candidates are equal. If
         that holds for every layer, the rule warns.
         """
+        scores = moment.of_units(scores)
         if not any(growth.any() for growth in scores):
-            return list(scores)
+            return scores
         fraction = self.drop * (1 + math.cos(math.pi * moment.progress)) / 2
-        sizes = magnitudes(weights)
-        stay = [_stay(fraction, *layer) for layer in zip(sizes, masks, scores, strict=True)]
-        alive = [int(mask.sum()) for mask in masks]
+        sizes, alive = moment.of_units(magnitudes(weights)), [int(mask.sum()) for mask in masks]
+        stay = [_stay(fraction, *layer) for layer in zip(alive, sizes, masks, scores, strict=True)]
         if stay == alive and any(int(fraction * n) for n in alive):
             warnings.warn(
                 "no weight is exchanged: in every layer, all weights or the scores of all that "
@@ -123,9 +126,8 @@ class DropAndGrow(Rule):
         return ranked
 
 
-def _stay(fraction: float, size: Tensor, mask: Tensor, growth: Tensor) -> int:
+def _stay(fraction: float, alive: int, size: Tensor, mask: Tensor, growth: Tensor) -> int:
     """Number of a layer's weights that are not dropped: all, if weights or candidates are equal."""
-    alive = int(mask.sum())
     alike = constant(size, mask) or (alive < mask.numel() and constant(growth, ~mask))
     return alive if alike else alive - int(fraction * alive)
 
