@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from seven_exp.config import Calibration, Dataset, Model, Optimizer, RunConfig
+from seven_exp.config import Dataset, Model, Optimizer, RunConfig
 from seven_exp.datasets import Batches, Data, build_data
 from seven_exp.datasets.calibration import load_calibration
 from seven_exp.datasets.perplexity import Blocks
@@ -58,13 +58,14 @@ def calibration_of(config: RunConfig) -> tuple[Batches | None, list[str]]:
     return Blocks(ids, section.batch_size), [f"calibration: {words}" for words in departures]
 
 
-def check_length(section: Calibration | None, model: Any) -> None:
-    """Check that a model reads sequences as long as the calibration set's.
+def check_length(config: RunConfig, model: Any) -> None:
+    """Check that a model reads sequences as long as the calibration set's, if the run reads it.
 
     Raises:
         ValueError: It does not.
     """
     places = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    section = config.calibration if Pruning.of(config).calibrated else None
     if section is not None and places is not None and section.length > places:
         raise ValueError(
             f"calibration.length is {section.length}: the model reads at most {places} tokens; the "

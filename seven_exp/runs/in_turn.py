@@ -163,7 +163,7 @@ def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | No
         )
         dtype = config.model.arguments.get("dtype", "float32")
         model = generating(on_meta(settings, dtype), config.model.name)
-        check_length(config.calibration if Pruning.of(config).calibrated else None, model)
+        check_length(config, model)
         shards, blocks = open_shards(config.model.name, model), blocks_of(model)
         if shards is None or not blocks:
             log.info("the weights can't be read block by block: the model is pruned in memory")

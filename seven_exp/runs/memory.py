@@ -227,12 +227,13 @@ def _of_training(config: RunConfig, plan: Plan, ranks: int) -> Need:
 
 def _of_pruning(config: RunConfig, plan: Plan) -> Need:
     model = bare_model(config)
-    check_length(config.calibration if Pruning.of(config).calibrated else None, model)
+    check_length(config, model)
     method, layers = _pruned(config, plan, model, None)
+    by_block = in_turn.allowed(config)
     walk, besides = None, [] if isinstance(method, Solver) else ["copies while masks are chosen"]
-    if isinstance(method, Solver) or in_turn.allowed(config):
-        walk, besides = _walk(config, plan, model)
-    if walk is not None and in_turn.allowed(config) and _stored_by_block(config, model):
+    if isinstance(method, Solver) or by_block:
+        walk, besides = _walk(config, plan, model, by_block=by_block)
+    if walk is not None and by_block and _stored_by_block(config, model):
         parts = {"weights outside the blocks": walk.outside, "weights of a block": walk.block}
         parts |= _of_walk(walk)
         return Need(_count(model), _prunable(layers), parts, tuple(besides), by_block=True)
@@ -271,9 +272,11 @@ def _pruner(
     return pruner_of(config, plan, model, optimizer, no_example)
 
 
-def _walk(config: RunConfig, plan: Plan, model: nn.Module) -> tuple[WalkPlan | None, list[str]]:
+def _walk(
+    config: RunConfig, plan: Plan, model: nn.Module, *, by_block: bool
+) -> tuple[WalkPlan | None, list[str]]:
     """The plan of a walk through the blocks, and what it can't count."""
-    section, by_block = config.calibration, in_turn.allowed(config)
+    section = config.calibration
     solved = Pruning.of(config).calibrated and config.pruner.pattern != "coupled"
     if not (solved or by_block) or not blocks_of(model):
         return None, [f"the inputs that {config.pruner.name} reads"]

@@ -116,7 +116,7 @@ def build(config: RunConfig, world: World, device: torch.device) -> Parts:
         with world.in_turn():
             # Whole weights need not fit on the device if the processes share them.
             model = _fresh(config, data, torch.device("cpu") if sharded else device)
-        check_length(config.calibration if calibration is not None else None, model)
+        check_length(config, model)
         layout = layout_for(model, device)
         compute = Compute(device, config.trainer.precision, data.task, world, layout)
         diverged = None

@@ -33,10 +33,10 @@ def changes(record: Mapping[str, Any], device: str) -> list[str]:
     now = provenance.provenance(device)
     then = {**record, **{f"version of {k}": v for k, v in (record.get("versions") or {}).items()}}
     now |= {f"version of {k}": v for k, v in now["versions"].items()}
-    if "version of transformers" in then:
-        # It is not imported yet.
-        now["version of transformers"] = provenance.installed("transformers")
     keys = [key for key in then if key.startswith("version of ")]
+    for key in keys:
+        # What a run imports later is installed.
+        now.setdefault(key, provenance.installed(key.removeprefix("version of ")))
     found = []
     for key in [*keys, "device", "processor", "git"]:
         old, new = then.get(key), now.get(key)
