@@ -14,7 +14,7 @@ from seven_exp.pruning.allocation import Pool
 from seven_exp.pruning.competition import Competition, Wanted
 from seven_exp.pruning.criteria.score import precision
 from seven_exp.pruning.criteria.solver import Budget, ReaderSolver, RegionalSolver, Solver, Sums
-from seven_exp.pruning.evidence import no_evidence, unfrozen
+from seven_exp.pruning.evidence import NoEvidenceError, no_evidence, unfrozen
 from seven_exp.pruning.inputs import uses_of
 from seven_exp.pruning.layers import Layer
 from seven_exp.pruning.layerwise import Hold, Run, capturing, inference, used_again, walk
@@ -73,8 +73,8 @@ class Solving:
             runs: One forward pass per batch.
 
         Raises:
-            NoEvidenceError: All scores of a layer are equal or broken; layers solved before it stay
-                pruned.
+            NoEvidenceError: All scores of a layer are equal or broken, or its inputs determine no
+                solution; layers solved before it stay pruned.
         """
         blocks = blocks_of(self.model) if self.solver.order == "blocks" else []
         forward = self._forward if isinstance(self.solver, RegionalSolver) else None
@@ -177,8 +177,14 @@ class Solving:
         self.unused |= set(members) - set(known)
         for pool in self._pools():
             if known.keys() >= set(pool.layers):
-                with torch.no_grad():
-                    self._prune(pool, {i: known.pop(i) for i in pool.layers})
+                try:
+                    with torch.no_grad():
+                        self._prune(pool, {i: known.pop(i) for i in pool.layers})
+                except torch.linalg.LinAlgError as error:
+                    raise NoEvidenceError(
+                        f"{self.name} can't solve {self._layers[pool.layers[0]].name}: some of its "
+                        "inputs are sums of others; raise pruner.dampening or calibration.samples"
+                    ) from error
 
     def _see_for_idle(self, sums: Sums, inputs: int) -> None:
         """Show each input once to experts that no batch has chosen: their weights alone decide."""

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import seven_exp
+from seven_exp.pruning import NoEvidenceError
+from seven_exp.pruning.criteria.moments import factors
 
 SAMPLES, INPUTS, OUTPUTS = 40, 8, 5
 
@@ -189,6 +191,31 @@ def test_alps_ends_at_the_optimum_of_a_mask_that_others_only_come_near(name):
         errors[method] = error(hessian, weight, found).sum() / error(hessian, weight, optimum).sum()
     assert errors["alps"] == pytest.approx(1, abs=1e-9)
     assert errors[name] >= 1 - 1e-12
+
+
+def inverse_factor(hessian):
+    """U of H^-1 = U^T U, in float64."""
+    return np.linalg.cholesky(np.linalg.inv(hessian)).T
+
+
+def test_factors_lose_no_more_than_their_sums_have_lost():
+    """The rounding of a float32 H, summed in two orders, moves U as much as float32 factors do."""
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((128, 96))).float()
+    x[:, :2] *= 30
+    ours, other = x.T @ x, x.flip(0).double().T @ x.flip(0).double()
+    for hessian in (ours, other):
+        hessian.diagonal().add_(0.01 * hessian.diagonal().mean())
+    truth = inverse_factor(other.numpy())
+    lost = np.linalg.norm(inverse_factor(ours.double().numpy()) - truth)
+    assert 0 < np.linalg.norm(factors(ours[None])[0].double().numpy() - truth) < 3 * lost
+
+
+@pytest.mark.parametrize("name", ["sparsegpt", "thanos"])
+def test_inputs_that_determine_no_solution_are_named_with_a_way_out(name):
+    model = nn.Linear(64, 4)
+    pruner = seven_exp.create_pruner(name, model, sparsity=0.5, exclude=[], dampening=1e-12)
+    with pytest.raises(NoEvidenceError, match=r"solve weight.*raise pruner\.dampening"):
+        pruner.prune([torch.randn(8, 64)], lambda m, b: m(b).sum())
 
 
 def exchanged(weight, x, mask, threshold, cycles=50, m=None):

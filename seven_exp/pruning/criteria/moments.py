@@ -76,8 +76,21 @@ def unused(hessians: Tensor) -> Tensor:
 
 
 def factors(hessians: Tensor) -> Tensor:
-    """Upper U with U^T U = H^-1 for each group; those of the identity for unused inputs."""
-    return torch.stack([_factor(hessian) for hessian in hessians])
+    """Upper U with U^T U = H^-1 for each group; those of the identity for unused inputs.
+
+    In the sums' own precision: their rounding has moved U as much as that of the factors does.
+
+    Raises:
+        torch.linalg.LinAlgError: H is singular to this precision.
+    """
+    # LAPACK reads columns, so it can work in place if they are contiguous; H is symmetric.
+    wholes = hessians.clone(memory_format=torch.contiguous_format).mT
+    for hessian, whole in zip(hessians, wholes, strict=True):
+        whole.diagonal().add_(hessian.diagonal() == 0)
+        torch.linalg.cholesky(whole, out=whole)
+        torch.cholesky_inverse(whole, out=whole)
+        torch.linalg.cholesky(whole, upper=True, out=whole)
+    return wholes
 
 
 def _dampen(hessian: Tensor, dampening: float) -> None:
@@ -85,13 +98,3 @@ def _dampen(hessian: Tensor, dampening: float) -> None:
     diagonal = hessian.diagonal()
     used = diagonal != 0
     diagonal[used] += dampening * diagonal.sum() / max(1, int(used.sum()))
-
-
-def _factor(hessian: Tensor) -> Tensor:
-    # LAPACK reads columns, so it can work in place if they are contiguous.
-    whole = hessian.T.clone(memory_format=torch.contiguous_format).double().T
-    whole.diagonal().add_(hessian.diagonal() == 0)
-    torch.linalg.cholesky(whole, out=whole)
-    torch.cholesky_inverse(whole, out=whole)
-    torch.linalg.cholesky(whole, upper=True, out=whole)
-    return whole.to(hessian.dtype)
