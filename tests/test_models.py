@@ -267,6 +267,33 @@ def test_a_model_that_does_not_fit_the_images_is_one_line(arguments, words):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        (
+            lambda x: x.flatten(1)[:, :5],
+            "shape (1, 10), one for each class of the data, and returns (1, 5)",
+        ),
+        (lambda x: (x.flatten(1)[:, :10],), "and returns tuple"),
+        (lambda x: x @ torch.ones(3), "model.name is 'of_a_plugin': it can't read images of 1x8x8"),
+    ],
+)
+def test_a_plugin_s_model_that_does_not_fit_the_data_is_one_line(monkeypatch, outputs, words):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return outputs(self.scale * x)
+
+    monkeypatch.setitem(
+        MODELS._entries, "of_a_plugin", lambda num_classes, image_size, channels: Model()
+    )
+    with pytest.raises(ValueError, match=re.escape(words)):
+        build_model("of_a_plugin", num_classes=10, image_size=8, channels=1)
+
+
 def rates(model):
     return [m.p for m in model.modules() if isinstance(m, torchvision.ops.StochasticDepth)]
 

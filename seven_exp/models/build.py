@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from seven_exp.models.fitting import check_images
 from seven_exp.models.hub import NAMES, is_source, needs_extra
 from seven_exp.models.hub_models import config_of, image_model, text_model
 from seven_exp.models.loading import load_state, read_state
@@ -77,16 +78,23 @@ def build_model(
             `channels`, or with `vocab_size`, `max_length` and `head`; and the model's own keywords.
 
     Raises:
-        ValueError: The name is unknown, a value is out of range, or the checkpoint is of another
-            model.
+        ValueError: The name is unknown, a value is out of range, the model does not fit the data,
+            or the checkpoint is of another model.
     """
-    make = factory(name, "text" if "vocab_size" in arguments else "images")
-    if checkpoint is None:
-        return make(**arguments)
-    state = read_state(Path(checkpoint).expanduser())
-    if "pretrained" in inspect.signature(make).parameters:
-        # The file overwrites the pretrained weights, so do not download them.
-        arguments["pretrained"] = False
+    kind: Kind = "text" if "vocab_size" in arguments else "images"
+    make = factory(name, kind)
+    state = None
+    if checkpoint is not None:
+        state = read_state(Path(checkpoint).expanduser())
+        if "pretrained" in inspect.signature(make).parameters:
+            # The file overwrites the pretrained weights, so do not download them.
+            arguments["pretrained"] = False
     model = make(**arguments)
-    load_state(model, state, f"model.checkpoint '{checkpoint}'")
+    if kind == "images":
+        arch = arguments.get("arch")
+        what = f"model.arch is '{arch}'" if arch else f"model.name is '{name}'"
+        data = {key: arguments[key] for key in ("num_classes", "channels", "image_size")}
+        check_images(model, what, **data)
+    if state is not None:
+        load_state(model, state, f"model.checkpoint '{checkpoint}'")
     return model

@@ -6,7 +6,6 @@ from typing import Any
 from torch import nn
 
 from seven_exp.messages import nearest, one_line
-from seven_exp.models.fitting import check_images
 from seven_exp.models.loading import mark_new_head
 from seven_exp.models.registry import MODELS, checked_by
 
@@ -61,5 +60,4 @@ def timm(
         raise ValueError(f"model.arch is '{arch}': it can't be built ({reason}){advice}") from error
     if pretrained and known is not None and known.num_classes != num_classes:
         mark_new_head(model)
-    check_images(model, arch, channels, image_size)
     return model

@@ -6,7 +6,6 @@ from torch import nn
 
 from seven_exp.messages import nearest, one_line
 from seven_exp.models.first_layer import adapt_channels, first_convolution
-from seven_exp.models.fitting import check_images
 from seven_exp.models.loading import load_state
 from seven_exp.models.pretrained import imagenet_state
 from seven_exp.models.registry import MODELS, checked_by
@@ -71,5 +70,4 @@ def torchvision(
         set_dropout(model, arch, dropout)
     if stochastic_depth is not None:
         set_stochastic_depth(model, arch, stochastic_depth)
-    check_images(model, arch, channels, image_size)
     return model

@@ -180,7 +180,7 @@ class Solving:
                 try:
                     with torch.no_grad():
                         self._prune(pool, {i: known.pop(i) for i in pool.layers})
-                except torch.linalg.LinAlgError as error:
+                except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                     raise NoEvidenceError(
                         f"{self.name} can't solve {self._layers[pool.layers[0]].name}: some of its "
                         "inputs are sums of others; raise pruner.dampening or calibration.samples"
