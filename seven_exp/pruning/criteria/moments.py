@@ -76,7 +76,7 @@ def unused(hessians: Tensor) -> Tensor:
 
 
 def factors(hessians: Tensor) -> Tensor:
-    """Upper U with U^T U = H^-1 for each group; those of the identity for unused inputs.
+    """Upper U with U^T U = H^-1 for each group, in H's place; of the identity for unused inputs.
 
     In the sums' own precision: their rounding has moved U as much as that of the factors does.
 
@@ -84,9 +84,9 @@ def factors(hessians: Tensor) -> Tensor:
         torch.linalg.LinAlgError: H is singular to this precision.
     """
     # LAPACK reads columns, so it can work in place if they are contiguous; H is symmetric.
-    wholes = hessians.clone(memory_format=torch.contiguous_format).mT
-    for hessian, whole in zip(hessians, wholes, strict=True):
-        whole.diagonal().add_(hessian.diagonal() == 0)
+    wholes = hessians.contiguous().mT
+    wholes.diagonal(dim1=1, dim2=2).add_(unused(hessians))
+    for whole in wholes:
         torch.linalg.cholesky(whole, out=whole)
         torch.cholesky_inverse(whole, out=whole)
         torch.linalg.cholesky(whole, upper=True, out=whole)

@@ -59,7 +59,7 @@ class SparseGpt(ColumnSolver):
         if moved is None or chosen is None or (chosen & ~mask).any():
             chosen, moved = mask, self._prune_columns(weight, factors, _given(mask))
         moved *= chosen
-        _fit(moved, weight, hessians, mask & ~chosen)
+        _fit(moved, weight, factors, mask & ~chosen)
         return mask, moved
 
     def _standing(
@@ -134,21 +134,31 @@ class SparseGpt(ColumnSolver):
         return w
 
 
-def _fit(moved: Tensor, weight: Tensor, hessian: Tensor, places: Tensor) -> None:
+def _fit(moved: Tensor, weight: Tensor, factors: Tensor, places: Tensor) -> None:
     """Give some weights, one by one, the value with the least output error.
 
     Args:
         moved: (groups, outputs, inputs), changed in place; zero at these weights.
         weight: The original weight, same shape.
-        hessian: (groups, inputs, inputs).
+        factors: U of each group: (groups, inputs, inputs).
         places: Bool, same shape as the weight: which weights.
     """
     for group, row, column in places.nonzero().tolist():
-        slopes, error = hessian[group, column], moved[group, row] - weight[group, row]
+        slopes = _hessian_column(factors[group], column)
+        error = moved[group, row] - weight[group, row]
         best = -(error @ slopes) / slopes[column]
         # An input that is always zero leaves the value undetermined.
         own = weight[group, row, column].to(best)
         moved[group, row, column] = torch.where(slopes[column] > 0, best, own)
+
+
+def _hessian_column(factor: Tensor, column: int) -> Tensor:
+    """A column of H = U^-1 U^-T, so that H need not be kept."""
+    unit = torch.zeros_like(factor[:, :1])
+    unit[column] = 1
+    half = torch.linalg.solve_triangular(factor.mT, unit, upper=False)
+    whole: Tensor = torch.linalg.solve_triangular(factor, half, upper=True)
+    return whole.squeeze(1)
 
 
 def _given(mask: Tensor) -> Choice:
@@ -163,6 +173,7 @@ def _score(weight: Tensor, factors: Tensor) -> Tensor:
 
 def _factors(hessians: Tensor) -> Tensor:
     """U of each group; infinite for inputs that are always zero: these go first."""
+    never = unused(hessians)
     factor = factors(hessians)
-    factor.diagonal(dim1=1, dim2=2)[unused(hessians)] = torch.inf
+    factor.diagonal(dim1=1, dim2=2)[never] = torch.inf
     return factor
