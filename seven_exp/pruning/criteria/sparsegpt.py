@@ -88,7 +88,8 @@ class SparseGpt(ColumnSolver):
         def choose(columns: slice, scores: Tensor) -> Tensor:
             order = ascending(scores, budget.alive[..., columns])
             places = torch.empty_like(order, dtype=torch.int32)
-            places[order] = torch.arange(1, len(order) + 1, out=torch.empty_like(places))
+            ranks = torch.arange(1, len(order) + 1, dtype=places.dtype, device=places.device)
+            places[order] = ranks
             places = places.view_as(scores)
             standing[..., columns] = places / len(order)
             pruned = kept_count(1 - budget.density, len(order))
