@@ -379,6 +379,7 @@ def test_looking_on_changes_nothing(tmp_path, case):
     assert more[steps]["analysis/snr_kept"] == last["now"]["snr"]["kept"]["mean"]
 
 
+@pytest.mark.slow
 def test_every_pruner_of_a_seed_has_the_same_ruler(tmp_path):
     totals = []
     for pruner in ("magnitude_dyn", "seven_pre", "set"):

@@ -42,6 +42,7 @@ def test_what_is_no_tensor_number_or_string_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["size", "header", "tensors", "end"])
 def test_every_altered_byte_is_noticed(tmp_path, place):
     path = tmp_path / "x.safetensors"
@@ -67,6 +68,7 @@ def test_every_altered_byte_is_noticed(tmp_path, place):
         assert torch.equal(read["w"], torch.arange(64.0))
 
 
+@pytest.mark.slow
 def test_a_file_cut_off_anywhere_is_noticed(tmp_path):
     path = tmp_path / "x.safetensors"
     write_checkpoint(path, {"w": torch.arange(64.0)})

@@ -146,7 +146,11 @@ sys.meta_path.insert(0, Key())
 """
 
 
-@pytest.mark.parametrize("argument", MISTAKES)
+EVERYDAY = ["pruner=seven_dym", "sparsity=-0.1", "schedule.end_step=100000", "pruner.pattern=3:2"]
+OTHERS = [pytest.param(m, marks=pytest.mark.slow) for m in MISTAKES if m not in EVERYDAY]
+
+
+@pytest.mark.parametrize("argument", [*EVERYDAY, *OTHERS])
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, argument):
     done = train(tmp_path, argument)
     assert done.returncode == 2, done.stderr

@@ -83,6 +83,7 @@ def sweep(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_runs_without_a_validation_split_are_counted_and_kept_apart(tmp_path, capsys):
     for seed in range(2):
         write(tmp_path, "magnitude", 0.9, seed, 0.6, splits=None)

@@ -244,6 +244,7 @@ def test_a_style_that_can_not_be_drawn_with_is_one_line(
     assert not Path("comparison.png").exists()
 
 
+@pytest.mark.slow
 def test_vector_figures_hold_text_and_no_pixels(rows, tmp_path):
     for form in ("pdf", "svg"):
         write_figure(tmp_path / f"figure.{form}", draw_differences(rows, "accuracy", "magnitude"))

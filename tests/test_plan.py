@@ -257,6 +257,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_code_2(mistake, tmp_path):
     (tmp_path / "own.py").write_text(PLUGIN)

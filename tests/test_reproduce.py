@@ -109,6 +109,7 @@ def test_the_runs_of_a_row_are_printed(finished, capsys):
     assert f"did you mean '{row}'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_repeated_run_gives_the_same_bits(finished, tmp_path, capsys):
     assert main([str(finished), "--run", "--output", str(tmp_path / "again")]) == 0
     printed = capsys.readouterr().out

@@ -384,6 +384,7 @@ def test_the_config_wins_over_the_variables_of_wandb(tmp_path, monkeypatch):
     assert list(run.tags) == ["seven_dyn", "mine"]
 
 
+@pytest.mark.slow
 def test_an_inherited_id_is_one_run_s_only(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_RUN_ID", "inherited")
     found = []

@@ -85,6 +85,7 @@ def test_columns_that_do_not_belong_together_are_refused():
         layers.bits([torch.zeros(2, dtype=torch.uint8)])
 
 
+@pytest.mark.slow
 @needs_a_compiler
 def test_c_takes_no_other_pointer():
     library, layers = compiled.library(), layers_of(([torch.ones(9).bool()], torch.bool))

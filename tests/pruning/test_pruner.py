@@ -385,6 +385,7 @@ def test_cuda_gives_the_masks_of_the_cpu(name):
     assert all(torch.equal(mask, masks[1][layer].cpu()) for layer, mask in masks[0].items())
 
 
+@pytest.mark.slow
 def test_compiled_models():
     model = net()
     compiled = torch.compile(model, backend="eager")
