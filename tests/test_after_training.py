@@ -609,6 +609,48 @@ def test_a_killed_run_goes_on_from_its_last_finished_block(
     assert not (tmp_path / "run/model.partial").exists()
 
 
+def same_run(folder, other):
+    """Whether the masks, and all files of the model, are the same."""
+    files = [[p for p in sorted((f / "model").iterdir())] for f in (folder, other)]
+    names, contents = zip(*[([p.name for p in f], [p.read_bytes() for p in f]) for f in files])
+    masks = [(f / "masks.safetensors").read_bytes() for f in (folder, other)]
+    return names[0] == names[1] and contents[0] == contents[1] and masks[0] == masks[1]
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_writes_a_file_goes_on(llama, texts, tmp_path, pruned, monkeypatch):
+    config, folder = config_of(llama, texts, tmp_path), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(in_turn.InTurn, "write", killed_at(1))
+        with pytest.raises(Killed):
+            run(config, folder)
+    for place in ("model.partial", "model.partial/masks"):
+        (folder / place / ".model-00003-of-00004.1.partial.safetensors").touch()
+    run(config, folder)
+    assert same_run(folder, pruned[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("owner", "call"), [(Path, "rename"), (shutil, "rmtree")])
+def test_a_run_killed_while_it_completes_the_folder_goes_on(
+    llama, texts, tmp_path, pruned, monkeypatch, owner, call
+):
+    config, folder = config_of(llama, texts, tmp_path), tmp_path / "run"
+    real = getattr(owner, call)
+
+    def killed(path, *rest, **options):
+        if path.name in ("model.partial", "masks"):
+            raise Killed
+        return real(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, call, killed)
+        with pytest.raises(Killed):
+            run(config, folder)
+    run(config, folder)
+    assert same_run(folder, pruned[0])
+
+
 @pytest.mark.slow
 def test_a_killed_run_of_weights_alone_goes_on(llama, texts, tmp_path, monkeypatch):
     config = config_of(llama, texts, tmp_path, "pruner=magnitude", "pruner.scope=per_layer")

@@ -6,6 +6,7 @@ finished when its file exists, so a run that was killed continues with the next 
 
 import json
 import logging
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from seven_exp.config import RunConfig, faults_of_the_user
 from seven_exp.console import progress_bar
 from seven_exp.datasets import Batches, Data, text_head
-from seven_exp.files.atomic import disk_errors
+from seven_exp.files.atomic import clear_partial, disk_errors
 from seven_exp.files.joining import join_tensors
 from seven_exp.models import is_hub_model
 from seven_exp.models.hub_models import fitting_config, generating
@@ -246,6 +247,8 @@ def run(turn: InTurn, folder: Path, tracker: Tracker) -> dict[str, Any]:
     with postponed() as asked, recorded(tracker, facts, pruner, outcome) as record:
         try:
             _prune(turn, folder, asked)
+            # After the folder has its name: until then a run that is killed needs them.
+            shutil.rmtree(folder / artifacts.FOLDER / "masks", ignore_errors=True)
             outcome.seconds_pruning = time.perf_counter() - since
             outcome.metrics = _evaluate(turn, folder, asked)
         finally:
@@ -274,7 +277,9 @@ def _prune(turn: InTurn, folder: Path, asked: Interruption) -> None:
     if whole.is_dir():
         pruner.prune_in_turn([], turn.compute.fair_loss, nullcontext, _kept(folder))
         return
-    partial.mkdir(parents=True, exist_ok=True)
+    for place in (partial / "masks", partial):
+        place.mkdir(parents=True, exist_ok=True)
+        clear_partial(place)
     done = {n for n in range(total) if (partial / turn.file(n)).is_file()}
     if done:
         log.info("continuing after block %d of %d in %s", len(done), total, folder)
@@ -332,9 +337,6 @@ def _complete(turn: InTurn, folder: Path) -> None:
             if part is not None:
                 part.save_pretrained(partial)
         load_tokenizer(turn.config.dataset.arguments["tokenizer"]).save_pretrained(partial)
-        for path in masks:
-            path.unlink(missing_ok=True)
-        (partial / "masks").rmdir()
         partial.rename(folder / artifacts.FOLDER)
 
 
