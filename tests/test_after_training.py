@@ -701,6 +701,15 @@ def test_a_run_that_was_begun_is_found_again(tmp_path):
     assert not (home / "model.partial").exists()
 
 
+def test_a_folder_that_a_killed_run_left_half_written_is_removed(tmp_path):
+    ledger = Ledger(tmp_path)
+    home = ledger.home("abc", tmp_path / "one", afresh=False)
+    (home / ".model.1.partial").mkdir()
+    (home / ".model.1.partial" / "config.json").touch()
+    assert ledger.home("abc", tmp_path / "one", afresh=False) == home
+    assert not (home / ".model.1.partial").exists()
+
+
 @pytest.mark.slow
 def test_only_one_block_has_its_weights(llama, texts, tmp_path, monkeypatch):
     most = []

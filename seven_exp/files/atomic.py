@@ -50,10 +50,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def clear_partial(folder: Path) -> None:
-    """Remove the temporary files of killed processes, those of safetensors included."""
+    """Remove the temporary files and folders of killed processes, those of safetensors included."""
     for pattern in (".*.partial*", ".tmp*"):
         for partial in folder.glob(pattern):
-            partial.unlink(missing_ok=True)
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.unlink(missing_ok=True)
 
 
 @contextmanager
