@@ -561,6 +561,23 @@ def test_families_in_turn_give_the_run_in_memory(llama, texts, tmp_path, family,
     masks, read = load_masks(tmp_path / "one/masks.safetensors"), dict(models[0].named_parameters())
     assert sum(mask.numel() for mask in masks.values()) == one["params_prunable"]
     assert all(not read[name][~mask].any() for name, mask in masks.items())
+    assert same_tensors(restore(tmp_path / "one").model.state_dict(), models[0].state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "overrides"), [("dense", []), ("small", ["pruner=short_gpt"])]
+)
+def test_a_mixture_of_experts_is_exported(llama, texts, tmp_path, format, overrides):
+    folder = tmp_path / "model"
+    model_of_family("Mixtral").save_pretrained(folder)
+    save_tokenizer(folder)
+    record = run(config_of(folder, texts, tmp_path, *overrides), tmp_path / "run")
+    facts, export_folder = export(tmp_path / "run", format)
+    assert facts["comparison"]["value"] == pytest.approx(record["metrics"]["perplexity"], rel=1e-5)
+    blocks = len(model_of(export_folder).model.layers)
+    assert blocks == len(load_export(export_folder).model.model.layers)
+    assert blocks == (1 if format == "small" else 2)
 
 
 class Killed(BaseException):

@@ -51,7 +51,9 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def read(folder: Path, facts: Mapping[str, Any], blank: Callable[[], nn.Module]) -> nn.Module:
-    """The architecture, resized to the file's tensors."""
+    """The architecture, resized to the file's tensors; a folder of transformers as it says."""
+    if (folder / "config.json").is_file():
+        return dense.read(folder, facts, blank)
     model = blank()
     blocks = {part["name"]: part["kept"] for part in facts["shrunk"] if part["unit"] == "blocks"}
     keep_blocks(model, blocks)

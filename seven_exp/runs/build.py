@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -102,6 +103,18 @@ def blank_model(section: Model, data: Data) -> nn.Module:
     model = build_model(section.name, **data.for_model, **arguments).eval()
     _tell_padding(model, data)
     return model
+
+
+def saved_model(section: Model, data: Data, folder: Path) -> nn.Module:
+    """The model of a folder that a run wrote for transformers, in evaluation mode.
+
+    Only transformers knows which names and experts it converted when it wrote the folder.
+
+    Raises:
+        ValueError: It can't be loaded.
+    """
+    arguments = section.arguments | {"pretrained": True}
+    return build_model(str(folder.absolute()), **data.for_model, **arguments).eval()
 
 
 def _tell_padding(model: Any, data: Data) -> None:

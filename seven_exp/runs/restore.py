@@ -16,7 +16,7 @@ from seven_exp.datasets import Data
 from seven_exp.models.loading import load_state, read_state
 from seven_exp.pruning.masks import Masks
 from seven_exp.runs.artifacts import FINAL, FOLDER, MASKS, checksums, load_masks
-from seven_exp.runs.build import blank_model, data_of
+from seven_exp.runs.build import blank_model, data_of, saved_model
 from seven_exp.runs.plugins import described, load_plugins
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,11 @@ def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
         config, data, model = architecture(
             record["config"], record.get("directory"), trust_plugins=trust_plugins
         )
-        state, own = read_state(checkpoint), model.state_dict()
+        if checkpoint.is_dir():
+            state = saved_model(config.model, data, checkpoint).state_dict()
+        else:
+            state = read_state(checkpoint)
+        own = model.state_dict()
         for name, tensor in state.items():
             # A head for other classes would keep its initial weights.
             if name in own and own[name].shape != tensor.shape:
