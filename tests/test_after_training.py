@@ -26,6 +26,7 @@ from seven_exp.datasets.calibration import load_calibration
 from seven_exp.datasets.corpora import CORPORA, read_rows
 from seven_exp.export.exporting import export
 from seven_exp.export.exporting import load as load_export
+from seven_exp.export.formats import ExportError
 from seven_exp.files.joining import join_tensors
 from seven_exp.models.hub_models import fitting_config
 from seven_exp.pruning import create_pruner
@@ -343,6 +344,7 @@ def test_a_tied_weight_may_be_stored_twice(texts, tmp_path, same):
     read = [model_of(tmp_path / name / "model").state_dict() for name in ("one", "two")]
     assert same_tensors(*read)
     assert torch.equal(read[0]["lm_head.weight"], words) == same
+    assert same_tensors(restore(tmp_path / "one").model.state_dict(), read[0])
 
 
 def test_masks_are_those_of_the_core_on_the_drawn_sequences(llama, texts, pruned, tmp_path):
@@ -565,9 +567,7 @@ def test_families_in_turn_give_the_run_in_memory(llama, texts, tmp_path, family,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("format", "overrides"), [("dense", []), ("small", ["pruner=short_gpt"])]
-)
+@pytest.mark.parametrize(("format", "overrides"), [("dense", []), ("small", ["pruner=short_gpt"])])
 def test_a_mixture_of_experts_is_exported(llama, texts, tmp_path, format, overrides):
     folder = tmp_path / "model"
     model_of_family("Mixtral").save_pretrained(folder)
@@ -578,6 +578,16 @@ def test_a_mixture_of_experts_is_exported(llama, texts, tmp_path, format, overri
     blocks = len(model_of(export_folder).model.layers)
     assert blocks == len(load_export(export_folder).model.model.layers)
     assert blocks == (1 if format == "small" else 2)
+
+
+@pytest.mark.slow
+def test_a_2_of_4_export_refuses_weights_that_are_stored_transposed(llama, texts, tmp_path):
+    folder = tmp_path / "model"
+    model_of_family("GPT2").save_pretrained(folder)
+    save_tokenizer(folder)
+    run(config_of(folder, texts, tmp_path, "pruner.pattern=2:4"), tmp_path / "run")
+    with pytest.raises(ExportError, match="c_attn.weight has one for each input"):
+        export(tmp_path / "run", "2:4")
 
 
 class Killed(BaseException):
@@ -626,12 +636,10 @@ def test_a_killed_run_goes_on_from_its_last_finished_block(
     assert not (tmp_path / "run/model.partial").exists()
 
 
-def same_run(folder, other):
-    """Whether the masks, and all files of the model, are the same."""
-    files = [[p for p in sorted((f / "model").iterdir())] for f in (folder, other)]
-    names, contents = zip(*[([p.name for p in f], [p.read_bytes() for p in f]) for f in files])
-    masks = [(f / "masks.safetensors").read_bytes() for f in (folder, other)]
-    return names[0] == names[1] and contents[0] == contents[1] and masks[0] == masks[1]
+def files_of(folder):
+    """The content of the masks and of all files of the model, by name."""
+    paths = [folder / "masks.safetensors", *(folder / "model").rglob("*")]
+    return {path.relative_to(folder): path.read_bytes() for path in paths if path.is_file()}
 
 
 @pytest.mark.slow
@@ -644,7 +652,7 @@ def test_a_run_killed_while_it_writes_a_file_goes_on(llama, texts, tmp_path, pru
     for place in ("model.partial", "model.partial/masks"):
         (folder / place / ".model-00003-of-00004.1.partial.safetensors").touch()
     run(config, folder)
-    assert same_run(folder, pruned[0])
+    assert files_of(folder) == files_of(pruned[0])
 
 
 @pytest.mark.slow
@@ -665,7 +673,7 @@ def test_a_run_killed_while_it_completes_the_folder_goes_on(
         with pytest.raises(Killed):
             run(config, folder)
     run(config, folder)
-    assert same_run(folder, pruned[0])
+    assert files_of(folder) == files_of(pruned[0])
 
 
 @pytest.mark.slow

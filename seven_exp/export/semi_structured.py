@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from seven_exp.export import sparse
 from seven_exp.export.formats import ExportError
 from seven_exp.export.tensors import state_of, write_state
+from seven_exp.pruning.matrices import matrices, transposed
 from seven_exp.pruning.select import first_of_rows
 from seven_exp.runs.restore import Restored
 
@@ -29,8 +30,15 @@ def write(source: Restored, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     """``model.safetensors``, with two of four weights for every pruned weight.
 
     Raises:
-        ExportError: A weight is not a matrix, or keeps more than two of four neighbours.
+        ExportError: A weight is not a matrix with a row for each output, or keeps more than two of
+            four neighbours.
     """
+    turned = [x.name for x in matrices(source.model) if x.name in source.masks and transposed(x)]
+    if turned:
+        raise ExportError(
+            f"format 2:4 is for weights with a row for each output, but {turned[0]} has one for "
+            "each input; choose dense or sparse"
+        )
     masks = {name: two_of_four(name, mask) for name, mask in source.masks.items()}
     state = {}
     for name, tensor in state_of(source.model, dtype).items():

@@ -277,9 +277,9 @@ def _prune(turn: InTurn, folder: Path, asked: Interruption) -> None:
     if whole.is_dir():
         pruner.prune_in_turn([], turn.compute.fair_loss, nullcontext, _kept(folder))
         return
-    for place in (partial / "masks", partial):
-        place.mkdir(parents=True, exist_ok=True)
-        clear_partial(place)
+    for part in (partial / "masks", partial):
+        part.mkdir(parents=True, exist_ok=True)
+        clear_partial(part)
     done = {n for n in range(total) if (partial / turn.file(n)).is_file()}
     if done:
         log.info("continuing after block %d of %d in %s", len(done), total, folder)

@@ -72,18 +72,10 @@ def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
             record["config"], record.get("directory"), trust_plugins=trust_plugins
         )
         if checkpoint.is_dir():
-            state = saved_model(config.model, data, checkpoint).state_dict()
+            model = saved_model(config.model, data, checkpoint)
         else:
-            state = read_state(checkpoint)
+            _load(model, checkpoint)
         own = model.state_dict()
-        for name, tensor in state.items():
-            # A head for other classes would keep its initial weights.
-            if name in own and own[name].shape != tensor.shape:
-                raise ValueError(
-                    f"'{checkpoint}' does not fit the data any more: {name} has shape "
-                    f"{tuple(tensor.shape)}, but the model's has {tuple(own[name].shape)}"
-                )
-        load_state(model, state, f"'{checkpoint}'")
         masks = load_masks(folder / MASKS)
         for name, mask in masks.items():
             if name not in own or own[name].shape != mask.shape:
@@ -93,6 +85,18 @@ def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
         files = [checkpoint] if checkpoint.is_file() else checkpoint.glob("*.safetensors")
         size = sum(file.stat().st_size for file in files)
         return Restored(record, config, data, model, masks, size)
+
+
+def _load(model: nn.Module, checkpoint: Path) -> None:
+    state, own = read_state(checkpoint), model.state_dict()
+    for name, tensor in state.items():
+        # A head for other classes would keep its initial weights.
+        if name in own and own[name].shape != tensor.shape:
+            raise ValueError(
+                f"'{checkpoint}' does not fit the data any more: {name} has shape "
+                f"{tuple(tensor.shape)}, but the model's has {tuple(own[name].shape)}"
+            )
+    load_state(model, state, f"'{checkpoint}'")
 
 
 def _verify(folder: Path, recorded: Any) -> None:
