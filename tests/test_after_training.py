@@ -174,6 +174,25 @@ def test_parquet_is_read(tmp_path):
     assert read_rows("x", tmp_path / "x.parquet") == rows
 
 
+def test_rows_without_text_are_named(tmp_path):
+    """Rows of nothing were the word None in Parquet, and a traceback elsewhere."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": ["a", None, "b"]}), tmp_path / "x.parquet")
+    rows = [json.dumps({"text": text}).encode() for text in ("a", None)]
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress(b"\n".join(rows)))
+    for name in ("x.parquet", "x.json.gz"):
+        with pytest.raises(ValueError, match=f"key: .*{name}: row 2 holds no text"):
+            read_rows("key", tmp_path / name)
+
+
+def test_a_corpus_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress('{"text": "\xe9"}'.encode("latin-1")))
+    with pytest.raises(ValueError, match=r"key: .*x.json.gz can't be read as texts"):
+        read_rows("key", tmp_path / "x.json.gz")
+
+
 @pytest.mark.parametrize(
     ("name", "file", "joiner"),
     [

@@ -145,11 +145,14 @@ def read_rows(key: str, path: Path) -> list[str]:
     """
     try:
         rows = _rows(key, path)
-    except (OSError, EOFError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, EOFError, json.JSONDecodeError, UnicodeError, KeyError, TypeError) as error:
         reason = one_line(error)
         raise ValueError(f"{key}: {path} can't be read as texts: {reason:.120}") from error
     except ImportError as error:
         raise ValueError(f"{key}: {path} needs pyarrow: uv sync --extra lm") from error
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, str):
+            raise ValueError(f"{key}: {path}: row {number:,} holds no text: leave it out")
     if not any(rows):
         raise ValueError(f"{key}: {path} holds no text")
     return rows
@@ -163,7 +166,8 @@ def _rows(key: str, path: Path) -> list[str]:
             table: Any = parquet.read_table(path, columns=["text"])
         except ArrowInvalid as error:
             raise OSError(str(error)) from error
-        return [str(row) for row in table.column("text").to_pylist()]
+        rows: list[str] = table.column("text").to_pylist()
+        return rows
     if path.name.endswith(".json.gz"):
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return [json.loads(line)["text"] for line in file]
