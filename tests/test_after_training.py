@@ -226,6 +226,17 @@ def test_training_reads_the_training_text_alone(llama, texts, tmp_path):
     assert {tuple(row) for row in got.tolist()} <= blocks
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pruner", ["wanda", "magnitude"])
+def test_the_training_text_is_not_read_where_nothing_trains(llama, texts, tmp_path, pruner):
+    """C4's has 356,317 documents, which a run would download and tokenise only to count them."""
+    (tmp_path / "texts").mkdir()
+    shutil.copy(texts / "wiki.test.raw", tmp_path / "texts")
+    place = f"dataset.data_dir={tmp_path / 'texts'}"
+    record = run(config_of(llama, texts, tmp_path, place, f"pruner={pruner}"), tmp_path / "run")
+    assert record["train_examples"] is None
+
+
 def test_only_the_first_1100_rows_and_256_blocks_of_c4_are_evaluated(llama, tmp_path):
     rows = [f"{WORDS[i % 40]} {WORDS[i // 40 % 40]}" for i in range(1200)]
     with gzip.open(tmp_path / "c4-validation.00000-of-00008.json.gz", "wt") as file:
