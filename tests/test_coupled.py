@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import seven_exp
 from seven_exp.pruning.patterns import Coupled, Group
@@ -30,6 +30,25 @@ class Residual(nn.Module):
 
 def places(unit):
     return {f"{name}.{side}": at for (name, side), at in unit.places.items()}
+
+
+class Parallel(nn.Module):
+    """Two branches whose sum is computed in place, or not."""
+
+    def __init__(self, add):
+        super().__init__()
+        self.stem, self.up, self.down = nn.Linear(3, 4), nn.Linear(4, 6), nn.Linear(6, 4)
+        self.side, self.head, self.add = nn.Linear(4, 4), nn.Linear(4, 2), add
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(self.add(self.down(self.up(x).relu()), self.side(x)).sigmoid())
+
+
+def test_a_sum_in_place_has_the_units_of_a_sum():
+    one, two = (coupled(Parallel(add), torch.randn(2, 3)) for add in (torch.add, Tensor.add_))
+    assert len(one) == 4 + 6 + 4  # of the stem, the inner layer and the sum
+    assert list(map(places, one)) == list(map(places, two))
 
 
 def test_a_sum_ties_rows_and_a_flattened_channel_ties_all_its_columns():

@@ -102,7 +102,8 @@ class Probe:
                         read(name, _by_channel(module, tensor))
                 if name not in calls:
                     return forward(*args, **kwargs)
-                made = self.outputs[name][calls[name]]
+                # A copy, because the model may add to it in place, as Falcon does.
+                made = mapped(self.outputs[name][calls[name]], torch.clone)
                 calls[name] += 1
                 return mapped(made, lambda t: _back(module, replace(name, _last(module, t))))
 
