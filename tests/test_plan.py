@@ -6,8 +6,9 @@ import subprocess
 import pytest
 import torch
 from preloaded import python
-from test_after_training import config_of, llama, texts  # noqa: F401  fixtures
+from test_after_training import config_of, llama, save_tokenizer, texts  # noqa: F401  fixtures
 from test_conf import composed
+from test_families import model_of
 
 from seven_exp.cli.plan import size
 from seven_exp.config import ConfigError
@@ -186,6 +187,16 @@ def test_weights_alone_need_one_block(llama_7b):
     assert whole.parts["weights"] - one.parts["weights of a block"] > 31 * 2 * 202e6
     assert one.parts["statistics of a block's inputs"] == 0
     assert one.parts["inputs of a block, all sequences"] == 2 * 166 * 2048 * 4096 * 2
+
+
+@pytest.mark.slow
+def test_a_model_in_memory_is_evaluated_batch_by_batch(llama, texts, tmp_path):  # noqa: F811
+    """transformers converts Mixtral's files, so only the calibration walks through its blocks."""
+    model_of("Mixtral").save_pretrained(tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    need = need_of(config_of(tmp_path / "model", texts, tmp_path))
+    assert not need.by_block
+    assert need.parts["inputs of a block, all sequences"] == 2 * 6 * 16 * 16 * 4
 
 
 def test_gradients_within_a_block_are_named(llama, texts, tmp_path):  # noqa: F811

@@ -229,11 +229,11 @@ def _of_pruning(config: RunConfig, plan: Plan) -> Need:
     model = bare_model(config)
     check_length(config, model)
     method, layers = _pruned(config, plan, model, None)
-    by_block = in_turn.allowed(config)
+    by_block = in_turn.allowed(config) and _stored_by_block(config, model)
     walk, besides = None, [] if isinstance(method, Solver) else ["copies while masks are chosen"]
     if isinstance(method, Solver) or by_block:
         walk, besides = _walk(config, plan, model, by_block=by_block)
-    if walk is not None and by_block and _stored_by_block(config, model):
+    if walk is not None and by_block:
         parts = {"weights outside the blocks": walk.outside, "weights of a block": walk.block}
         parts |= _of_walk(walk)
         return Need(_count(model), _prunable(layers), parts, tuple(besides), by_block=True)
