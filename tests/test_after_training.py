@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ from seven_exp.files.joining import join_tensors
 from seven_exp.models.hub_models import fitting_config
 from seven_exp.pruning import create_pruner
 from seven_exp.pruning.criteria.wanda import Wanda
+from seven_exp.pruning.layerwise import inference, side_by_side
+from seven_exp.pruning.structure import blocks_of
 from seven_exp.runs import in_turn, load_masks, run_hash
 from seven_exp.runs.check import check
 from seven_exp.runs.identity import run_identity
@@ -783,6 +786,29 @@ def test_only_one_block_has_its_weights(llama, texts, tmp_path, monkeypatch):
     run(config_of(llama, texts, tmp_path), tmp_path / "run")
     assert set(most) == {1}
     assert all(p.is_meta for block in turns[0].blocks for p in block.parameters())
+
+
+def test_sequences_share_equal_masks_and_nothing_else():
+    """gpt-oss's masks are of (length, length), for each sequence."""
+    model, places, found = model_of_family("GptOss"), [], {}
+    ids = torch.tensor([[3, 4, 5, 6], [3, 4, 5, 6], [7, 8, 9, 3]])
+    block = blocks_of(model)[1]
+    forward = block.forward
+
+    def watched(hidden, **options):
+        places.append((hidden.data_ptr(), options["attention_mask"].data_ptr()))
+        return forward(hidden, **options)
+
+    def logits(i):
+        found[i] = model(ids[i : i + 1]).logits
+
+    with inference(model, [torch.device("cpu")]):
+        expected = [model(row[None]).logits for row in ids]
+        block.forward = watched
+        side_by_side(blocks_of(model), [partial(logits, i) for i in range(3)], nullcontext)
+    hidden, masks = zip(*places, strict=True)
+    assert (len(set(hidden)), len(set(masks))) == (3, 1)
+    assert all(torch.equal(found[i], expected[i]) for i in range(3))
 
 
 def test_files_are_joined_to_what_the_library_would_write(tmp_path):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from seven_exp.pruning.inputs import Use, evaluating
 
@@ -76,6 +77,10 @@ class _Call(NamedTuple):
     kwargs: dict[str, Any]
     settings: _Settings
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments; the first ones are the inputs."""
+        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
     def run(self) -> Any:
         return self.settings.within(partial(self.forward, *self.args, **self.kwargs))
 
@@ -113,6 +118,19 @@ class _Pass:
         self.running = True
         self._results.put(result)
         self._wait()
+
+    def share(self, other: "_Pass") -> None:
+        """Use the other pass's memory for equal arguments besides the inputs, such as masks.
+
+        A pass holds them up to its end, and a mask may be larger than the inputs. The model hands
+        the same tensors to every block, so no block changes them.
+        """
+        if self is other or self._call is None or other._call is None:
+            return
+        pairs = zip(self._call.tensors()[1:], other._call.tensors()[1:], strict=False)
+        for own, given in pairs:
+            if own.data_ptr() != given.data_ptr() and _same(own, given):
+                own.set_(given)  # type: ignore[call-overload]
 
     def work(self, work: _Work) -> None:
         """Apply a function to the arguments of the paused call."""
@@ -205,6 +223,7 @@ def walk(
             stack.callback(one.stop)
             current = one
             one.start()
+            one.share(passes[0])
         while (left or to_the_end) and (place := _next_place(passes)):
             waiting = [one for one in passes if one.place is place]
             members = sorted(left & gates[place])
@@ -220,6 +239,7 @@ def walk(
                 left -= set(members)
                 for current in waiting if left or to_the_end else ():
                     current.go_on()
+                    current.share(waiting[0])
         if left:
             yield sorted(left)
 
@@ -285,6 +305,11 @@ def _instead(module: nn.Module, gate: Callable[..., Any]) -> Iterator[None]:
 
 def _forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
     return module.forward(*args, **kwargs)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    alike = one.dtype == other.dtype and one.device == other.device
+    return alike and one.stride() == other.stride() and torch.equal(one, other)
 
 
 def _cloned(argument: Any) -> Any:
