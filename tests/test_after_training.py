@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from test_conf import composed
 from test_families import FAMILIES
 from test_families import model_of as model_of_family
+from torch import nn
 from torch.nn import functional
 
 from seven_exp.config import ConfigError, RunConfig
@@ -828,6 +829,27 @@ def test_sequences_share_equal_masks_and_nothing_else():
     hidden, masks = zip(*places, strict=True)
     assert (len(set(hidden)), len(set(masks))) == (3, 1)
     assert all(torch.equal(found[i], expected[i]) for i in range(3))
+
+
+def test_a_block_that_changes_a_shared_mask_is_an_error():
+    class Block(nn.Module):
+        def forward(self, x, mask):
+            return x + mask.add_(1)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([Block(), Block()])
+
+        def forward(self, x):
+            mask = torch.ones(2)
+            for block in self.layers:
+                x = block(x, mask)
+            return x
+
+    model, inputs = Model(), torch.rand(2, 2)
+    with pytest.raises(RuntimeError, match="changes its mask or its positions in place"):
+        side_by_side(list(model.layers), [partial(model, x) for x in inputs], nullcontext)
 
 
 def test_files_are_joined_to_what_the_library_would_write(tmp_path):

@@ -101,6 +101,7 @@ class _Pass:
         self.running = False
         """Whether the pass's thread is the one that runs."""
         self._call: _Call | None = None
+        self._shared: list[tuple[Tensor, int]] = []  # with their versions
         self._results: SimpleQueue[Any] = SimpleQueue()
         self._halts: SimpleQueue[nn.Module | BaseException | None] = SimpleQueue()
         self._thread = Thread(target=_Settings().within, args=(self._run, run), daemon=True)
@@ -115,6 +116,8 @@ class _Pass:
         """Run the paused call, and the pass up to the next halt."""
         assert self._call is not None
         result, self._call = self._call.run(), None
+        if any(tensor._version != version for tensor, version in self._shared):
+            raise RuntimeError("a block of the model changes its mask or its positions in place")
         self.running = True
         self._results.put(result)
         self._wait()
@@ -122,15 +125,18 @@ class _Pass:
     def share(self, other: "_Pass") -> None:
         """Use the other pass's memory for equal arguments besides the inputs, such as masks.
 
-        A pass holds them up to its end, and a mask may be larger than the inputs. The model hands
-        the same tensors to every block, so no block changes them.
+        A pass holds them up to its end, and a mask may be larger than the inputs. Models hand
+        the same tensors to every block, so no block may change them.
         """
         if self is other or self._call is None or other._call is None:
             return
+        self._shared = []
         pairs = zip(self._call.tensors()[1:], other._call.tensors()[1:], strict=False)
         for own, given in pairs:
             if own.data_ptr() != given.data_ptr() and _same(own, given):
                 own.set_(given)  # type: ignore[call-overload]
+            if own.data_ptr() == given.data_ptr():
+                self._shared.append((own, own._version))
 
     def work(self, work: _Work) -> None:
         """Apply a function to the arguments of the paused call."""
