@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torch import nn
 
 from seven_exp.pruning import create_pruner
 from seven_exp.pruning.structure import blocks_of
@@ -134,6 +135,57 @@ def seen_by_experts(model, ids):
     for hook in hooks:
         hook.remove()
     return calls
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.43])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "magnitude", "scope": "per_layer"},
+        {"name": "magnitude", "scope": "erk"},
+        {"name": "magnitude", "scope": "alpha"},
+        {"name": "taylor_pre", "scope": "per_layer", "rounds": 3},
+        *({"name": name} for name in ("ria", "sparsegpt", "thanos", "alps")),
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+@pytest.mark.parametrize("family", ["Mixtral", "GptOss"])
+def test_experts_do_not_compete(family, settings, sparsity):
+    """Each keeps what a layer of its own would keep, though the first has much larger weights."""
+    model = model_of(family)
+    pruner = create_pruner(**settings, model=model, sparsity=sparsity)
+    for layer in pruner.layers:
+        if layer.stacked:
+            layer.weight.data[0] *= 10
+    pruner.prune(batches(), logits_loss)
+    assert pruner.check().ok
+    stacks = [pruner.masks[layer.name] for layer in pruner.layers if layer.stacked]
+    assert len(stacks) == 4
+    for mask in stacks:
+        counts = mask.flatten(1).sum(1).tolist()
+        assert max(counts) - min(counts) <= (settings.get("scope") == "alpha")
+        if settings.get("scope", "per_layer") == "per_layer":
+            assert counts[0] == int((1 - sparsity) * mask[0].numel() + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["sparsegpt", "thanos", "ria"])
+def test_experts_are_pruned_like_layers_of_their_own(name):
+    """A stack whose experts all see all tokens, beside the same matrices in linear layers."""
+    torch.manual_seed(0)
+    model = model_of("Mixtral")
+    module = next(m for m in model.modules() if type(m).__name__ == "MixtralExperts")
+    stack, x = module.gate_up_proj.detach().clone(), torch.randn(40, module.gate_up_proj.shape[2])
+    chosen = torch.arange(4).expand(40, 4)
+    alone = nn.ModuleDict({"experts": module})
+    pruner = create_pruner(name, alone, sparsity=0.5, include=["*gate_up_proj"])
+    pruner.prune([x], lambda m, x: m["experts"](x, chosen, torch.ones(40, 4)).sum())
+    for expert in range(4):
+        layer = nn.Linear(*reversed(stack[expert].shape), bias=False)
+        layer.weight.data.copy_(stack[expert])
+        own = create_pruner(name, layer, sparsity=0.5, exclude_defaults=False)
+        own.prune([x], lambda m, x: m(x).sum())
+        assert torch.equal(own.masks["weight"], pruner.masks["experts.gate_up_proj"][expert])
+        torch.testing.assert_close(layer.weight, module.gate_up_proj[expert], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

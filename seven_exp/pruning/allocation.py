@@ -21,12 +21,14 @@ class Pool(NamedTuple):
 
     Attributes:
         layers: Their indices, in ascending order.
-        kept: Number of weights to keep in total; with ``each_row``, in every output row.
+        kept: Number of weights to keep in total; with ``each_row``, in every output row; with
+            ``parts``, in every part.
         each_row: Whether weights compete only within their output row.
         by_share: Whether weights compete by `lamp_shares` of their scores, so that layers of
             different scales are comparable.
         more: With ``each_row``, the number of rows that keep one more weight: those whose next
-            weight has the highest scores.
+            weight has the highest scores. With ``parts``, the number of parts, the first ones.
+        parts: Number of parts of the pool's only layer that do not compete: the experts in a stack.
     """
 
     layers: list[int]
@@ -34,6 +36,14 @@ class Pool(NamedTuple):
     each_row: bool = False
     by_share: bool = False
     more: int = 0
+    parts: int = 1
+
+    @property
+    def together(self) -> "Pool":
+        """The pool with parts that compete."""
+        if self.parts == 1:
+            return self
+        return self._replace(kept=self.kept * self.parts + self.more, more=0, parts=1)
 
 
 Scope = Callable[[float, Sequence[Shape]], list[Pool]]
@@ -71,8 +81,8 @@ def one_pool(density: float, shapes: Sequence[Shape]) -> list[Pool]:
 
 @SCOPES.register("per_layer")
 def per_layer(density: float, shapes: Sequence[Shape]) -> list[Pool]:
-    """Every layer keeps the same fraction of its own weights."""
-    return [Pool([i], kept_count(density, math.prod(shape))) for i, shape in enumerate(shapes)]
+    """Every layer, and every expert, keeps the same fraction of its own weights."""
+    return [_apart(i, density, shape) for i, shape in enumerate(shapes)]
 
 
 @SCOPES.register("per_row")
@@ -97,6 +107,17 @@ def lamp(density: float, shapes: Sequence[Shape]) -> list[Pool]:
     return [_whole(density, shapes)._replace(by_share=True)]
 
 
+def _apart(layer: int, density: float, shape: Shape) -> Pool:
+    """A layer that competes with no other, nor its experts with one another."""
+    parts = shape.copies if isinstance(shape, Stack) else 1
+    return Pool([layer], kept_count(density, math.prod(shape) // parts), parts=parts)
+
+
+def _in_parts(layer: int, kept: int, shape: Shape) -> Pool:
+    each, more = divmod(kept, parts := shape.copies if isinstance(shape, Stack) else 1)
+    return Pool([layer], each, more=more, parts=parts)
+
+
 def _in_rows(layer: int, kept: int, rows: int) -> Pool:
     each, more = divmod(kept, rows)
     return Pool([layer], each, each_row=True, more=more)
@@ -114,9 +135,10 @@ def erdos_renyi_kernel(density: float, shapes: Sequence[Shape]) -> list[Pool]:
     is right. Each expert in a stacked weight counts as one matrix. Each layer keeps
     ``int(density * n)``, so the total falls short by less than one weight per layer.
     """
+    densities = erk_densities(density, shapes)
     return [
-        Pool([i], kept_count(share, math.prod(shape)))
-        for i, (share, shape) in enumerate(zip(erk_densities(density, shapes), shapes, strict=True))
+        _apart(i, share, shape)
+        for i, (share, shape) in enumerate(zip(densities, shapes, strict=True))
     ]
 
 
@@ -164,9 +186,9 @@ def measured_pools(
     """
     sizes = [math.prod(shape) for shape in shapes]
     counts = exact_counts(scope.densities(density, sizes, numbers), sizes, density)
-    if not each_row:
-        return [Pool([i], count) for i, count in enumerate(counts)]
     pairs = zip(counts, shapes, strict=True)
+    if not each_row:
+        return [_in_parts(i, count, shape) for i, (count, shape) in enumerate(pairs)]
     return [_in_rows(i, count, shape[0]) for i, (count, shape) in enumerate(pairs)]
 
 

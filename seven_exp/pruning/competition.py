@@ -66,15 +66,19 @@ class Competition:
     def _pools(self, density: float, members: Sequence[int]) -> list[Pool]:
         """The pools of some layers, which count from 0."""
         scope, shapes = SCOPES[self.scope], [self._shape(i) for i in members]
-        if not isinstance(scope, Measured):
-            return self._joined(scope(density, shapes), members)
-        numbers = [self.numbers[i] for i in members]
-        return measured_pools(scope, density, shapes, numbers, each_row=self.each_row)
+        if isinstance(scope, Measured):
+            numbers = [self.numbers[i] for i in members]
+            pools = measured_pools(scope, density, shapes, numbers, each_row=self.each_row)
+        else:
+            pools = scope(density, shapes)
+        if not isinstance(self.pattern, Units):
+            return pools
+        pools = [pool.together for pool in pools]  # units may span experts
+        joined = self.pattern.spans_weights and not isinstance(scope, Measured)
+        return self._joined(pools, members) if joined else pools
 
     def _joined(self, pools: Sequence[Pool], members: Sequence[int]) -> list[Pool]:
         """The pools, with those that share units made one."""
-        if len(pools) < 2 or not isinstance(self.pattern, Units) or not self.pattern.spans_weights:
-            return list(pools)
         joined: dict[int, Pool] = {}
         for pool in pools:
             family = self.families[members[pool.layers[0]]]
@@ -86,10 +90,12 @@ class Competition:
 
     def kept(self, pool: Pool) -> int:
         """Number of weights that a pool keeps in total."""
-        return pool.kept * self._rows(pool) + pool.more
+        return pool.kept * self._rows(pool) * pool.parts + pool.more
 
     def at_least(self, pool: Pool, number: int) -> Pool:
-        """The pool, with so many kept weights or more."""
+        """The pool, with so many kept weights or more; parts keep equally many."""
+        if pool.parts > 1:
+            return pool._replace(kept=max(pool.kept, -(-number // pool.parts)))
         kept, more = divmod(max(self.kept(pool), number), self._rows(pool))
         return pool._replace(kept=kept, more=more)
 
@@ -158,7 +164,7 @@ class Competition:
         if type(self.pattern) is not Pattern or self.min_density or self.shards is not None:
             return None
         pools = self.pools(wanted)
-        if len(pools) != 1 or pools[0].each_row or pools[0].by_share:
+        if len(pools) != 1 or pools[0].each_row or pools[0].by_share or pools[0].parts > 1:
             return None
         return pools[0].kept
 
@@ -190,11 +196,34 @@ class Competition:
         heard = [list(compress(tensors, judging)) for tensors in (scores, places)]
         if undecidable(heard[0], heard[1], pool, available, self.shards):
             return None
-        chosen = self._chosen(pool, scores, places, available, judging)
+        chosen = self._of_parts(pool, scores, places, available, judging)
         return {
             i: self._as_stored(i, mask).reshape(candidates[i].shape)
             for i, mask in zip(pool.layers, chosen, strict=True)
         }
+
+    def _of_parts(
+        self,
+        pool: Pool,
+        scores: Sequence[Tensor],
+        candidates: Sequence[Tensor],
+        available: int,
+        judging: Sequence[bool],
+    ) -> list[Tensor]:
+        """The best candidates of a pool, or of each of its parts."""
+        if pool.parts == 1:
+            return self._chosen(pool, scores, candidates, available, judging)
+        apart, parts = replace(self, shards=None), pool.parts
+        if self.shards is not None:
+            parts = len(candidates[0])  # ranks hold whole experts
+        pairs = zip(
+            *(tensors[0].chunk(max(1, parts)) for tensors in (scores, candidates)), strict=True
+        )
+        masks = []
+        for n, (score, places) in enumerate(pairs):
+            own = pool._replace(kept=pool.kept + (n < pool.more))
+            masks += apart._chosen(own, [score], [places], apart._count([places]), judging)
+        return [torch.cat(masks)]
 
     def _chosen(
         self,

@@ -220,6 +220,7 @@ class Solving:
                 best=best,
                 mask=view(together[i]) if together else None,
                 attention=not self._attention or self._layers[i].module in self._attention,
+                parts=pool.parts,
             )
             matrix = view(weights[i].detach())
             mask, moved = solver.solve(known[i], matrix, budget)

@@ -249,7 +249,7 @@ def test_experts_share_what_erk_gives_each_matrix():
     pruner.prune()
     eps = 0.25 * (4 * 16 * 32 + 64 * 64) / (4 * (16 + 32) + 64 + 64)
     kept = [count for _, count in pruner.layer_counts.values()]
-    assert kept == [int(eps * 4 * (16 + 32)), int(eps * (64 + 64))]
+    assert kept == [4 * int(eps * (16 + 32)), int(eps * (64 + 64))]
 
 
 @pytest.mark.parametrize(

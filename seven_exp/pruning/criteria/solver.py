@@ -30,6 +30,7 @@ class Budget:
             layer may keep; scores and mask are (groups, outputs, inputs).
         mask: The mask if layers have competed for it, same shape; None otherwise.
         attention: Whether the layer belongs to attention, or no layer of the model does.
+        parts: Number of parts, in the order of the groups, that keep equally many weights: experts.
     """
 
     density: float
@@ -39,6 +40,7 @@ class Budget:
     best: Callable[[Tensor], Tensor]
     mask: Tensor | None = None
     attention: bool = True
+    parts: int = 1
 
 
 class Solver(ABC):

@@ -65,7 +65,7 @@ class SparseGpt(ColumnSolver):
     def _standing(
         self, weight: Tensor, factors: Tensor, budget: Budget
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Each weight's rank within its block or group of columns.
+        """Each weight's rank within its block or group of columns, and its part of the layer.
 
         Returns:
             The ranks, and the blocks' masks and the weights moved with them, if blocks choose.
@@ -86,15 +86,19 @@ class SparseGpt(ColumnSolver):
             return best.view_as(scores)
 
         def choose(columns: slice, scores: Tensor) -> Tensor:
-            order = ascending(scores, budget.alive[..., columns])
-            places = torch.empty_like(order, dtype=torch.int32)
-            ranks = torch.arange(1, len(order) + 1, dtype=places.dtype, device=places.device)
-            places[order] = ranks
-            places = places.view_as(scores)
-            standing[..., columns] = places / len(order)
-            pruned = kept_count(1 - budget.density, len(order))
-            more = 0 < pruned < len(order) - _MANY
-            chosen[..., columns] = places > pruned + more
+            near = (scores, *(t[..., columns] for t in (budget.alive, standing, chosen)))
+            for score, alive, rank, stays in zip(
+                *(t.chunk(budget.parts) for t in near), strict=True
+            ):
+                order = ascending(score, alive)
+                places = torch.empty_like(order, dtype=torch.int32)
+                numbers = torch.arange(1, len(order) + 1, dtype=torch.int32, device=order.device)
+                places[order] = numbers
+                places = places.view_as(score)
+                rank[:] = places / len(order)
+                pruned = kept_count(1 - budget.density, len(order))
+                more = 0 < pruned < len(order) - _MANY
+                stays[:] = places > pruned + more
             return chosen[..., columns]
 
         if isinstance(pattern, NOfM) and budget.density <= pattern.n / pattern.m:
