@@ -20,20 +20,34 @@ SCOPES = {
     "seven_pre/per_layer": {"scope": "per_layer"},
     "magnitude_dyn/per_layer": {"scope": "per_layer"},
     "magnitude_dyn/erk": {"scope": "erk"},
+    "magnitude_dyn/experts": {"scope": "per_layer"},
     "seven_dyn/floor": {"min_density": 0.3},
     "snip/frozen": {},
     "magnitude_pre/ties": {},
 }
 NAMES = (*DURING, *OUTSIDE, *SCOPES)
-BY_FOUR = ("seven_dyn", "seven_pre/per_layer", "magnitude_dyn/erk", "platon", *list(SCOPES)[-2:])
+BY_FOUR = ("seven_dyn", "seven_pre/per_layer", "platon", *list(SCOPES)[3:5], *list(SCOPES)[-2:])
 SHARED = {2: NAMES, 4: BY_FOUR}
 """Number of ranks -> what they prune with."""
 
 
-def model_and_batches(ties):
+class Experts(nn.Module):
+    """Three experts, whose outputs are added; with four ranks, one holds none."""
+
+    def __init__(self):
+        super().__init__()
+        scales = torch.tensor([1.0, 0.1, 0.01]).view(3, 1, 1)
+        self.weight = nn.Parameter(scales * torch.randn(3, 10, 10))
+
+    def forward(self, x):
+        return torch.einsum("bi,eoi->bo", x, self.weight)
+
+
+def model_and_batches(ties=False, experts=False):
     """Rows that neither two nor four ranks share evenly; with four, one holds none of the last."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 17), nn.Tanh(), nn.Linear(17, 10), nn.Tanh())
+    model.extend([Experts()] if experts else [])
     model.append(nn.Linear(10, 3)).double()
     if ties:
         with torch.no_grad():
@@ -56,7 +70,7 @@ def whole(tensor):
 
 def pruned(name, rank=0, ranks=1):
     """Everything that a pruner shows after training on this rank's part of every batch."""
-    model, batches = model_and_batches(name.endswith("ties"))
+    model, batches = model_and_batches(name.endswith("ties"), name.endswith("experts"))
     own, frozen = SCOPES.get(name, {}), name.endswith("frozen")
     name = name.partition("/")[0]
     batches = [tuple(part[rank::ranks] for part in batch) for batch in batches]
@@ -100,7 +114,7 @@ def told(make):
 
 
 def refused():
-    model = sharded(model_and_batches(False)[0])
+    model = sharded(model_and_batches()[0])
 
     def create(name, **settings):
         return told(lambda: seven_exp.create_pruner(name, model, sparsity=0.5, **settings))
