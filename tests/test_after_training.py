@@ -852,6 +852,18 @@ def test_a_block_that_changes_a_shared_mask_is_an_error():
         side_by_side(list(model.layers), [partial(model, x) for x in inputs], nullcontext)
 
 
+def test_a_model_trained_anew_in_its_folder_is_another(llama, texts, tmp_path):
+    """Its files have the same names and sizes."""
+    folder = shutil.copytree(llama, tmp_path / "model")
+    config = config_of(folder, texts, tmp_path)
+    before = run_hash(config)
+    assert run_hash(config) == before == run_hash(config_of(llama, texts, tmp_path))
+    for file in folder.glob("*.safetensors"):
+        state = {name: tensor.flip(0) for name, tensor in load_file(file).items()}
+        save_file(state, file, metadata={"format": "pt"})
+    assert run_hash(config) != before
+
+
 def test_files_are_joined_to_what_the_library_would_write(tmp_path):
     first = {"a": torch.arange(5), "b": torch.rand(3, 2)}
     second = {"c": torch.rand(7).bfloat16(), "d": torch.tensor([True, False])}

@@ -24,6 +24,9 @@ START = ("model", "dataset", "optimizer", "lr_schedule")
 PLACES = {"data_dir", "cache_dir", "download", "workers"}
 """Keys of a data set that say where it is or how it is read, not what it contains."""
 
+_PLACES, _PIECE = 16, 4096
+"""Places at which a model's file is read to tell it from others, and bytes of each."""
+
 
 def run_hash(config: RunConfig) -> str:
     """Twelve hex digits of `run_identity`."""
@@ -128,8 +131,25 @@ def model_identity(config: RunConfig) -> dict[str, Any]:
     if config.model.checkpoint is not None:
         identity["checkpoint"] = hash_of(Path(config.model.checkpoint).expanduser())
     if "/" in config.model.name and Path(config.model.name).expanduser().is_dir():
-        identity["name"] = fingerprint(Path(config.model.name))
+        place = Path(config.model.name).expanduser()
+        identity["name"] = digest({"files": fingerprint(place), "samples": _samples(place)})
     return identity
+
+
+def _samples(folder: Path) -> dict[str, str]:
+    """For each file below a folder the SHA-256 of a few places, evenly spread.
+
+    Two trainings of a model differ almost everywhere, but not in their names and sizes.
+    """
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size, places = path.stat().st_size, hashlib.sha256()
+        with path.open("rb") as file:
+            for i in range(_PLACES):
+                file.seek(max(0, size - _PIECE) * i // (_PLACES - 1))
+                places.update(file.read(_PIECE))
+        found[path.relative_to(folder).as_posix()] = places.hexdigest()
+    return found
 
 
 def data_identity(config: RunConfig) -> dict[str, Any]:
