@@ -711,25 +711,6 @@ def test_a_run_killed_while_it_completes_the_folder_goes_on(
 
 
 @pytest.mark.slow
-def test_blocks_of_a_checkpoint_that_was_replaced_are_pruned_again(
-    llama, texts, tmp_path, monkeypatch
-):
-    """Its files have the same names and sizes, as after more training, and so the same hash."""
-    folder = shutil.copytree(llama, tmp_path / "model")
-    config = config_of(folder, texts, tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(in_turn.InTurn, "write", killed_at(1))
-        with pytest.raises(Killed):
-            run(config, tmp_path / "run")
-    for file in folder.glob("*.safetensors"):
-        state = {name: tensor.flip(0) for name, tensor in load_file(file).items()}
-        save_file(state, file, metadata={"format": "pt"})
-    run(config, tmp_path / "run")
-    run(config, tmp_path / "other")
-    assert files_of(tmp_path / "run") == files_of(tmp_path / "other")
-
-
-@pytest.mark.slow
 def test_a_killed_run_of_weights_alone_goes_on(llama, texts, tmp_path, monkeypatch):
     config = config_of(llama, texts, tmp_path, "pruner=magnitude", "pruner.scope=per_layer")
     whole = in_memory(config, tmp_path / "whole")

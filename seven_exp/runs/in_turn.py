@@ -142,26 +142,9 @@ class InTurn:
         with writing(folder):
             if masks:
                 artifacts.save_masks(folder / "masks" / self.file(number), masks)
-            self.note(folder, number).parent.mkdir(exist_ok=True)
-            self.note(folder, number).write_text(self.source(names))
             artifacts.save_tensors(
                 folder / self.file(number), {self.shards.files[n][1]: state[n] for n in names}
             )
-
-    def note(self, folder: Path, number: int) -> Path:
-        """The file that says from which weights a block's file was made."""
-        return folder / "masks" / f"{self.file(number)}.source"
-
-    def source(self, names: list[str]) -> str:
-        """SHA-256 of some dense parameters."""
-        return digest_of(self.shards.read(names, self.model.state_dict()))
-
-    def finished(self, folder: Path, number: int) -> bool:
-        """Whether a block's file exists, and the checkpoint was not replaced since."""
-        if not (folder / self.file(number)).is_file() or not self.note(folder, number).is_file():
-            return False
-        made_from = self.note(folder, number).read_text()
-        return made_from == self.source(self.parameters[self.blocks[number]])
 
 
 def opened(config: RunConfig, world: World, device: torch.device) -> InTurn | None:
@@ -297,7 +280,7 @@ def _prune(turn: InTurn, folder: Path, asked: Interruption) -> None:
     for part in (partial / "masks", partial):
         part.mkdir(parents=True, exist_ok=True)
         clear_partial(part)
-    done = {n for n in range(total) if turn.finished(partial, n)}
+    done = {n for n in range(total) if (partial / turn.file(n)).is_file()}
     if done:
         log.info("continuing after block %d of %d in %s", len(done), total, folder)
     kept = {k: v for n in done for k, v in _kept(partial, turn.file(n)).items()}
