@@ -130,10 +130,16 @@ def model_identity(config: RunConfig) -> dict[str, Any]:
     identity = config.model.model_dump(exclude_defaults=True)
     if config.model.checkpoint is not None:
         identity["checkpoint"] = hash_of(Path(config.model.checkpoint).expanduser())
-    if "/" in config.model.name and Path(config.model.name).expanduser().is_dir():
-        place = Path(config.model.name).expanduser()
-        identity["name"] = digest({"files": fingerprint(place), "samples": _samples(place)})
+    identity["name"] = _content_of(config.model.name)
     return identity
+
+
+def _content_of(name: str) -> str:
+    """A model's name, or for a local folder a digest of its files, because a path can be reused."""
+    place = Path(name).expanduser()
+    if "/" not in name or not place.is_dir():
+        return name
+    return digest({"files": fingerprint(place), "samples": _samples(place)})
 
 
 def _samples(folder: Path) -> dict[str, str]:
@@ -160,6 +166,8 @@ def data_identity(config: RunConfig) -> dict[str, Any]:
     from seven_exp.datasets import DATASETS
 
     identity = config.dataset.model_dump(exclude=PLACES, exclude_defaults=True)
+    if isinstance(tokenizer := identity.get("tokenizer"), str):
+        identity["tokenizer"] = _content_of(tokenizer)
     known_by = DATASETS[config.dataset.name].known_by
     data_dir = config.dataset.arguments.get("data_dir")
     if known_by != "name" and data_dir is not None:
