@@ -508,10 +508,12 @@ def test_the_record_tells_own_texts_for_calibration_apart(llama, texts, tmp_path
     (tmp_path / "more/train.txt").write_text("\n".join(sentences(11, 30, 7)))
     own[1] = f"calibration.data_dir={tmp_path / 'more'}"
     two = run(config_of(llama, texts, tmp_path, *own), tmp_path / "two")
-    assert one["other_files"].keys() == two["other_files"].keys() == {"calibration.data_dir"}
+    places = {"model.name", "calibration.data_dir"}
+    assert one["other_files"].keys() == two["other_files"].keys() == places
     assert one["other_files"] != two["other_files"]
     # a copy of a published text is that text
-    assert run(config_of(llama, texts, tmp_path), tmp_path / "three")["other_files"] == {}
+    three = run(config_of(llama, texts, tmp_path), tmp_path / "three")
+    assert three["other_files"] == {"model.name": one["other_files"]["model.name"]}
 
 
 def test_no_calibration_is_no_part_of_the_hash():

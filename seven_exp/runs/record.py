@@ -73,8 +73,10 @@ def facts_of(
 
 
 def _other_files(config: RunConfig, identity: Mapping[str, Any]) -> dict[str, str]:
-    """Config key of a place -> fingerprint of the user's own calibration text, or tasks, there."""
+    """Config key of a place -> fingerprint of the user's own model, calibration text or tasks."""
     found = {}
+    if (model := identity["model"]["name"]) != config.model.name:
+        found["model.name"] = model
     # A copy of a published text is that text, wherever it is.
     if config.calibration is not None and CORPORA[config.calibration.name].repository is None:
         found["calibration.data_dir"] = identity.get("calibration", {}).get("files")
