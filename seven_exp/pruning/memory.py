@@ -103,8 +103,8 @@ class WalkPlan(NamedTuple):
         outside: Parameters outside all blocks: embeddings, norms, the output layer.
         block: Parameters of the largest block.
         statistics: A solver's sums over the inputs of a block's weights; 0 for other methods.
-        solving: An upper estimate of a solver's copies while it solves one weight: four of its
-            statistics in float64 and eight of the weight in float32.
+        solving: An upper estimate of a solver's copies while it solves one weight: `Solver.copies`
+            of its statistics and eight of the weight in float32.
         inputs: The inputs of a block for all sequences, and the embeddings, which passes keep.
         passing: An upper estimate for one pass: the widest activations of a block eight times, or
             the logits in the model's dtype and twice in float32.
@@ -154,9 +154,9 @@ def walk_of(pruner: Pruner, model: nn.Module, *, sequences: int, length: int) ->
     if not (isinstance(method, Solver) or prunes_by_block(method)) or not blocks:
         lacking = f"{pruner.name} reads the whole model" if blocks else "the model has no blocks"
         raise ValueError(f"nothing can be pruned block by block: {lacking}")
-    sums = [0] * len(pruner.layers)
+    sums, copies = [0] * len(pruner.layers), 0
     if isinstance(method, Solver):
-        sums = _statistics(method, model, pruner.layers)
+        sums, copies = _statistics(method, model, pruner.layers), method.copies
     owner = {id(module): i for i, block in enumerate(blocks) for module in block.modules()}
     within = [0] * len(blocks)
     for layer, size in zip(pruner.layers, sums, strict=True):
@@ -173,7 +173,7 @@ def walk_of(pruner: Pruner, model: nn.Module, *, sequences: int, length: int) ->
         block=max(sizes),
         statistics=max(within),
         solving=max(
-            8 * size + 32 * layer.weight.numel()
+            copies * size + 32 * layer.weight.numel()
             for layer, size in zip(pruner.layers, sums, strict=True)
         ),
         inputs=2 * sequences * length * width * itemsize,

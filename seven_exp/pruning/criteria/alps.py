@@ -39,6 +39,8 @@ class Alps(MomentSolver):
         order: See `Solver`.
     """
 
+    copies = 10  # eigenvectors in float64, and what LAPACK needs to find them
+
     def __init__(
         self,
         *,

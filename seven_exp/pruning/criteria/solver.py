@@ -55,6 +55,8 @@ class Solver(ABC):
     """
 
     order: Order = "blocks"
+    copies = 2
+    """At most so many times the size of its sums `solve` holds besides them, for memory plans."""
 
     def __init__(self, *, order: Order = "blocks") -> None:
         if order not in get_args(Order):
