@@ -18,7 +18,7 @@ from seven_exp.export.tensors import state_of
 from seven_exp.files.atomic import replacing_folder
 from seven_exp.runs.build import blank_model
 from seven_exp.runs.provenance import versions
-from seven_exp.runs.restore import Restored, architecture, restore
+from seven_exp.runs.restore import Restored, reopened, restore
 
 SCHEMA = 1
 """Version of the schema of export.json."""
@@ -124,10 +124,12 @@ def load(folder: Path, *, trust_plugins: bool = False) -> Exported:
     with faults_of_the_user():
         facts = json.loads((folder / NAME).read_text())
         check_format(facts["format"])
-        config, data, blank = architecture(
+        config, data = reopened(
             facts["config"], facts.get("directory"), trust_plugins=trust_plugins
         )
-        model = files_of(facts["format"]).read(folder, facts, lambda: blank.float())
+        model = files_of(facts["format"]).read(
+            folder, facts, lambda: blank_model(config.model, data).float()
+        )
         of_run = {key: facts.get(key) for key in ("config", "directory")}
         record = {**facts["record"], **of_run}
         return Exported(record, config, data, model, {}, facts["bytes_dense"], facts)

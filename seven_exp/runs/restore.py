@@ -68,12 +68,13 @@ def restore(folder: Path, *, trust_plugins: bool = False) -> Restored:
                 "trainer.save_model=false; run it again with trainer.save_model=true"
             )
         _verify(folder, record.get("sha256"))
-        config, data, model = architecture(
+        config, data = reopened(
             record["config"], record.get("directory"), trust_plugins=trust_plugins
         )
         if checkpoint.is_dir():
             model = saved_model(config.model, data, checkpoint)
         else:
+            model = blank_model(config.model, data)
             _load(model, checkpoint)
         own = model.state_dict()
         masks = load_masks(folder / MASKS)
@@ -122,10 +123,10 @@ def _warn_unverified(folder: Path) -> None:
     log.warning("'%s': the record is old and has no checksums: nothing is verified", folder)
 
 
-def architecture(
+def reopened(
     values: Mapping[str, Any], directory: str | None, *, trust_plugins: bool
-) -> tuple[RunConfig, Data, nn.Module]:
-    """The config of a record, its data, and its model with weights still to be loaded.
+) -> tuple[RunConfig, Data]:
+    """The config of a record, and its data.
 
     Args:
         values: The config.
@@ -135,7 +136,7 @@ def architecture(
 
     Raises:
         ConfigError: A plugin can't be imported, or is not trusted.
-        OSError, ValueError: Data or model can't be loaded.
+        OSError, ValueError: The data can't be loaded.
     """
     lost: list[str] = []  # relative paths found nowhere
 
@@ -180,7 +181,7 @@ def architecture(
         raise ConfigError(
             f"{error} (relative to {started} where the run was started: {', '.join(lost)})"
         ) from error
-    return config, data, blank_model(config.model, data)
+    return config, data
 
 
 def read_record(folder: Path) -> dict[str, Any]:
