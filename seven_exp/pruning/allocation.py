@@ -109,12 +109,12 @@ def lamp(density: float, shapes: Sequence[Shape]) -> list[Pool]:
 
 def _apart(layer: int, density: float, shape: Shape) -> Pool:
     """A layer that competes with no other, nor its experts with one another."""
-    parts = shape.copies if isinstance(shape, Stack) else 1
+    parts = _matrices(shape)
     return Pool([layer], kept_count(density, math.prod(shape) // parts), parts=parts)
 
 
 def _in_parts(layer: int, kept: int, shape: Shape) -> Pool:
-    each, more = divmod(kept, parts := shape.copies if isinstance(shape, Stack) else 1)
+    each, more = divmod(kept, parts := _matrices(shape))
     return Pool([layer], each, more=more, parts=parts)
 
 
@@ -164,7 +164,12 @@ def erk_densities(density: float, shapes: Sequence[Shape]) -> list[float]:
 
 def _sides(shape: Shape) -> int:
     """The sum of the dimensions; each matrix of a stack counts separately."""
-    return sum(shape) + (shape.copies - 1) * shape[1] if isinstance(shape, Stack) else sum(shape)
+    return sum(shape) + (_matrices(shape) - 1) * shape[1]
+
+
+def _matrices(shape: Shape) -> int:
+    """The number of matrices in a weight: of a stack its experts, else 1."""
+    return shape.copies if isinstance(shape, Stack) else 1
 
 
 def measured_pools(

@@ -90,7 +90,8 @@ class Competition:
 
     def kept(self, pool: Pool) -> int:
         """Number of weights that a pool keeps in total."""
-        return pool.kept * self._rows(pool) * pool.parts + pool.more
+        whole = pool.together
+        return whole.kept * self._rows(pool) + whole.more
 
     def at_least(self, pool: Pool, number: int) -> Pool:
         """The pool, with so many kept weights or more; parts keep equally many."""
@@ -196,34 +197,25 @@ class Competition:
         heard = [list(compress(tensors, judging)) for tensors in (scores, places)]
         if undecidable(heard[0], heard[1], pool, available, self.shards):
             return None
-        chosen = self._of_parts(pool, scores, places, available, judging)
+        if pool.parts > 1:
+            chosen = [self._of_parts(pool, scores[0], places[0])]
+        else:
+            chosen = self._chosen(pool, scores, places, available, judging)
         return {
             i: self._as_stored(i, mask).reshape(candidates[i].shape)
             for i, mask in zip(pool.layers, chosen, strict=True)
         }
 
-    def _of_parts(
-        self,
-        pool: Pool,
-        scores: Sequence[Tensor],
-        candidates: Sequence[Tensor],
-        available: int,
-        judging: Sequence[bool],
-    ) -> list[Tensor]:
-        """The best candidates of a pool, or of each of its parts."""
-        if pool.parts == 1:
-            return self._chosen(pool, scores, candidates, available, judging)
-        apart, parts = replace(self, shards=None), pool.parts
-        if self.shards is not None:
-            parts = len(candidates[0])  # ranks hold whole experts
-        pairs = zip(
-            *(tensors[0].chunk(max(1, parts)) for tensors in (scores, candidates)), strict=True
-        )
-        masks = []
-        for n, (score, places) in enumerate(pairs):
-            own = pool._replace(kept=pool.kept + (n < pool.more))
-            masks += apart._chosen(own, [score], [places], apart._count([places]), judging)
-        return [torch.cat(masks)]
+    def _of_parts(self, pool: Pool, score: Tensor, candidates: Tensor) -> Tensor:
+        """The best candidates of each part of a pool's only layer."""
+        # Ranks hold whole experts, perhaps none.
+        parts = pool.parts if self.shards is None else max(1, len(candidates))
+        apart, masks = replace(self, shards=None), list[Tensor]()
+        pairs = zip(score.chunk(parts), candidates.chunk(parts), strict=True)
+        for n, (own, places) in enumerate(pairs):
+            part = pool._replace(kept=pool.kept + (n < pool.more))
+            masks += apart._chosen(part, [own], [places], apart._count([places]), [True])
+        return torch.cat(masks)
 
     def _chosen(
         self,

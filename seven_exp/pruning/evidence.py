@@ -93,7 +93,7 @@ def undecidable(
     """
     if pool.each_row:
         return _rows_undecidable(scores[0], candidates[0], pool)
-    if not 0 < pool.kept * pool.parts < available:
+    if not 0 < pool.together.kept < available:
         return False
     layers = list(zip(scores, candidates, strict=True))
     if pool.by_share:
