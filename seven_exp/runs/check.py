@@ -118,10 +118,7 @@ def _training_text(config: RunConfig) -> None:
     place = config.dataset.arguments.get("data_dir")
     if not is_one_text(config.dataset.name, place):
         return
-    pruning = Pruning.of(config)
-    outside = pruning.prunes and pruning.outside_training and pruning.needs_batches
-    trains = config.trainer.max_steps != 0 or config.model.pretrain.epochs > 0
-    if trains or (outside and not pruning.calibrated):
+    if Pruning.of(config).reads_training:
         raise ConfigError(
             f"dataset.data_dir is '{place}': perplexity is measured on this text, so nothing may "
             "be trained on it; give a folder with train.txt and test.txt"

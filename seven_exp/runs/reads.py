@@ -53,6 +53,13 @@ class Pruning:
         return given and self.outside_training and self.needs_batches
 
     @property
+    def reads_training(self) -> bool:
+        """Whether anything is trained, or takes gradients or inputs, on the training data."""
+        config = self.config
+        trains = config.trainer.max_steps != 0 or config.model.pretrain.epochs > 0
+        return trains or (self.outside_training and self.needs_batches and not self.calibrated)
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """Keys of ``pruner`` that may be null, and the values that null stands for."""
         batches = self.config.pruner.batches_per_round or 1

@@ -33,8 +33,6 @@ def facts_of(
     """The part of a record that is known before the run starts."""
     identity, pruning = run_identity(config), Pruning.of(config)
     chosen_on = None if data.validation is None else "validation"
-    trains = plan.steps > 0 or config.model.pretrain.epochs > 0
-    reads_training = trains or (pruning.needs_batches and not pruning.calibrated)
     return {
         "schema": SCHEMA,
         "run_hash": digest(identity),
@@ -63,7 +61,9 @@ def facts_of(
         "unread": unread(pruning),
         "effective": effective(pruning, data, plan, device),
         # A corpus is read, and perhaps downloaded, only where something trains on it.
-        "train_examples": getattr(data.train, "examples", None) if reads_training else None,
+        "train_examples": (
+            getattr(data.train, "examples", None) if pruning.reads_training else None
+        ),
         "test_examples": data.test_examples,
         "validation_examples": getattr(data.validation, "examples", None),
         # Records without this key measured the test split during training, and took best from it.
